@@ -1,0 +1,67 @@
+"""Asking consent: many calls' access checks, one BatchCheckAccess at a time. No rule here, and nothing remembered.
+
+A check leaves in a batch that had not been sent when it was asked, so its decision is read after the request came
+(promise 2). What cannot be decided raises: only a Decision with `permitted` is a yes (promise 3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.context import Call
+from services.runtime.errors import DmpError, from_status, unavailable
+
+if TYPE_CHECKING:
+    from services.runtime.channels import Peer
+
+CHECK_ACCESS: Final = "/dmp.consent.v1.ConsentService/BatchCheckAccess"
+_BATCH_SECONDS: Final = 2.0
+
+Checked = consent_pb2.Decision | DmpError
+
+
+class AccessChecks:
+    """The access checks of one service, through the coalescer that all its calls share."""
+
+    def __init__(self, consent: Peer, *, max_batch: int = 256, max_pending: int = 4096, in_flight: int = 2) -> None:
+        """`consent` is the channel to the consent service; the bounds are those of the coalescer."""
+        self._batch_check = consent.unary(
+            CHECK_ACCESS, consent_pb2.BatchCheckAccessRequest, consent_pb2.BatchCheckAccessResponse
+        )
+        self._coalescer: Coalescer[consent_pb2.CheckAccessRequest, consent_pb2.Decision] = Coalescer(
+            "consent", self._send, max_batch=max_batch, max_pending=max_pending, in_flight=in_flight, pace=PACE
+        )
+
+    async def check(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision:
+        """The decision for the call's actor: yes or no, made after this was asked. The caller records it.
+
+        Raises DmpError when it could not be made: DEPENDENCY_UNAVAILABLE, OVERLOADED, DEADLINE_EXCEEDED, or the
+        consent service's own error. Never permission.
+        """
+        request = consent_pb2.CheckAccessRequest(context=call.item(), health_id=health_id, action=action)
+        return await self._coalescer.submit(request, timeout=call.remaining())
+
+    async def close(self) -> None:
+        """Refuse new checks, finish those accepted."""
+        await self._coalescer.close()
+
+    async def _send(self, requests: list[consent_pb2.CheckAccessRequest]) -> list[Checked]:
+        batch = consent_pb2.BatchCheckAccessRequest(requests=requests)
+        response = await self._batch_check(batch, timeout=_BATCH_SECONDS)
+        return [_decision(result) for result in response.results]
+
+
+def refusal(decision: consent_pb2.Decision) -> DmpError:
+    """The error of a decision that does not permit; RIGHT_DENIED if it gives no reason."""
+    return DmpError(decision.reason or reasons.ERROR_REASON_RIGHT_DENIED)
+
+
+def _decision(result: consent_pb2.CheckAccessResult) -> Checked:
+    """The decision of one result; an empty result decides nothing."""
+    outcome = result.WhichOneof("outcome")
+    if outcome == "decision":
+        return result.decision
+    return from_status(result.status) if outcome == "status" else unavailable("consent")

@@ -1,0 +1,74 @@
+"""The call being served: who acts, in which method, until when. Set by the interceptor, read by handlers."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from dmp.common.v1.context_pb2 import ActingContext, ItemContext
+from services.runtime.access import MethodAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One RPC as authenticated.
+
+    `actor` comes from a verified token (empty for calls between services, whose items carry their
+    own); it is shared between calls of one token and never modified. `deadline` is a
+    time.monotonic() instant, None without one. `health_id` is the dossier named by the routing
+    field, 0 without one.
+    """
+
+    actor: ActingContext
+    caller: int
+    client_id: str
+    peer: str
+    request_id: str
+    deadline: float | None
+    traceparent: str
+    method: MethodAccess
+    health_id: int = 0
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, None without one, never negative."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def trace_id(self) -> str:
+        """The 32 hexadecimal digits of the trace, empty without one."""
+        return self.traceparent[3:35]
+
+    def item(self) -> ItemContext:
+        """This call as the context of an item in a batch to another service."""
+        remaining = self.remaining()
+        return ItemContext(
+            actor=self.actor,
+            request_id=self.request_id,
+            timeout_ms=0 if remaining is None else max(1, int(remaining * 1000)),
+            traceparent=self.traceparent,
+        )
+
+
+_current: ContextVar[Call] = ContextVar("dmp_call")
+_urgent: ContextVar[bool] = ContextVar("dmp_urgent", default=False)
+
+
+def current_call() -> Call:
+    """The call being served in this task; LookupError outside of one."""
+    return _current.get()
+
+
+def is_urgent() -> bool:
+    """Whether what runs now is done for an emergency: it goes before other work that waits."""
+    return _urgent.get()
+
+
+def hurry() -> None:
+    """What this task does from here on, and the tasks that it starts, is done for an emergency."""
+    _urgent.set(True)
+
+
+def enter(call: Call) -> None:
+    """Make `call` the current one of this task. gRPC serves each call in a task of its own."""
+    _current.set(call)

@@ -1,0 +1,130 @@
+"""The one way into a service: decode, authenticate, route, serve, trace refusals, count, map errors.
+
+Handlers are wrapped once per method and kept. Messages are decoded here, so that bytes that are no
+message are a clear error and not the transport's INTERNAL. Rules about who may call are in
+`authentication`; what a method does is in its service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, NoReturn
+
+from google.protobuf.message import DecodeError, Message
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime.access import MethodAccess
+from services.runtime.authentication import Authenticator, Identified, about, route
+from services.runtime.boundary import Context, Metadata, Receive, RpcHandler, Rpcs, streaming, unary
+from services.runtime.context import Call, enter, hurry
+from services.runtime.errors import DmpError
+from services.runtime.limits import EMERGENCY, SERVICE, Limit, Place, is_lowered, is_raised, traffic_of
+from services.runtime.observation import Calls, SecurityLog, Watch
+from services.runtime.tls import peer_identity
+from services.runtime.trail import Trail
+
+Handler = Callable[[Any, Call], Any]
+
+
+class Dispatcher(Rpcs):
+    """Serves every method of the registered servicers, each wrapped once."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, MethodAccess],
+        servicers: Mapping[str, object],
+        authenticator: Authenticator,
+        trail: Trail,
+        calls: Calls,
+        security: SecurityLog,
+        limit: Limit,
+    ) -> None:
+        """`servicers` by full service name; each has a coroutine method per RPC."""
+        self._limit = limit
+        self._authenticator = authenticator
+        self._trail = trail
+        self._calls = calls
+        self._security = security
+        super().__init__({path: self._wrap(method, _find(servicers, path)) for path, method in methods.items()})
+
+    def _wrap(self, method: MethodAccess, handler: Handler) -> RpcHandler:
+        async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
+            data = await receive()
+            call = await self._authenticated(method, data, context, metadata, watch)
+            async with self._place(call, metadata):
+                call, request = await self._routed(call, data)
+                response: Message = await handler(request, call)
+                return response.SerializeToString()
+
+        async def answers(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> AsyncIterator[bytes]:
+            data = await receive()
+            call = await self._authenticated(method, data, context, metadata, watch)
+            async with self._place(call, metadata):  # until the first message is there: readers may be slow
+                call, request = await self._routed(call, data)
+                responses: AsyncIterator[Message] = handler(request, call)
+                first = await anext(responses, None)
+            if first is not None:
+                yield first.SerializeToString()
+                async for response in responses:
+                    yield response.SerializeToString()
+
+        if method.server_streaming:
+            return streaming(self._calls, method.path, answers)
+        return unary(self._calls, method.path, answer)
+
+    async def _authenticated(
+        self, method: MethodAccess, data: bytes, context: Context, metadata: Metadata, watch: Watch
+    ) -> Call:
+        """Who calls. A refusal of someone with a valid token is traced, which takes a place as any work does."""
+        peer = peer_identity(context)
+        try:
+            return self._authenticator.authenticate(
+                method, peer, metadata, context.time_remaining(), watch.span.traceparent
+            )
+        except Identified as refused:
+            async with self._place(refused.call, metadata):
+                await self._refuse(refused, data)
+        except DmpError as error:
+            self._security.refused(method.path, error.reason_name, peer.name if peer else "")
+            raise
+
+    async def _routed(self, call: Call, data: bytes) -> tuple[Call, Message]:
+        """Decode and route; the call is the current one from here on."""
+        try:
+            request = _decode(call, call.method, data)
+            call = route(call, request)
+        except Identified as refused:
+            await self._refuse(refused, data)
+        enter(call)
+        return call, request
+
+    async def _refuse(self, refused: Identified, data: bytes) -> NoReturn:
+        """Refusals of those with a valid token are traced before they are answered."""
+        await self._trail.refuse(_with_dossier(refused.call, data), refused.error)
+        raise refused.error from None
+
+    def _place(self, call: Call, metadata: Metadata) -> Place:
+        traffic = traffic_of(call.method.traffic, call.actor, call.caller, lowered=is_lowered(metadata))
+        if traffic == EMERGENCY or (traffic == SERVICE and is_raised(metadata)):
+            hurry()
+        return self._limit.place(traffic, call.remaining())
+
+
+def _decode(call: Call, method: MethodAccess, data: bytes) -> Message:
+    try:
+        return method.request.FromString(data)
+    except DecodeError:
+        raise Identified(call, DmpError(reasons.ERROR_REASON_MALFORMED_REQUEST)) from None
+
+
+def _with_dossier(call: Call, data: bytes) -> Call:
+    try:
+        return about(call, call.method.request.FromString(data))
+    except DecodeError:
+        return call
+
+
+def _find(servicers: Mapping[str, object], path: str) -> Handler:
+    _, service, name = path.split("/")
+    handler: Handler = getattr(servicers[service], name)
+    return handler

@@ -1,0 +1,208 @@
+"""One service's keys, one for each dossier: got or made in a batch, wrapped at rest, destroyed by law.
+
+The only user of the table `dossier_key`; its statements are the constants below. Wrapping is `keyring`'s, sealing is
+`sealing`'s. What to destroy, and when, is decided elsewhere.
+
+Writing and destroying exclude each other: a writer holds its dossier's row FOR KEY SHARE until it commits, and
+destroying takes the row FOR UPDATE. Whoever commits content therefore commits it before the key is gone, or sees that
+it is gone (design §8, sealing).
+
+Associated data of a wrapped dossier key (frozen): "dmp/dossier-key/v1/" ‖ service ‖ 0x00 ‖ health id (8 bytes,
+big-endian): a row copied to another dossier, or to another service's table, does not open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime.errors import DmpError
+from services.runtime.sealing import KEY_BYTES, DossierKey
+
+if TYPE_CHECKING:
+    from services.runtime.postgres import Connection
+
+_READ: Final = """
+SELECT health_id, wrapped
+FROM dossier_key
+WHERE health_id = ANY($1::bigint[])
+"""
+
+_READ_AND_HOLD: Final = """
+SELECT health_id, wrapped
+FROM dossier_key
+WHERE health_id = ANY($1::bigint[])
+ORDER BY health_id
+FOR KEY SHARE
+"""
+
+_INSERT: Final = """
+INSERT INTO dossier_key (health_id, wrapped)
+SELECT health_id, wrapped FROM unnest($1::bigint[], $2::bytea[]) AS made (health_id, wrapped)
+ORDER BY health_id
+ON CONFLICT (health_id) DO NOTHING
+"""
+
+_INSERT_DESTROYED: Final = """
+INSERT INTO dossier_key (health_id, wrapped, destroyed_at) VALUES ($1, NULL, $2)
+ON CONFLICT (health_id) DO NOTHING
+"""
+
+_LOCK: Final = "SELECT destroyed_at FROM dossier_key WHERE health_id = $1 FOR UPDATE"
+
+_DESTROY: Final = """
+UPDATE dossier_key SET wrapped = NULL, destroyed_at = $2
+WHERE health_id = $1 AND destroyed_at IS NULL
+"""
+
+
+class UnwrapFailed(Exception):
+    """The wrapped key was altered, belongs to another owner, or its generation is not in the keyring."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyForOwner:
+    """A key, plain or wrapped, and the associated data that binds it to its owner."""
+
+    key: bytes
+    aad: bytes
+
+
+class KeyWrapper(Protocol):
+    """Wraps and unwraps keys in batches; what a transit engine (Vault, OpenBao) or a KMS implements.
+
+    Results are in the order of the items. `unwrap_batch` raises UnwrapFailed if any item fails.
+    """
+
+    async def wrap_batch(self, items: Sequence[KeyForOwner]) -> list[bytes]: ...
+
+    async def unwrap_batch(self, items: Sequence[KeyForOwner]) -> list[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of `dossier_key` as read by this call; `wrapped` is None once the key is destroyed (a CHECK says so)."""
+
+    health_id: int
+    wrapped: bytes | None
+
+
+class DossierKeyBatch:
+    """The keys of the dossiers asked for. Indexing raises the DmpError of that dossier alone, so that one destroyed
+    dossier fails its own items and no others of the batch."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, keys: Mapping[int, DossierKey | DmpError]) -> None:
+        self._keys = keys
+
+    def __getitem__(self, health_id: int) -> DossierKey:
+        """The key; DmpError CONTENT_DESTROYED, or CONTENT_CORRUPTED when it is absent or was altered."""
+        key = self._keys.get(health_id)
+        if isinstance(key, DossierKey):
+            return key
+        raise key if key is not None else DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED)
+
+    def __contains__(self, health_id: int) -> bool:
+        """Whether the dossier has a usable key."""
+        return isinstance(self._keys.get(health_id), DossierKey)
+
+    def __len__(self) -> int:
+        return sum(isinstance(key, DossierKey) for key in self._keys.values())
+
+
+class DossierKeys:
+    """Keys of one service's dossiers. Unwrapped keys are remembered (least recently used go first); whether a key is
+    destroyed is read from its row every time, so destroying takes effect at once on every replica."""
+
+    def __init__(self, wrapper: KeyWrapper, service: str, *, capacity: int = 20_000) -> None:
+        """`service` is part of what binds a key to its row; `capacity` bounds the remembered keys."""
+        self._wrapper = wrapper
+        self._binding = b"dmp/dossier-key/v1/" + service.encode() + b"\x00"
+        self._capacity = capacity
+        self._unwrapped: OrderedDict[int, tuple[bytes, DossierKey]] = OrderedDict()
+
+    async def for_read(self, conn: Connection, health_ids: Sequence[int]) -> DossierKeyBatch:
+        """The keys of these dossiers, in one statement whatever their number."""
+        return await self._usable(await _rows(conn, _READ, sorted(set(health_ids))))
+
+    async def for_write(self, conn: Connection, health_ids: Sequence[int]) -> DossierKeyBatch:
+        """The keys of these dossiers, made where absent; call it inside the transaction that writes the content.
+
+        One statement when all exist, three otherwise. The rows are held FOR KEY SHARE until the transaction ends.
+        """
+        wanted = sorted(set(health_ids))
+        rows = await _rows(conn, _READ_AND_HOLD, wanted)
+        missing = [health_id for health_id in wanted if health_id not in rows]
+        if missing:
+            made = [KeyForOwner(os.urandom(KEY_BYTES), self._aad(health_id)) for health_id in missing]
+            await conn.execute(_INSERT, missing, await self._wrapper.wrap_batch(made))
+            rows |= await _rows(conn, _READ_AND_HOLD, missing)
+        return await self._usable(rows)
+
+    async def destroy(self, conn: Connection, health_id: int, at: datetime) -> bool:
+        """Destroy the dossier's key for ever; call it inside a transaction. False when it was destroyed before.
+
+        Waits for writers of the dossier to finish; a dossier without a key is marked, so that none is made later.
+        """
+        if await conn.execute(_INSERT_DESTROYED, health_id, at) == "INSERT 0 1":
+            return True
+        await conn.execute(_LOCK, health_id)
+        self._unwrapped.pop(health_id, None)
+        return bool(await conn.execute(_DESTROY, health_id, at) == "UPDATE 1")
+
+    def _aad(self, health_id: int) -> bytes:
+        return self._binding + health_id.to_bytes(8, "big")
+
+    async def _usable(self, rows: Mapping[int, _Row]) -> DossierKeyBatch:
+        keys: dict[int, DossierKey | DmpError] = {}
+        unknown: list[KeyForOwner] = []
+        owners: list[int] = []
+        for row in rows.values():
+            known = self._unwrapped.get(row.health_id)
+            if row.wrapped is None:
+                self._unwrapped.pop(row.health_id, None)
+                keys[row.health_id] = DmpError(reasons.ERROR_REASON_CONTENT_DESTROYED)
+            elif known is not None and known[0] == row.wrapped:
+                self._unwrapped.move_to_end(row.health_id)
+                keys[row.health_id] = known[1]
+            else:
+                owners.append(row.health_id)
+                unknown.append(KeyForOwner(row.wrapped, self._aad(row.health_id)))
+        if unknown:
+            keys |= await self._unwrap(owners, unknown)
+        return DossierKeyBatch(keys)
+
+    async def _unwrap(self, owners: Sequence[int], items: Sequence[KeyForOwner]) -> dict[int, DossierKey | DmpError]:
+        """Unwrap in one call of the wrapper; only if that fails, one by one, to fail the altered rows alone."""
+        try:
+            plain: list[bytes | None] = list(await self._wrapper.unwrap_batch(items))
+        except UnwrapFailed:
+            plain = [await self._unwrap_one(item) for item in items]
+        keys: dict[int, DossierKey | DmpError] = {}
+        for health_id, item, secret in zip(owners, items, plain, strict=True):
+            if secret is None:
+                keys[health_id] = DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED)
+                continue
+            key = DossierKey.from_bytes(health_id, secret)
+            keys[health_id] = key
+            self._unwrapped[health_id] = (item.key, key)
+            if len(self._unwrapped) > self._capacity:
+                self._unwrapped.popitem(last=False)
+        return keys
+
+    async def _unwrap_one(self, item: KeyForOwner) -> bytes | None:
+        try:
+            return (await self._wrapper.unwrap_batch([item]))[0]
+        except UnwrapFailed:
+            return None
+
+
+async def _rows(conn: Connection, statement: str, health_ids: Sequence[int]) -> dict[int, _Row]:
+    records = await conn.fetch(statement, health_ids)
+    return {record["health_id"]: _Row(record["health_id"], record["wrapped"]) for record in records}

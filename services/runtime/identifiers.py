@@ -1,0 +1,99 @@
+"""Health ids, event and document ids, and resource names: their text forms and nothing else.
+
+A health id is a random 63-bit number. People and partner software see it as 21 digits: 19 of
+the number, zero-padded, and a 2-digit key 97 - (n mod 97), so that it can be checked on every
+entry and never be mistaken for an INS-C of 22 digits (domain: identifiers). Resource names follow
+AIP-122: ``dossiers/{dossier}``, ``dossiers/{dossier}/documents/{document}``, ``people/{person}``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import uuid
+from typing import NewType
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime.errors import DmpError, FieldViolation
+
+HealthId = NewType("HealthId", int)
+
+_MAX = (1 << 63) - 1
+
+
+def new_health_id() -> HealthId:
+    """Draw a health id: uniform in 1 … 2^63-1, derived from nothing."""
+    return HealthId(secrets.randbelow(_MAX) + 1)
+
+
+def format_health_id(health_id: int) -> str:
+    """Write a health id as its 21 digits."""
+    return f"{health_id:019d}{97 - health_id % 97:02d}"
+
+
+def parse_health_id(text: str, field: str) -> HealthId:
+    """Read 21 digits; raises INVALID_FIELD naming `field` when the form or the key is wrong."""
+    if len(text) == 21 and text.isascii() and text.isdigit():
+        number = int(text[:19])
+        if 0 < number <= _MAX and 97 - number % 97 == int(text[19:]):
+            return HealthId(number)
+        raise _bad(field, "health_id.key", "the 2-digit key does not belong to the number")
+    raise _bad(field, "health_id.form", "a health id is 21 digits")
+
+
+def dossier_of(name: str, field: str) -> HealthId:
+    """Read the dossier that a resource name begins with (``dossiers/…`` or ``people/…``)."""
+    collection, _, rest = name.partition("/")
+    if collection not in ("dossiers", "people"):
+        raise _bad(field, "resource_name", "the name begins with dossiers/ or people/")
+    return parse_health_id(rest.partition("/")[0], field)
+
+
+def child_of(name: str, collection: str, field: str) -> tuple[HealthId, uuid.UUID]:
+    """Read ``dossiers/{dossier}/{collection}/{uuid}``."""
+    parts = name.split("/")
+    if len(parts) != 4 or parts[2] != collection:
+        raise _bad(field, "resource_name", f"the name is dossiers/{{dossier}}/{collection}/{{id}}")
+    try:
+        child = uuid.UUID(parts[3])
+    except ValueError:
+        raise _bad(field, "resource_name", "the last part is a UUID") from None
+    return parse_health_id(parts[1], field), child
+
+
+def dossier_name(health_id: int) -> str:
+    """The resource name of a dossier."""
+    return f"dossiers/{format_health_id(health_id)}"
+
+
+def person_name(health_id: int) -> str:
+    """The resource name of a person."""
+    return f"people/{format_health_id(health_id)}"
+
+
+def document_name(health_id: int, document_id: uuid.UUID) -> str:
+    """The resource name of a document."""
+    return f"dossiers/{format_health_id(health_id)}/documents/{document_id}"
+
+
+def submission_set_name(health_id: int, submission_set_id: uuid.UUID) -> str:
+    """The resource name of a submission set."""
+    return f"dossiers/{format_health_id(health_id)}/submissionSets/{submission_set_id}"
+
+
+def event_name(health_id: int, event_id: uuid.UUID) -> str:
+    """The resource name of an event of a dossier's trail."""
+    return f"dossiers/{format_health_id(health_id)}/events/{event_id}"
+
+
+def uuid7() -> uuid.UUID:
+    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, the rest random. Never used for dossiers: it tells when."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value)
+
+
+def _bad(field: str, rule: str, description: str) -> DmpError:
+    return DmpError(reasons.ERROR_REASON_INVALID_FIELD, fields=(FieldViolation(field, rule, description),))

@@ -1,0 +1,275 @@
+"""gRPC served by `pygrpc-native`: HTTP/2 and framing in Rust, outside the GIL; the handlers are those of `grpcio`.
+
+It has no TLS: it listens on a Unix socket that this user alone may open, and the TLS terminator behind that socket says
+who is connected in `x-forwarded-client-cert`. That header is believed here and nowhere else. What an identity may do is
+not decided here.
+
+The package's own drop-in server is not used: it keeps for ever the calls that are cancelled before their task begins,
+makes up a deadline where there is none, and waits for slow readers on threads that all share
+(docs/decisions/0009-native-transport.md). This stands on the layer below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
+
+from services.runtime.boundary import RpcHandler
+from services.runtime.terminator import FORWARDED_CERTIFICATE, FORWARDED_PUSHBACK
+
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
+_VERIFIED: Final = re.compile(r'(?:By=[^,;="\s]+;)?Hash=[0-9a-f]{64};URI=([^,;="\s]+)')
+_BATCH: Final = 256
+"""Events taken from Rust in one go."""
+_IO_THREADS: Final = 1
+"""Rust needs 25 µs a call, the terminator's connection is one, and a second thread costs 6 µs of every call."""
+_FULL_FIRST, _FULL_LONGEST = 0.001, 0.02
+"""Seconds before looking again whether a slow reader has read."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+Details = tuple[Metadata, str, float | None]
+Behaviour = Any  # typed for one transport in grpcio's stubs
+Event = tuple[int, int, int, bytes | None, bytes | str | None, Details | None]
+
+_log = structlog.get_logger("native")
+
+
+@lru_cache(maxsize=4096)
+def forwarded_id(header: str) -> bytes | None:
+    """The URI name of the client's certificate in what the terminator wrote; None unless it is exactly one element
+    with exactly one URI, in Envoy's own form: ``By=<own URI>;Hash=<SHA-256>;URI=<URI>``."""
+    match = _VERIFIED.fullmatch(header)
+    return None if match is None else match[1].encode()
+
+
+class NativeContext:
+    """The part of `grpc.aio.ServicerContext` that the platform's handlers and the health service use."""
+
+    def __init__(
+        self, server: NativeServer, call_id: int, details: Details, serialize: Callable[[Any], bytes] | None
+    ) -> None:
+        self._server = server
+        self._call_id = call_id
+        self._serialize = serialize
+        self._metadata, self._peer, remaining = details
+        self._deadline = None if remaining is None else time.monotonic() + remaining
+
+    def invocation_metadata(self) -> Metadata:
+        """The client's metadata, in the order sent."""
+        return self._metadata
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """As grpcio's for mutual TLS: `peer_spiffe_id` when the terminator states exactly one, else nothing."""
+        stated = [value for key, value in self._metadata if key == FORWARDED_CERTIFICATE]
+        if len(stated) != 1 or not isinstance(stated[0], str):
+            return {}
+        identity = forwarded_id(stated[0])
+        return {} if identity is None else {"peer_spiffe_id": [identity]}
+
+    def peer(self) -> str:
+        """The other end of the socket, which is the terminator."""
+        return self._peer
+
+    async def write(self, message: Any) -> None:
+        """Send one message of a stream; CancelledError when the client is gone."""
+        await self._server.send(self._call_id, message if self._serialize is None else self._serialize(message))
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """End the call with an error."""
+        self._server.fail(self._call_id, code, details, trailing_metadata)
+        raise grpc.aio.AbortError
+
+
+class NativeServer:
+    """Serves unary and server-streaming methods on one Unix socket, on the event loop that starts it."""
+
+    def __init__(self, path: str, handlers: Mapping[str, RpcHandler], *, max_message_bytes: int) -> None:
+        """Listens at `path` at once, replacing a socket that is left there. Raises OSError.
+
+        `handlers` by path ``/package.Service/Method``; a handler is a coroutine function (which may write a stream by
+        itself) or an async generator function.
+        """
+        self._limit = max_message_bytes
+        self._handlers = list(handlers.values())
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stopping = False
+        methods = [(name, bool(handler.response_streaming)) for name, handler in handlers.items()]
+        before = os.umask(0o177)  # only this user may connect, from the first moment on
+        try:
+            self._front = NativeGrpcFront(
+                f"unix:{path}", methods, _IO_THREADS, call_details=True, delay_stream_headers=True
+            )
+        finally:
+            os.umask(before)
+
+    def fall_back_to(self, path: str) -> None:
+        """Hand methods that have no handler to a grpcio server at a Unix socket. To be called before `start`."""
+        self._front.set_fallback(path)
+
+    async def start(self) -> None:
+        """Accept connections."""
+        self._front.start()
+        arguments = (asyncio.get_running_loop(),)
+        self._thread = threading.Thread(target=self._receive, args=arguments, name="native-receive", daemon=True)
+        self._thread.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Refuse new calls, let those under way end for `grace` seconds, cancel the rest, close. Callable once."""
+        self._stopping = True
+        tasks = list(self._tasks.values())
+        if tasks and grace:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._front.close()
+        self._thread.join()
+
+    # --- answers ---
+
+    def fail(
+        self,
+        call_id: int,
+        code: grpc.StatusCode,
+        details: str,
+        trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        """End a call with an error; nothing happens when it has ended.
+
+        The front takes no push-back, whose key begins with `grpc-`: it goes under FORWARDED_PUSHBACK, and the
+        terminator gives it its own name.
+        """
+        metadata = [(FORWARDED_PUSHBACK if key == _PUSHBACK else key, value) for key, value in trailing_metadata]
+        self._front.fail(call_id, code.value[0], details, metadata)
+
+    async def send(self, call_id: int, data: bytes) -> None:
+        """Send one message of a stream once the client has read enough of those before it.
+
+        Raises CancelledError when the client is gone, AbortError for a message above the limit.
+        """
+        if len(data) > self._limit:
+            self._too_large(call_id, "Sent", data)
+            raise grpc.aio.AbortError
+        wait = _FULL_FIRST
+        while (sent := self._front.stream_try_send(call_id, data)) == STREAM_FULL:
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _FULL_LONGEST)
+        if sent == STREAM_CLOSED:
+            raise asyncio.CancelledError
+
+    def _too_large(self, call_id: int, what: str, data: bytes) -> None:
+        self.fail(
+            call_id,
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"SERVER: {what} message larger than max ({len(data)} vs. {self._limit})",
+        )
+
+    # --- calls ---
+
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On a thread of its own: wait in Rust, hand whole batches to the event loop."""
+        while (events := self._front.recv_batch_details(_BATCH)) is not None:
+            try:
+                loop.call_soon_threadsafe(self._take, events)
+            except RuntimeError:  # the loop was closed without `stop`
+                self._front.close()
+                return
+
+    def _take(self, events: list[Event]) -> None:
+        for kind, call_id, method_id, payload, _, details in events:
+            if kind == EVENT_CANCEL:
+                task = self._tasks.get(call_id)
+                if task is not None:
+                    task.cancel()
+            elif self._stopping:
+                self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            elif payload is not None and details is not None:
+                self._begin(call_id, self._handlers[method_id], payload, details)
+
+    def _begin(self, call_id: int, handler: RpcHandler, payload: bytes, details: Details) -> None:
+        if len(payload) > self._limit:
+            self._too_large(call_id, "Received", payload)
+            return
+        serve = self._stream if handler.response_streaming else self._unary
+        context = NativeContext(self, call_id, details, handler.response_serializer)
+        task = asyncio.get_running_loop().create_task(serve(call_id, handler, payload, context))
+        self._tasks[call_id] = task
+        # Not in the coroutine's own `finally`: a call cancelled in the batch that brought it never begins.
+        task.add_done_callback(lambda _: self._tasks.pop(call_id, None))
+
+    async def _unary(self, call_id: int, handler: RpcHandler, payload: bytes, context: NativeContext) -> None:
+        behaviour: Behaviour = handler.unary_unary
+        parse, serialize = handler.request_deserializer, handler.response_serializer
+        try:
+            response = await behaviour(payload if parse is None else parse(payload), context)
+            data = response if serialize is None else serialize(response)
+        except asyncio.CancelledError:
+            self._cancelled(call_id)
+            raise
+        except grpc.aio.AbortError:
+            return
+        except Exception as error:  # noqa: BLE001 - the boundary: a call ends, not the server
+            self._defect(call_id, error)
+            return
+        if len(data) > self._limit:
+            self._too_large(call_id, "Sent", data)
+        else:
+            self._front.respond(call_id, data)
+
+    async def _stream(self, call_id: int, handler: RpcHandler, payload: bytes, context: NativeContext) -> None:
+        behaviour: Behaviour = handler.unary_stream
+        parse = handler.request_deserializer
+        try:
+            answers = behaviour(payload if parse is None else parse(payload), context)
+            if isinstance(answers, AsyncGenerator):
+                await _pump(answers, context)
+            else:
+                await answers
+        except asyncio.CancelledError:
+            self._cancelled(call_id)
+            raise
+        except grpc.aio.AbortError:
+            return
+        except Exception as error:  # noqa: BLE001 - the boundary: a call ends, not the server
+            self._defect(call_id, error)
+            return
+        self._front.stream_end(call_id)
+
+    def _cancelled(self, call_id: int) -> None:
+        """Only a call that was not cancelled by its client still has one who hears this."""
+        if self._stopping:
+            self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+        else:
+            self.fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+
+    def _defect(self, call_id: int, error: Exception) -> None:
+        _log.error("defect", exc_info=error)
+        self.fail(call_id, grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def _pump(messages: AsyncGenerator[Any, None], context: NativeContext) -> None:
+    try:
+        async for message in messages:
+            await context.write(message)
+    finally:
+        await messages.aclose()

@@ -1,0 +1,148 @@
+"""Recording what happened: events built from the call being served, durable before an answer leaves.
+
+Reads and refusals go straight to the log (`record` returns when they are durable there); writes put
+their event into the owner's outbox in the same commit (`event` builds it). There is no third way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+import structlog
+from google.protobuf import timestamp_pb2
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.common.v1.context_pb2 import ActingContext
+from services.runtime import faults
+from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.context import Call
+from services.runtime.errors import DmpError, from_status
+from services.runtime.identifiers import uuid7
+from services.runtime.outbox import OutboxRow
+
+Append = Callable[[list[audit_pb2.AuditEvent]], Awaitable[Sequence[audit_pb2.AppendReceipt | DmpError]]]
+
+UNDECIDED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.INTERNAL,
+    }
+)
+"""Codes of errors that say nothing about the request: counted and logged, not in the trail."""
+_DENIED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
+
+_log = structlog.get_logger("trail")
+
+
+def build_event(
+    call: Call,
+    *,
+    outcome: audit_pb2.Outcome.ValueType,
+    health_id: int = 0,
+    reason: int = 0,
+    objects: Sequence[str] = (),
+    epoch: int = 0,
+    result_count: int = 0,
+    changes: Sequence[audit_pb2.AttributeChange] = (),
+    action: str = "",
+    actor: ActingContext | None = None,
+) -> audit_pb2.AuditEvent:
+    """The event of a call; `action` and `actor` default to the method's and the caller's."""
+    now = timestamp_pb2.Timestamp()
+    now.GetCurrentTime()
+    return audit_pb2.AuditEvent(
+        event_id=uuid7().bytes,
+        event_time=now,
+        health_id=health_id or call.health_id,
+        action=action or call.method.audit_action,
+        transaction=call.method.transaction,
+        actor=actor if actor is not None else call.actor,
+        objects=objects,
+        outcome=outcome,
+        reason=reason,  # type: ignore[arg-type]
+        epoch=epoch,
+        request_id=call.request_id,
+        trace_id=call.trace_id,
+        changes=changes,
+        result_count=result_count,
+    )
+
+
+class Trail:
+    """Appends events through a coalescer: many calls, one durable batch."""
+
+    def __init__(self, append: Append, *, max_batch: int = 256, max_pending: int = 8192) -> None:
+        self._coalescer: Coalescer[audit_pb2.AuditEvent, audit_pb2.AppendReceipt] = Coalescer(
+            "trail", append, max_batch=max_batch, max_pending=max_pending, pace=PACE
+        )
+
+    async def record(self, event: audit_pb2.AuditEvent, timeout: float | None = None) -> audit_pb2.AppendReceipt:
+        """Return when the event is durable; AUDIT_UNAVAILABLE when it cannot be made so."""
+        faults.point("record.before")
+        try:
+            receipt = await self._coalescer.submit(event, timeout=timeout)
+        except DmpError as error:
+            _log.warning("event_not_recorded", action=event.action, reason=error.reason_name)
+            if error.reason in (reasons.ERROR_REASON_DEADLINE_EXCEEDED, reasons.ERROR_REASON_OVERLOADED):
+                raise
+            raise DmpError(reasons.ERROR_REASON_AUDIT_UNAVAILABLE) from error
+        faults.point("record.after")
+        return receipt
+
+    async def refuse(
+        self,
+        call: Call,
+        error: DmpError,
+        *,
+        outcome: audit_pb2.Outcome.ValueType = audit_pb2.OUTCOME_UNSPECIFIED,
+        reason: int = 0,
+        health_id: int = 0,
+        objects: Sequence[str] = (),
+        epoch: int = 0,
+    ) -> None:
+        """Record that `call` is refused by `error`; return when that is durable, so that it may be answered.
+
+        The outcome is DENIED for an error of permission and REJECTED for a wrong request, unless given; `reason` is the
+        true one where the caller is told another. Not recorded: what could not be decided (it is no refusal), and the
+        calls of services, whose items belong to calls that are recorded where they came in.
+        """
+        if error.code in UNDECIDED or not call.actor.subject:
+            return
+        if outcome == audit_pb2.OUTCOME_UNSPECIFIED:
+            outcome = audit_pb2.OUTCOME_DENIED if error.code in _DENIED else audit_pb2.OUTCOME_REJECTED
+        event = build_event(
+            call,
+            outcome=outcome,
+            reason=reason or error.reason,
+            health_id=health_id,
+            objects=objects,
+            epoch=epoch,
+        )
+        await self.record(event, call.remaining())
+
+    async def close(self) -> None:
+        """Refuse new events, finish those accepted."""
+        await self._coalescer.close()
+
+
+def deliver_through(append: Append) -> Callable[[Sequence[OutboxRow]], Awaitable[None]]:
+    """How an outbox's relay delivers: to the audit log, and done when each event has its place in it."""
+
+    async def deliver(rows: Sequence[OutboxRow]) -> None:
+        for result in await append([audit_pb2.AuditEvent.FromString(row.payload) for row in rows]):
+            if isinstance(result, DmpError):
+                raise result
+
+    return deliver
+
+
+def receipts(response: audit_pb2.BatchAppendEventsResponse) -> list[audit_pb2.AppendReceipt | DmpError]:
+    """The results of an append as the coalescer wants them."""
+    return [
+        result.receipt if result.WhichOneof("outcome") == "receipt" else from_status(result.status)
+        for result in response.results
+    ]

@@ -1,0 +1,156 @@
+"""Where a service listens, by DMP_TRANSPORT: `grpcio` with mutual TLS in process, or `native` on a Unix socket behind a
+TLS terminator. The handlers, and what they are told about the connection, are the same. No RPC of any service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from services.runtime import tls
+from services.runtime.acceptance import AcceptingServer, Registered
+from services.runtime.boundary import RpcHandler, Rpcs
+from services.runtime.settings import UNIX, ServiceSettings, SettingsError
+
+_HEALTH: Final = "grpc.health.v1.Health"
+
+
+class Server(Protocol):
+    """A started server."""
+
+    async def stop(self, grace: float | None) -> None:
+        """Refuse new calls; return when those under way have ended, at most `grace` seconds later."""
+        ...
+
+
+async def listen(
+    settings: ServiceSettings,
+    rpcs: Rpcs,
+    services: Sequence[str] = (),
+    *,
+    serving: bool = True,
+    client_certificate: bool = True,
+) -> tuple[Server, health_aio.HealthServicer]:
+    """A started server of `rpcs` and of health, and who tells its health.
+
+    `services` are the full names that health and, if switched on, reflection know. `client_certificate` is false where
+    callers are known by their token alone; on `native` it is the terminator that demands one.
+    Raises SettingsError when it cannot listen.
+    """
+    health = health_aio.HealthServicer()
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", *services):
+        await health.set(name, status)
+    known = (*services, reflection.SERVICE_NAME) if settings.reflection else ()
+    try:
+        if settings.transport == "native":
+            return await _native(settings, rpcs, health, known), health
+        return await _grpcio(settings, rpcs, health, known, client_certificate=client_certificate), health
+    except (RuntimeError, OSError) as error:
+        raise SettingsError([f"DMP_LISTEN: cannot listen on {settings.listen}"]) from error
+
+
+def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    """Transport options: bounded messages, no port sharing, keepalive that tolerates idle peers."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        # A client silent after the TLS handshake can crash grpcio 1.78.2 when the server stops: few, and not for long.
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_concurrent_streams", settings.streams_per_connection),
+        # It would reset calls of a client that keeps to that number, while ended ones are still being cleared away.
+        ("grpc.http.overload_protection", 0),
+    ]
+
+
+async def _grpcio(
+    settings: ServiceSettings,
+    rpcs: Rpcs,
+    health: health_aio.HealthServicer,
+    reflected: Sequence[str],
+    *,
+    client_certificate: bool,
+) -> Server:
+    server, registered = grpc.aio.server(options=server_options(settings)), Registered()
+    registered.add_generic_rpc_handlers((rpcs,))
+    if client_certificate:
+        health_pb2_grpc.add_HealthServicer_to_server(health, registered)  # type: ignore[arg-type]  # it registers as a server does
+    else:
+        registered.add_generic_rpc_handlers((Rpcs(_public_health_handlers(health)),))
+    if reflected:
+        reflection.enable_server_reflection(reflected, registered)  # type: ignore[arg-type]
+    credentials = tls.server_credentials(*settings.tls_files(), client_certificate=client_certificate)
+    server.add_secure_port(settings.listen, credentials)
+    accepting = AcceptingServer(server, registered)
+    await accepting.start()
+    return accepting
+
+
+async def _native(
+    settings: ServiceSettings, rpcs: Rpcs, health: health_aio.HealthServicer, reflected: Sequence[str]
+) -> Server:
+    from services.runtime.native import NativeServer  # not needed, and on some systems not there, for grpcio
+
+    path = settings.listen.removeprefix(UNIX)
+    handlers = {**rpcs.handlers, **_health_handlers(health)}
+    server = NativeServer(path, handlers, max_message_bytes=settings.max_message_bytes)
+    if not reflected:
+        await server.start()
+        return server
+    behind = await _reflection_at(f"{path}.reflection", reflected)
+    server.fall_back_to(f"{path}.reflection")
+    await server.start()
+    return _Both(server, behind)
+
+
+def _health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcHandler]:
+    request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+    return {
+        f"/{_HEALTH}/Check": grpc.unary_unary_rpc_method_handler(health.Check, request, response),
+        f"/{_HEALTH}/Watch": grpc.unary_stream_rpc_method_handler(health.Watch, request, response),
+    }
+
+
+def _public_health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcHandler]:
+    """Health where anyone may connect: of the whole server, and without reading the request, however large it is."""
+
+    async def check(_messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        response = await health.Check(health_pb2.HealthCheckRequest(), context)
+        return response.SerializeToString()
+
+    return {f"/{_HEALTH}/Check": grpc.stream_unary_rpc_method_handler(check)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """A native server, and the grpcio server behind it that serves the streams which native does not: reflection."""
+
+    front: Server
+    behind: grpc.aio.Server
+
+    async def stop(self, grace: float | None) -> None:
+        await asyncio.gather(self.front.stop(grace), self.behind.stop(grace))
+
+
+async def _reflection_at(path: str, reflected: Sequence[str]) -> grpc.aio.Server:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 10)])
+    reflection.enable_server_reflection(reflected, server)
+    before = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"{UNIX}{path}")
+    finally:
+        os.umask(before)
+    await server.start()
+    return server
