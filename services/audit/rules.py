@@ -1,0 +1,42 @@
+"""Which log an event belongs to, and which events of a trail a caller may see. Pure decisions, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmp.consent.v1 import consent_pb2
+
+SYSTEM_HEALTH_ID = 0
+"""The health id of events about no dossier; their clear parts are sealed under a key row of this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrailFilter:
+    """The part of a trail that may be seen: only the caller's own acts, and secret connections or not."""
+
+    own_only: bool
+    with_secret: bool
+
+
+_FILTERS: dict[int, TrailFilter] = {
+    consent_pb2.TRACE_VIEW_OWN: TrailFilter(own_only=True, with_secret=True),
+    consent_pb2.TRACE_VIEW_WITHOUT_SECRET: TrailFilter(own_only=False, with_secret=False),
+    consent_pb2.TRACE_VIEW_ALL: TrailFilter(own_only=False, with_secret=True),
+}
+
+
+def trail_filter(view: int) -> TrailFilter | None:
+    """The filter of a consent decision's `TraceView`; None (nothing may be seen) for what is not set or not known.
+
+    Source: domain, rules of access: the patient reads all but, seen as representative, secret connections; the
+    attending physician reads all; a professional reads his own.
+    """
+    return _FILTERS.get(view)
+
+
+def log_of(health_id: int, event_id: bytes, log_count: int) -> int:
+    """The log of an event, from 0: by its dossier, so that a dossier's events all lie in one; else by its own id.
+
+    A retry of an event carries both again, and so finds the same log. The last 8 bytes of a UUIDv7 are random.
+    """
+    return (health_id or int.from_bytes(event_id[8:], "big")) % log_count

@@ -1,0 +1,140 @@
+"""Every statement of the audit service, each with its contract. No rule, no key, no protobuf here.
+
+`dossier_key` is the business of `services.runtime.dossier_keys`. All statements name the log, which is the
+distribution column; each runs once for a batch, whatever its size.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from services.runtime.postgres import Connection
+
+ADD_LOGS: Final = """
+INSERT INTO log_head (log_id) SELECT * FROM unnest($1::bigint[]) ON CONFLICT (log_id) DO NOTHING
+"""
+HEADS: Final = """
+SELECT log_id, size, (SELECT max(leaf_index) FROM event WHERE event.log_id = log_head.log_id) AS last_leaf
+FROM log_head ORDER BY log_id
+"""
+MOVE_HEAD: Final = "UPDATE log_head SET size = size + $2 WHERE log_id = $1 RETURNING size"
+FIND: Final = """
+SELECT event_id, producer, leaf_index, content_digest
+FROM event WHERE log_id = $1 AND event_id = ANY($2::uuid[])
+"""
+INSERT: Final = """
+INSERT INTO event (log_id, leaf_index, health_id, event_id, producer, event_time, secret,
+                   actor_digest, content_digest, leaf, sealed)
+SELECT $1::bigint, $2::bigint + place - 1, health_id, event_id, producer, event_time, secret,
+       actor_digest, content_digest, leaf, sealed
+FROM unnest($3::bigint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::boolean[],
+            $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[]) WITH ORDINALITY
+     AS fresh (health_id, event_id, producer, event_time, secret, actor_digest, content_digest, leaf, sealed, place)
+"""
+TRAIL: Final = """
+SELECT leaf_index, event_id, sealed
+FROM event
+WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4)
+ORDER BY leaf_index DESC LIMIT $5
+"""
+TRAIL_OF_ACTOR: Final = """
+SELECT leaf_index, event_id, sealed
+FROM event
+WHERE log_id = $1 AND health_id = $2 AND actor_digest = $6 AND leaf_index < $3 AND (NOT secret OR $4)
+ORDER BY leaf_index DESC LIMIT $5
+"""
+
+END_OF_LOG: Final = (1 << 63) - 1
+"""A place after every event."""
+
+
+class LogHead(NamedTuple):
+    """A log as its head row and its last event tell; `last_leaf` is None for a log without events."""
+
+    log_id: int
+    size: int
+    last_leaf: int | None
+
+
+class KnownEvent(NamedTuple):
+    """An event that the log holds already."""
+
+    leaf_index: int
+    content_digest: bytes
+
+
+class EventRow(NamedTuple):
+    """A row to insert; its place is that of its order among the rows."""
+
+    health_id: int
+    event_id: uuid.UUID
+    producer: str
+    event_time: datetime
+    secret: bool
+    actor_digest: bytes
+    content_digest: bytes
+    leaf: bytes
+    sealed: bytes
+
+
+class SealedEvent(NamedTuple):
+    """An event of a trail, still sealed."""
+
+    leaf_index: int
+    event_id: uuid.UUID
+    sealed: bytes
+
+
+async def add_logs(conn: Connection, count: int) -> None:
+    """Creates the head rows 0 … count-1 that are not there."""
+    await conn.execute(ADD_LOGS, list(range(count)))
+
+
+async def heads(conn: Connection) -> list[LogHead]:
+    """Every log, from one snapshot."""
+    return [LogHead(*row) for row in await conn.fetch(HEADS)]
+
+
+async def take_places(conn: Connection, log_id: int, count: int) -> int:
+    """Locks the head until the transaction ends, moves it by `count`, and returns the first place.
+
+    What is read afterwards in the transaction sees all that was appended before. LookupError without such a log.
+    """
+    size: int | None = await conn.fetchval(MOVE_HEAD, log_id, count)
+    if size is None:
+        raise LookupError(f"there is no log {log_id}")
+    return size - count
+
+
+async def give_back(conn: Connection, log_id: int, count: int) -> None:
+    """Moves the head back by the last `count` places taken in this transaction and not used."""
+    await conn.execute(MOVE_HEAD, log_id, -count)
+
+
+async def find_events(
+    conn: Connection, log_id: int, event_ids: Sequence[uuid.UUID]
+) -> dict[tuple[str, bytes], KnownEvent]:
+    """Those of the events that the log holds, by producer and event id."""
+    records = await conn.fetch(FIND, log_id, event_ids)
+    return {
+        (producer, event_id.bytes): KnownEvent(leaf_index, digest) for event_id, producer, leaf_index, digest in records
+    }
+
+
+async def insert_events(conn: Connection, log_id: int, first: int, rows: Sequence[EventRow]) -> None:
+    """Inserts the rows, at least one, at the places `first`, `first` + 1, …, which `take_places` gave."""
+    await conn.execute(INSERT, log_id, first, *(list(column) for column in zip(*rows, strict=True)))
+
+
+async def trail(
+    conn: Connection, log_id: int, health_id: int, *, before: int, limit: int, with_secret: bool, actor: bytes | None
+) -> list[SealedEvent]:
+    """At most `limit` events of a dossier at places below `before`, newest first; of one actor's digest if given."""
+    if actor is None:
+        records = await conn.fetch(TRAIL, log_id, health_id, before, with_secret, limit)
+    else:
+        records = await conn.fetch(TRAIL_OF_ACTOR, log_id, health_id, before, with_secret, limit, actor)
+    return [SealedEvent(*record) for record in records]

@@ -1,0 +1,141 @@
+"""How a consent change is made: locked, authorised, done once, counted, remembered and told, all in one commit.
+
+Lives here: the one transaction that every act goes through. May not live here: what an act is or who may do it (the
+use cases `opening`, `authorizations`, `blocks`, with the rules of `acts`).
+
+The dossier's row is locked first, so the changes of a dossier have one order, its epoch; and a change that was
+acknowledged is committed, so every check that begins afterwards reads it (promise 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from dmp.audit.v1 import audit_pb2
+from services.consent import store
+from services.consent.values import Grantee, LockedDossier
+from services.runtime import faults, idempotency
+from services.runtime.context import Call
+from services.runtime.idempotency import IdempotencyKey
+from services.runtime.identifiers import dossier_name
+from services.runtime.outbox import OutboxRow, put
+from services.runtime.postgres import Connection, Pool, transaction
+from services.runtime.trail import build_event
+from services.runtime.validation import validate
+
+Response = TypeVar("Response", bound=Message)
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute before and after; empty where there is no such value."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a change did: `payload`, for the history, is whole; `attributes`, for the trail, are what differs."""
+
+    payload: dict[str, object]
+    attributes: tuple[Attribute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Response]):
+    """An act as done: the answer, the dossier's epoch, and what changed (None when all was so already)."""
+
+    response: Response
+    epoch: int
+    change: Change | None
+
+
+class Act(Protocol[Response]):
+    """One act on one dossier. `authorise` and `check` raise the refusal; only `perform` writes."""
+
+    @property
+    def parties(self) -> Sequence[Grantee]:
+        """Whose authorisations and blocks the act needs to see."""
+
+    def authorise(self, locked: LockedDossier | None, now: datetime) -> None:
+        """Whether the caller may do this here, whatever the state of things (a replay is authorised too)."""
+
+    def check(self) -> None:
+        """What the contract's own rules cannot say about the request."""
+
+    async def perform(self, conn: Connection, locked: LockedDossier | None, now: datetime) -> Done[Response]:
+        """Do it. The dossier is locked, if there is one."""
+
+
+class Changes:
+    """Makes changes. `kick` wakes the relay after a commit."""
+
+    def __init__(self, pool: Pool, kick: Callable[[], None], clock: Clock) -> None:
+        self._pool = pool
+        self._kick = kick
+        self._clock = clock
+
+    async def make(self, call: Call, request: Message, act: Act[Response], answers: type[Response]) -> Response:
+        """The answer to `request`, or to its first occurrence. Raises the refusal, or what asyncpg raises."""
+        key = IdempotencyKey(call.health_id, call.client_id, call.method.path, call.request_id)
+        async with transaction(self._pool, timeout=call.remaining()) as conn:
+            locked = await store.lock_dossier(conn, call.health_id, act.parties)
+            now = self._clock()
+            act.authorise(locked, now)
+            validate(request)
+            act.check()
+            replayed = await idempotency.begin(conn, key, _body_digest(request))
+            if replayed is not None:
+                return answers.FromString(replayed)
+            done = await act.perform(conn, locked, now)
+            if done.change is not None:
+                await store.remember(conn, call.health_id, done.epoch, _history(call, done.change, now))
+            await put(conn, [_told(call, done)])
+            await idempotency.finish(conn, key, done.response.SerializeToString())
+            faults.point("consent.before_commit")
+        faults.point("consent.after_commit")
+        self._kick()
+        return done.response
+
+
+def _history(call: Call, change: Change, now: datetime) -> store.HistoryEntry:
+    return store.HistoryEntry(
+        kind=call.method.audit_action,
+        payload=json.dumps(change.payload),
+        actor=call.actor.SerializeToString(),
+        request_id=call.request_id,
+        recorded_at=now,
+    )
+
+
+def _told(call: Call, done: Done[Response]) -> OutboxRow:
+    event = build_event(
+        call,
+        outcome=audit_pb2.OUTCOME_SUCCESS,
+        objects=(dossier_name(call.health_id),),
+        epoch=done.epoch,
+        changes=[
+            audit_pb2.AttributeChange(attribute=attribute.name, before=attribute.before, after=attribute.after)
+            for attribute in (done.change.attributes if done.change else ())
+        ],
+    )
+    return OutboxRow(call.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())
+
+
+def _body_digest(request: Message) -> bytes:
+    """SHA-256 of the request without its request_id: consent requests hold no civil identity."""
+    body = type(request)()
+    body.CopyFrom(request)
+    body.ClearField("request_id")
+    return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()

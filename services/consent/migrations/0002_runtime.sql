@@ -1,0 +1,4 @@
+-- The tables that every service shares: answers of mutations, undelivered events, who leads.
+-- include: runtime/idempotency.sql
+-- include: runtime/outbox.sql
+-- include: runtime/lease.sql

@@ -1,0 +1,84 @@
+"""Which documents a permitted caller may know of. Pure: no I/O, no clock.
+
+Consent decides whether the dossier may be entered, and bounds by a filter what may be known of in it. Here the filter
+becomes a `View`, which `hidden_because` applies to one row and the search statement of `store` to many: both apply
+the same rules, in the same order, and a test holds them together (R.1111-53; domain.md §3).
+"""
+
+from __future__ import annotations
+
+import calendar
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from dmp.document.v1 import document_pb2
+
+VISIBLE: int = reasons.ERROR_REASON_UNSPECIFIED
+
+
+class View(NamedTuple):
+    """What a caller may know of.
+
+    `sees_masked` goes for every masked document, `own_digest` for those of the author with that digest (None: none).
+    `patient_cutoff`, for the patient, is the submission time after which INVISIBLE_PATIENT still hides; else None.
+    """
+
+    denied_types: frozenset[str]
+    sees_masked: bool
+    own_digest: bytes | None
+    patient_cutoff: datetime | None
+    as_representative: bool
+
+
+class Visibility(Protocol):
+    """The columns of a document that decide who may know of it."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def type_code(self) -> str: ...
+    @property
+    def submitted_at(self) -> datetime: ...
+    @property
+    def masked(self) -> bool: ...
+    @property
+    def invisible_patient(self) -> bool: ...
+    @property
+    def invisible_representatives(self) -> bool: ...
+    @property
+    def author_digests(self) -> list[bytes]: ...
+
+
+def view_of(allowed: consent_pb2.Filter, own_digest: bytes | None, now: datetime) -> View:
+    """The view that consent's filter gives to the caller whose author digest is `own_digest`."""
+    masked = allowed.masked
+    return View(
+        frozenset(allowed.denied_type_codes),
+        masked == consent_pb2.MASKED_VIEW_ALL,
+        own_digest if masked == consent_pb2.MASKED_VIEW_OWN else None,
+        month_before(now) if allowed.patient_view else None,
+        allowed.representative_view,
+    )
+
+
+def hidden_because(row: Visibility, view: View) -> int:
+    """VISIBLE, or the ErrorReason that goes into the trail; the caller is told DOCUMENT_NOT_FOUND whatever it is."""
+    if row.status == document_pb2.DOCUMENT_STATUS_DELETED:
+        return reasons.ERROR_REASON_DOCUMENT_NOT_FOUND
+    if row.type_code in view.denied_types:
+        return reasons.ERROR_REASON_TYPE_DENIED
+    if row.masked and not view.sees_masked and view.own_digest not in row.author_digests:
+        return reasons.ERROR_REASON_RIGHT_DENIED
+    if row.invisible_patient and view.patient_cutoff is not None and row.submitted_at > view.patient_cutoff:
+        return reasons.ERROR_REASON_RIGHT_DENIED
+    if row.invisible_representatives and view.as_representative:
+        return reasons.ERROR_REASON_RIGHT_DENIED
+    return VISIBLE
+
+
+def month_before(now: datetime) -> datetime:
+    """One calendar month earlier, at most the last day of that month: how long an announcement waits (domain.md §3)."""
+    year, month = (now.year, now.month - 1) if now.month > 1 else (now.year - 1, 12)
+    return now.replace(year=year, month=month, day=min(now.day, calendar.monthrange(year, month)[1]))

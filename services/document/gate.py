@@ -1,0 +1,87 @@
+"""The way in for each call: consent is asked first, and every refusal is in the trail before it is answered.
+
+No rule about documents lives here: what is refused and why is decided by those who call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from services.runtime.checks import refusal
+from services.runtime.context import Call
+from services.runtime.errors import DmpError
+from services.runtime.trail import Trail, build_event
+
+_log = structlog.get_logger("document")
+
+
+class Checks(Protocol):
+    """Consent's decisions (services.runtime.checks.AccessChecks)."""
+
+    async def check(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision: ...
+
+
+class Gate:
+    """Decides by consent, and records."""
+
+    def __init__(self, checks: Checks, trail: Trail) -> None:
+        self._checks = checks
+        self._trail = trail
+
+    async def enter(
+        self, call: Call, action: consent_pb2.Action.ValueType, objects: Sequence[str] = ()
+    ) -> consent_pb2.Decision:
+        """Consent's yes. A no is recorded and raised; what keeps consent from deciding is raised."""
+        decision = await self._checks.check(call, call.health_id, action)
+        if decision.permitted:
+            return decision
+        raise await self.denied(call, decision, refusal(decision), objects=objects)
+
+    async def denied(
+        self,
+        call: Call,
+        decision: consent_pb2.Decision,
+        error: DmpError,
+        *,
+        reason: int = 0,
+        objects: Sequence[str] = (),
+    ) -> DmpError:
+        """Record a refusal by a rule, for its true `reason` where the caller is told another; gives what to raise."""
+        return await self._record(call, audit_pb2.OUTCOME_DENIED, error, reason or error.reason, decision, objects)
+
+    async def rejected(self, call: Call, decision: consent_pb2.Decision, error: DmpError) -> DmpError:
+        """Record that the request was wrong; gives what to raise. What is undecided is given back unrecorded."""
+        return await self._record(call, audit_pb2.OUTCOME_REJECTED, error, error.reason, decision, ())
+
+    async def served(
+        self, call: Call, decision: consent_pb2.Decision, objects: Sequence[str], result_count: int = 0
+    ) -> None:
+        """Return when the access is durable in the trail: nothing may be sent before."""
+        event = build_event(
+            call,
+            outcome=audit_pb2.OUTCOME_SUCCESS,
+            objects=objects,
+            epoch=decision.epoch,
+            result_count=result_count,
+        )
+        await self._trail.record(event, call.remaining())
+
+    async def _record(
+        self,
+        call: Call,
+        outcome: audit_pb2.Outcome.ValueType,
+        error: DmpError,
+        reason: int,
+        decision: consent_pb2.Decision,
+        objects: Sequence[str],
+    ) -> DmpError:
+        if error.reason == reasons.ERROR_REASON_CONTENT_CORRUPTED:
+            _log.error("content_corrupted", action=call.method.audit_action, request_id=call.request_id)
+        await self._trail.refuse(call, error, outcome=outcome, reason=reason, objects=objects, epoch=decision.epoch)
+        return error

@@ -1,0 +1,145 @@
+"""Resolving identifiers and verifying patients, many at once. Rules are `verification_rules`; this reads for them.
+
+Concurrent calls share their statements through coalescers: one statement for a batch of identifiers, three for a
+batch of claims (identifiers, people, keys), whatever the number of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Final
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.identity.v1 import identity_pb2 as pb
+from services.identity import store
+from services.identity.civil_identity import PatientIdentifier, sought
+from services.identity.digests import Digests
+from services.identity.nir import INS_OIDS, INSC_OID
+from services.identity.records import open_person
+from services.identity.verification_rules import Claim, KnownPerson, is_about, is_birth_date
+from services.runtime.coalescer import Coalescer
+from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
+from services.runtime.errors import DmpError, invalid
+from services.runtime.postgres import Pool, translate
+
+_CALLS_A_STATEMENT: Final = 64
+_STATEMENTS_UNDER_WAY: Final = 2
+_MOST_IDENTIFIERS: Final = 32
+_MOST_NAMES: Final = 16
+_LONGEST_NAME: Final = 200
+
+Verified = bool | DmpError
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verification:
+    """A claim and the dossier that it is meant for, with the digests of the claim's identifiers."""
+
+    health_id: int
+    claim: Claim
+    digests: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return "Verification(…)"
+
+
+class Lookups:
+    """Resolves and verifies."""
+
+    def __init__(self, pool: Pool, keys: DossierKeys, digests: Digests) -> None:
+        self._pool = pool
+        self._keys = keys
+        self._digests = digests
+        self._owners: Coalescer[list[bytes], list[int | None]] = Coalescer(
+            "identity-owners", self._read_owners, max_batch=_CALLS_A_STATEMENT, in_flight=_STATEMENTS_UNDER_WAY
+        )
+        self._verifications: Coalescer[list[Verification], list[Verified]] = Coalescer(
+            "identity-verifications", self._verify, max_batch=_CALLS_A_STATEMENT, in_flight=_STATEMENTS_UNDER_WAY
+        )
+
+    async def resolve(
+        self, identifiers: Sequence[PatientIdentifier | None], timeout: float | None = None
+    ) -> list[int | None]:
+        """Whose each identifier is, in order; None for nobody's."""
+        digests = [self._digests.identifier(identifier) for identifier in identifiers if identifier is not None]
+        if not digests:
+            return [None] * len(identifiers)
+        owners = iter(await self._owners.submit(digests, timeout=timeout))
+        return [None if identifier is None else next(owners) for identifier in identifiers]
+
+    async def verify(self, verifications: list[Verification], timeout: float | None = None) -> list[Verified]:
+        """Whether each claim is about its dossier's person, or PERSON_NOT_FOUND or what kept the record closed."""
+        return await self._verifications.submit(verifications, timeout=timeout) if verifications else []
+
+    def read(self, request: pb.VerifyPatientRequest) -> Verification:
+        """A verification as asked for. Raises INVALID_FIELD."""
+        claim = request.claim
+        if request.health_id <= 0:
+            raise invalid("health_id", "int64.gt", "a health id is positive")
+        if len(claim.identifiers) > _MOST_IDENTIFIERS:
+            raise invalid("claim.identifiers", "repeated.max_items", "at most 32 identifiers")
+        for field, names in (("family_names", claim.family_names), ("given_names", claim.given_names)):
+            if len(names) > _MOST_NAMES or any(len(name) > _LONGEST_NAME for name in names):
+                raise invalid(f"claim.{field}", "repeated.max_items", "at most 16 names of 200 characters")
+        if not is_birth_date(claim.birth_date):
+            raise invalid("claim.birth_date", "date.form", "YYYY-MM-DD, YYYY-MM or YYYY")
+        known: dict[PatientIdentifier, None] = {}
+        invented: set[str] = set()
+        for stated in claim.identifiers:
+            identifier = sought(stated.system, stated.value)
+            if identifier is not None:
+                known[identifier] = None
+            elif stated.system in INS_OIDS or stated.system == INSC_OID:
+                invented.add(stated.system)
+        read = Claim(
+            tuple(known),
+            frozenset(invented),
+            tuple(claim.family_names),
+            tuple(claim.given_names),
+            claim.sex,
+            claim.birth_date,
+        )
+        return Verification(request.health_id, read, tuple(map(self._digests.identifier, known)))
+
+    async def close(self) -> None:
+        """Refuse new lookups, finish those accepted."""
+        await self._owners.close()
+        await self._verifications.close()
+
+    async def _read_owners(self, calls: list[list[bytes]]) -> Sequence[list[int | None] | DmpError]:
+        try:
+            owners = await store.owners(self._pool, list(chain.from_iterable(calls)))
+        except Exception as error:  # a boundary: whatever the database's fault is, nothing is answered
+            raise translate(error) from error
+        return [[owners.get(digest) for digest in digests] for digests in calls]
+
+    async def _verify(self, calls: list[list[Verification]]) -> Sequence[list[Verified] | DmpError]:
+        asked = list(chain.from_iterable(calls))
+        try:
+            async with self._pool.acquire() as conn:
+                owners = await store.owners(conn, [digest for one in asked for digest in one.digests])
+                people = await store.people(conn, (one.health_id for one in asked))
+                keys = await self._keys.for_read(conn, [one.health_id for one in asked])
+        except Exception as error:  # a boundary: whatever the database's fault is, nothing is verified
+            raise translate(error) from error
+        results = iter([_decide(one, people.get(one.health_id), keys, owners) for one in asked])
+        return [list(islice(results, len(verifications))) for verifications in calls]
+
+
+def _decide(
+    one: Verification, row: store.SealedPerson | None, keys: DossierKeyBatch, owners: dict[bytes, int]
+) -> Verified:
+    if row is None:
+        return DmpError(reasons.ERROR_REASON_PERSON_NOT_FOUND)
+    try:
+        person = open_person(row, keys)
+    except DmpError as error:
+        return error
+    known = {
+        identifier: owners[digest]
+        for identifier, digest in zip(one.claim.identifiers, one.digests, strict=True)
+        if digest in owners
+    }
+    return is_about(one.claim, KnownPerson(person.health_id, person.traits, person.identifiers), known)

@@ -1,0 +1,5 @@
+-- The tables that every service shares: keys of people, answers of mutations, undelivered events, who leads.
+-- include: runtime/dossier_key.sql
+-- include: runtime/idempotency.sql
+-- include: runtime/outbox.sql
+-- include: runtime/lease.sql
