@@ -1,0 +1,133 @@
+"""FHIR dates to protobuf timestamps and back, and date search parameters to half-open ranges. Pure.
+
+A time without a zone is read in Europe/Paris, the platform's own (FHIR search: the server's local time zone).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from dmp.document.v1.document_pb2 import TimeRange
+from gateway.fhir.node import Node
+from gateway.fhir.refusals import invalid
+
+PARIS: Final = ZoneInfo("Europe/Paris")
+
+_DATE_TIME: Final = re.compile(
+    r"(?P<year>\d{4})(?:-(?P<month>\d\d)(?:-(?P<day>\d\d)"
+    r"(?:T(?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.(?P<fraction>\d{1,9}))?)?"
+    r"(?P<zone>Z|[+-]\d\d:\d\d)?)?)?)?",
+    re.ASCII,
+)
+_LONGEST: Final = 40
+PREFIXES: Final = frozenset({"eq", "ge", "gt", "le", "lt", "sa", "eb"})
+
+
+def timestamp(node: Node) -> Timestamp | None:
+    """The instant that a date, dateTime or instant element begins at; None when absent."""
+    text = node.token(_LONGEST)
+    if not text:
+        return None
+    return _to_timestamp(_interval(text, node.path)[0])
+
+
+def instant(node: Node) -> Timestamp | None:
+    """The time of an instant element: complete to the second, with its zone; None when absent."""
+    text = node.token(_LONGEST)
+    match = _DATE_TIME.fullmatch(text)
+    if text and (match is None or match["second"] is None or match["zone"] is None):
+        raise invalid(node.path, "instant", "an instant is complete: date, time to the second, and zone")
+    return timestamp(node)
+
+
+def partial_date(node: Node) -> str:
+    """A date element as written: YYYY, YYYY-MM or YYYY-MM-DD; '' when absent."""
+    text = node.token(_LONGEST)
+    if text:
+        if "T" in text:
+            raise invalid(node.path, "date", "a date without time: YYYY, YYYY-MM or YYYY-MM-DD")
+        _interval(text, node.path)
+    return text
+
+
+def write(value: Timestamp) -> str:
+    """A timestamp as a FHIR instant, in UTC, to the millisecond where it has one."""
+    moment = value.ToDatetime(tzinfo=UTC)
+    precision = "milliseconds" if moment.microsecond else "seconds"
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def narrow(range_: TimeRange, text: str, field: str) -> None:
+    """Narrow a range by one value of a date parameter, such as `ge2024-01` (R4 search: prefixes)."""
+    prefix, value = (text[:2], text[2:]) if text[:2].isalpha() else ("eq", text)
+    if prefix not in PREFIXES:
+        raise invalid(field, "prefix", f"one of the prefixes {', '.join(sorted(PREFIXES))}")
+    begin, end = _interval(value, field)
+    if prefix in ("eq", "ge"):
+        _raise_start(range_, begin)
+    if prefix in ("gt", "sa"):
+        _raise_start(range_, end)
+    if prefix in ("eq", "le"):
+        _lower_end(range_, end)
+    if prefix in ("lt", "eb"):
+        _lower_end(range_, begin)
+
+
+def _interval(text: str, field: str) -> tuple[datetime, datetime]:
+    """What a date means: from its first instant to the first after it, by its precision."""
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
+        raise invalid(field, "date", "a FHIR date: YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss with a zone")
+    try:
+        begin = _begin(match)
+        return begin.astimezone(UTC), _after(match, begin).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise invalid(field, "date", "this is no date of the calendar") from None
+
+
+def _begin(match: re.Match[str]) -> datetime:
+    fraction = (match["fraction"] or "")[:6].ljust(6, "0")
+    return datetime(
+        int(match["year"]),
+        int(match["month"] or 1),
+        int(match["day"] or 1),
+        int(match["hour"] or 0),
+        int(match["minute"] or 0),
+        int(match["second"] or 0),
+        int(fraction),
+        tzinfo=datetime.strptime(match["zone"], "%z").tzinfo if match["zone"] else PARIS,
+    )
+
+
+def _after(match: re.Match[str], begin: datetime) -> datetime:
+    if match["month"] is None:
+        return begin.replace(year=begin.year + 1)
+    if match["day"] is None:
+        return begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)
+    if match["hour"] is None:
+        return begin + timedelta(days=1)
+    if match["second"] is None:
+        return begin + timedelta(minutes=1)
+    fraction = match["fraction"]
+    return begin + (timedelta(microseconds=max(1, 10 ** (6 - len(fraction)))) if fraction else timedelta(seconds=1))
+
+
+def _raise_start(range_: TimeRange, moment: datetime) -> None:
+    if not range_.HasField("start_time") or range_.start_time.ToDatetime(tzinfo=UTC) < moment:
+        range_.start_time.CopyFrom(_to_timestamp(moment))
+
+
+def _lower_end(range_: TimeRange, moment: datetime) -> None:
+    if not range_.HasField("end_time") or range_.end_time.ToDatetime(tzinfo=UTC) > moment:
+        range_.end_time.CopyFrom(_to_timestamp(moment))
+
+
+def _to_timestamp(moment: datetime) -> Timestamp:
+    value = Timestamp()
+    value.FromDatetime(moment)
+    return value

@@ -1,0 +1,141 @@
+"""A client's registration: what it is, its keys, and what it may assert. Values and bounds only, no I/O.
+
+Each client's registration bounds the actors, professions, structures and modes that it may assert and the scopes
+that it may be given (design: who calls). `"*"` in `professions` or `structures` stands for any.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dmp.common.v1 import access_pb2, context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime.errors import DmpError, FieldViolation
+
+ANY = "*"
+ClientKind = Literal["partner", "internal", "operator"]
+ActorName = Literal["professional", "structure_staff", "structure", "patient", "representative", "system", "operator"]
+ModeName = Literal["normal", "regulation", "break_glass"]
+AuthenticationName = Literal["direct", "indirect", "indirect_strong"]
+
+_CALLERS: dict[str, access_pb2.CallerKind.ValueType] = {
+    "partner": access_pb2.CALLER_KIND_PARTNER,
+    "internal": access_pb2.CALLER_KIND_INTERNAL,
+    "operator": access_pb2.CALLER_KIND_OPERATOR,
+}
+
+
+class SoftwareRegistration(BaseModel):
+    """The approved package."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: str
+    name: str
+    version: str
+    approval_number: str = ""
+
+
+class Registration(BaseModel):
+    """One registered client."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    client_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    kind: ClientKind
+    active: bool = True
+    software: SoftwareRegistration
+    scopes: frozenset[str]
+    actors: frozenset[ActorName]
+    professions: frozenset[str] = frozenset()
+    structures: frozenset[str] = frozenset()
+    access_modes: frozenset[ModeName] = frozenset({"normal"})
+    authentication_modes: frozenset[AuthenticationName] = frozenset({"direct"})
+    jwks: dict[str, list[dict[str, str]]]
+    """Public keys (a JWK set) that verify the client's assertions."""
+
+
+class Statement(BaseModel):
+    """Who acts, as a client states it in its assertion (`extensions.dmp`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    actor: ActorName
+    subject: str = Field(min_length=1, max_length=64)
+    subject_name: str = Field(default="", max_length=200)
+    profession: str = Field(default="", max_length=8)
+    specialty: str = Field(default="", max_length=64)
+    structure: str = Field(default="", max_length=64)
+    structure_name: str = Field(default="", max_length=200)
+    authentication_mode: AuthenticationName = "direct"
+    access_mode: ModeName = "normal"
+    break_glass_reason: str = Field(default="", max_length=500)
+    purpose_of_use: str = Field(default="TREAT", max_length=32)
+    patient_health_id: int = Field(default=0, ge=0, le=(1 << 63) - 1)
+    secret_connection: bool = False
+    occupational_physician: bool = False
+
+
+def acting_context(registration: Registration, statement: Statement) -> context_pb2.ActingContext:
+    """The claims of a token for `statement`; GRANT_NOT_ALLOWED naming what exceeds the registration."""
+    beyond = [
+        FieldViolation(f"extensions.dmp.{field}", "registration", "beyond what this client is registered for")
+        for field in _beyond(registration, statement)
+    ]
+    if beyond:
+        raise DmpError(reasons.ERROR_REASON_GRANT_NOT_ALLOWED, fields=beyond)
+    software = registration.software
+    return context_pb2.ActingContext(
+        actor_kind=context_pb2.ActorKind.Value(f"ACTOR_KIND_{statement.actor.upper()}"),
+        subject=statement.subject,
+        subject_name=statement.subject_name,
+        profession=statement.profession,
+        specialty=statement.specialty,
+        structure=statement.structure,
+        structure_name=statement.structure_name,
+        authentication_mode=context_pb2.AuthenticationMode.Value(
+            f"AUTHENTICATION_MODE_{statement.authentication_mode.upper()}"
+        ),
+        access_mode=context_pb2.AccessMode.Value(f"ACCESS_MODE_{statement.access_mode.upper()}"),
+        break_glass_reason=statement.break_glass_reason,
+        purpose_of_use=statement.purpose_of_use,
+        software=context_pb2.Software(
+            id=software.id, name=software.name, version=software.version, approval_number=software.approval_number
+        ),
+        patient_health_id=statement.patient_health_id,
+        secret_connection=statement.secret_connection,
+        client_id=registration.client_id,
+        caller=caller_kind(registration, statement),
+        occupational_physician=statement.occupational_physician,
+    )
+
+
+def caller_kind(registration: Registration, statement: Statement) -> access_pb2.CallerKind.ValueType:
+    """The kind of caller: a patient or representative is one whatever software carries the call."""
+    if statement.actor in ("patient", "representative"):
+        return access_pb2.CALLER_KIND_PATIENT
+    return _CALLERS[registration.kind]
+
+
+def _beyond(registration: Registration, statement: Statement) -> list[str]:
+    fields: list[str] = []
+    if statement.actor not in registration.actors:
+        fields.append("actor")
+    if statement.actor == "professional" and not _within(statement.profession, registration.professions):
+        fields.append("profession")
+    if statement.structure and not _within(statement.structure, registration.structures):
+        fields.append("structure")
+    if statement.actor in ("structure", "structure_staff") and not statement.structure:
+        fields.append("structure")
+    if statement.access_mode not in registration.access_modes:
+        fields.append("access_mode")
+    if statement.access_mode == "break_glass" and not statement.break_glass_reason.strip():
+        fields.append("break_glass_reason")
+    if statement.authentication_mode not in registration.authentication_modes:
+        fields.append("authentication_mode")
+    if statement.actor in ("patient", "representative") and not statement.patient_health_id:
+        fields.append("patient_health_id")
+    return fields
+
+
+def _within(value: str, allowed: frozenset[str]) -> bool:
+    return ANY in allowed or value in allowed
