@@ -1,0 +1,259 @@
+"""The `dmp` command: what an operator or a developer types. It calls RPCs; no store is opened here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import runpy
+import sys
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import error_reason_pb2
+from ops.acts import Acts
+from ops.demo_platform import demo_professional
+from ops.endpoints import NotRunning, published
+from ops.local.state import SERVICES, ServiceName, State, StateError
+from ops.local.supervisor import ChildFailed
+from ops.session import Session, Statement, TokenRefused
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import child_of, dossier_name, parse_health_id
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The shared medical record platform.")
+_out = Console()
+_err = Console(stderr=True)
+
+Dossier = Annotated[str, typer.Argument(help="The dossier: 21 digits, or an INS of the demo people.")]
+As = Annotated[str, typer.Option("--as", help="IDNPS of the professional who acts; by default the demo's physician.")]
+Profession = Annotated[str, typer.Option(help="Profession code of that professional.")]
+
+
+@app.command()
+def run(
+    people: Annotated[int, typer.Option(help="Demo dossiers to load at the first start.")] = 12,
+    seeded: Annotated[bool, typer.Option("--seed/--no-seed", help="Load demo dossiers.")] = True,
+) -> None:
+    """Start the whole platform here: PostgreSQL, Redis, keys, services, demo dossiers. Ctrl-C stops it."""
+    from ops.demo_platform import run_platform
+
+    _run(run_platform(State.open(), people if seeded else 0))
+
+
+@app.command()
+def serve(service: Annotated[str, typer.Argument(help="identity, consent, document, audit or gateway.")]) -> None:
+    """Run one service, configured by DMP_* variables."""
+    _checked_service(service)
+    runpy.run_module("gateway" if service == "gateway" else f"services.{service}", run_name="__main__")
+
+
+@app.command()
+def migrate(
+    service: Annotated[str, typer.Argument(help="The service whose database it is.")],
+    dsn_file: Annotated[
+        Path | None, typer.Option(help="A file that holds the DSN; by default the one named by DMP_DSN_FILE.")
+    ] = None,
+) -> None:
+    """Bring a service's database to its newest schema."""
+    from ops.migrations import migrate as apply
+
+    file = dsn_file or Path(os.environ.get("DMP_DSN_FILE", ""))
+    if not file.is_file():
+        _fail("name a file that holds the DSN with --dsn-file or DMP_DSN_FILE")
+    done = asyncio.run(apply(_checked_service(service), file.read_text("utf-8").strip()))
+    _out.print("\n".join(done) or "nothing to apply")
+
+
+@app.command()
+def seed(people: Annotated[int, typer.Option(help="How many demo dossiers.")] = 12) -> None:
+    """Load demo dossiers into the running platform; loading them again changes nothing."""
+    from ops.demo_platform import seed_demo
+
+    async def act() -> None:
+        async with _session() as session:
+            await seed_demo(session, people, _err)
+
+    _run(act())
+
+
+@app.command()
+def token(
+    professional: As = "",
+    profession: Profession = "10",
+    scope: Annotated[str, typer.Option(help="Scopes, separated by spaces; by default all.")] = "",
+    patient: Annotated[str, typer.Option(help="A dossier: a token of that patient instead.")] = "",
+) -> None:
+    """Print a platform token of a demo caller, for five minutes."""
+
+    async def act() -> None:
+        async with _session() as session:
+            statement = _professional(professional, profession)
+            if patient:
+                statement = Statement.patient(await _dossier(session, patient))
+            _out.print(await session.token(statement, scope), soft_wrap=True, highlight=False)
+
+    _run(act())
+
+
+@app.command()
+def submit(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="CDA documents.")],
+    professional: As = "",
+    profession: Profession = "10",
+    dossier: Annotated[str, typer.Option(help="The dossier; by default that of the patient whom each CDA names.")] = "",
+    register: Annotated[
+        bool, typer.Option(help="Register that patient and open the dossier first, as a first visit would.")
+    ] = False,
+) -> None:
+    """Feed documents, each to the dossier of the patient that it names."""
+    from ops.feeding import feed
+
+    async def act() -> int:
+        async with _session() as session:
+            acts = Acts(session, _professional(professional, profession))
+            target = await _dossier(session, dossier) if dossier else None
+            return await feed(acts, files, target, register=register, out=_out, err=_err)
+
+    raise typer.Exit(_run(act()))
+
+
+@app.command()
+def read(
+    name: Annotated[str, typer.Argument(help="A document's name, or a dossier to list its documents.")],
+    professional: As = "",
+    profession: Profession = "10",
+    output: Annotated[Path | None, typer.Option(help="Write the content there instead of to standard output.")] = None,
+) -> None:
+    """Read a document, or list those of a dossier."""
+
+    async def act() -> None:
+        async with _session() as session:
+            acts = Acts(session, _professional(professional, profession))
+            if "/documents/" not in name:
+                await _list_documents(acts, await _dossier(session, name))
+                return
+            child_of(name, "documents", "name")
+            _, content = await acts.read(name)
+            if output is not None:
+                output.write_bytes(content)
+            else:
+                sys.stdout.buffer.write(content)
+
+    _run(act())
+
+
+@app.command()
+def audit(dossier: Dossier) -> None:
+    """List who did what in a dossier, newest first, as its patient sees it."""
+
+    async def act() -> None:
+        async with _session() as session:
+            acts = Acts(session, demo_professional())
+            table = Table(box=None)
+            for title in ("when", "who", "action", "outcome", "reason"):
+                table.add_column(title, no_wrap=True)
+            answer = await acts.trail(await _dossier(session, dossier))
+            for item in answer.events:
+                event = item.event
+                table.add_row(
+                    event.event_time.ToDatetime().isoformat(" ", "seconds"),
+                    event.actor.subject_name or event.actor.subject,
+                    event.action,
+                    _word(audit_pb2.Outcome.Name(event.outcome)),
+                    _word(error_reason_pb2.ErrorReason.Name(event.reason)),
+                )
+            _out.print(table)
+
+    _run(act())
+
+
+@app.command()
+def doctor() -> None:
+    """Look at the running platform: does each part answer, do keys and certificates live on, is the schema current."""
+    from ops.doctor import examine
+
+    state = State.open()
+    raise typer.Exit(_run(examine(state, _out)))
+
+
+@contextlib.asynccontextmanager
+async def _session() -> Any:
+    state = State.open()
+    async with Session(state, published(state)) as session:
+        yield session
+
+
+async def _dossier(session: Session, text: str) -> int:
+    """A dossier from 21 digits, a resource name, or an INS of the demo's domain."""
+    from ops.feeding import INS_SYSTEMS, resolve_ins
+
+    digits = text.removeprefix("dossiers/")
+    if len(digits) == 21:
+        return parse_health_id(digits, "dossier")
+    found = await resolve_ins(Acts(session, demo_professional()), digits, INS_SYSTEMS)
+    if found is None:
+        _fail("no registered person has this INS")
+    return found
+
+
+async def _list_documents(acts: Acts, health_id: int) -> None:
+    table = Table("name", "type", "title", "created", "size", title=dossier_name(health_id))
+    page = ""
+    while True:
+        answer = await acts.search(health_id, page)
+        for document in answer.documents:
+            created = document.create_time.ToDatetime().isoformat(" ", "minutes")
+            table.add_row(document.name, document.type_code.code, document.title, created, str(document.size))
+        page = answer.next_page_token
+        if not page:
+            break
+    _out.print(table, soft_wrap=True)
+
+
+def _professional(subject: str, profession: str) -> Statement:
+    return Statement.professional(subject, profession) if subject else demo_professional()
+
+
+def _checked_service(name: str) -> ServiceName:
+    known = next((service for service in SERVICES if service == name), None)
+    if known is not None:
+        return known
+    return _fail(f"no such service; one of {', '.join(SERVICES)}")
+
+
+def _word(enum_name: str) -> str:
+    return enum_name.split("_", 1)[1].removeprefix("REASON_").lower().replace("unspecified", "")
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command; a refusal is one clear line and exit code 1."""
+    with _clear_refusals():
+        return asyncio.run(work)
+
+
+@contextlib.contextmanager
+def _clear_refusals() -> Iterator[None]:
+    try:
+        yield
+    except DmpError as error:
+        fields = "".join(f"\n  {v.field}: {v.description} ({v.rule})" for v in error.fields)
+        _fail(f"{error.reason_name}: {error.message}{fields}")
+    except (NotRunning, StateError, TokenRefused, ChildFailed) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"cannot reach the platform: {error}")
+
+
+def _fail(message: str) -> NoReturn:
+    _err.print(message, style="red", soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
