@@ -1,0 +1,124 @@
+"""What a client sees of a service is the same on every transport: answers, refusals, limits, cancellations, the end.
+
+Each test runs on `grpcio` with its own TLS and on `native` behind a real Envoy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from dmp.document.v1 import document_pb2
+from services.runtime.context import Call
+from services.runtime.identifiers import dossier_name, new_health_id, uuid7
+from services.runtime.settings import Transport
+from tests.platform_calls import invoke
+from tests.transports import CLIENT, METHODS, Served, served
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TRANSPORTS: Final[tuple[Transport, ...]] = ("grpcio", "native")
+_SERVICE: Final = "/dmp.document.v1.DocumentService"
+GET, READ, SUBMIT = (METHODS[f"{_SERVICE}/{name}"] for name in ("GetDocument", "ReadDocument", "SubmitDocuments"))
+FORGED: Final = f"By=spiffe://dmp.local/service/document;Hash={'a' * 64};URI=spiffe://dmp.local/service/gateway"
+
+Get = Callable[[document_pb2.GetDocumentRequest, Call], Any]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=TRANSPORTS)
+async def running(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with served(request.param) as service:
+        yield service
+
+
+def a_name() -> str:
+    return f"{dossier_name(new_health_id())}/documents/{uuid7()}"
+
+
+async def get(running: Served, channel: grpc.aio.Channel, *metadata: tuple[str, str], timeout: float = 10) -> Any:
+    request = document_pb2.GetDocumentRequest(name=a_name())
+    (answer,) = await invoke(channel, GET.path, request, [*running.bearer(), *metadata], timeout=timeout)
+    return document_pb2.GetDocumentResponse.FromString(answer)
+
+
+async def seen_call(running: Served, *metadata: tuple[str, str], channel: grpc.aio.Channel | None = None) -> Call:
+    """What the handler learns of a call."""
+    calls: list[Call] = []
+
+    async def look(request: document_pb2.GetDocumentRequest, call: Call) -> document_pb2.GetDocumentResponse:
+        calls.append(call)
+        return document_pb2.GetDocumentResponse()
+
+    running.servicer.get = look
+    await get(running, channel or running.channel(), *metadata)
+    return calls[0]
+
+
+# --- health, reflection, the end -------------------------------------------------------------------------------------
+
+
+async def test_health_is_told_to_whom_the_platform_knows_and_watched(running: Served) -> None:
+    channel = running.channel()
+    name = "dmp.document.v1.DocumentService"
+    for service in ("", name):
+        (answer,) = await invoke(
+            channel, "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(service=service)
+        )
+        assert health_pb2.HealthCheckResponse.FromString(answer).status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await invoke(channel, "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(service="other"))
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    call = watch(health_pb2.HealthCheckRequest(service=name).SerializeToString())
+    statuses = []
+    async for message in call:
+        statuses.append(health_pb2.HealthCheckResponse.FromString(message).status)
+        if len(statuses) == 2:
+            break
+        await running.health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    call.cancel()
+    await running.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_reflection_lists_the_service_where_it_is_switched_on(transport: Transport) -> None:
+    async with served(transport, reflection=True) as service:
+        info: Any = service.channel().stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        answers = [reflection_pb2.ServerReflectionResponse.FromString(answer) async for answer in info(iter([asked]))]
+        names = [each.name for each in answers[0].list_services_response.service]
+        assert "dmp.document.v1.DocumentService" in names
+        assert (await seen_call(service)).peer == CLIENT
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_stopping_server_finishes_what_it_has_begun_and_takes_nothing_new(transport: Transport) -> None:
+    async with served(transport) as service:
+        began = asyncio.Semaphore(0)
+
+        async def slow(request: document_pb2.GetDocumentRequest, call: Call) -> document_pb2.GetDocumentResponse:
+            began.release()
+            await asyncio.sleep(0.5)
+            return document_pb2.GetDocumentResponse()
+
+        service.servicer.get = slow
+        channel = service.channel()
+        under_way = [asyncio.ensure_future(get(service, channel)) for _ in range(50)]
+        for _ in under_way:
+            await began.acquire()
+        stopping = asyncio.ensure_future(service.server.stop(5))
+        await asyncio.sleep(0.05)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await get(service, channel, timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        await asyncio.gather(*under_way)
+        await stopping

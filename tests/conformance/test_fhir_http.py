@@ -1,0 +1,238 @@
+"""What every route of the FHIR front does alike: access, errors, media types, bounds, correlation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime.errors import REASONS, DmpError, FieldViolation
+from tests.conformance.fhir_platform import (
+    BASE,
+    INS,
+    INS_OID,
+    FakePlatform,
+    Json,
+    bundle,
+    client_of,
+    expressions,
+    issues,
+    reason_of,
+    simplified,
+)
+
+FHIR = {"Content-Type": "application/fhir+json"}
+PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
+
+
+@pytest.fixture
+def platform() -> FakePlatform:
+    return FakePlatform()
+
+
+@pytest.fixture
+async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(platform) as http:
+        yield http
+
+
+async def publish(client: httpx.AsyncClient, **changes: Any) -> Json:
+    response = await client.post("/DocumentReference", json=simplified(**changes), headers=FHIR)
+    assert response.status_code == 201, response.text
+    body: Json = response.json()
+    return body
+
+
+class TestAccess:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/Patient"),
+            ("POST", "/Patient/_search"),
+            ("GET", "/Patient/x"),
+            ("POST", "/"),
+            ("POST", "/DocumentReference"),
+            ("GET", "/DocumentReference"),
+            ("POST", "/DocumentReference/_search"),
+            ("GET", "/DocumentReference/x"),
+            ("GET", "/Binary/x"),
+        ],
+    )
+    async def test_nothing_is_served_without_a_token_or_its_scope(
+        self, client: httpx.AsyncClient, platform: FakePlatform, method: str, path: str
+    ) -> None:
+        response = await client.request(method, path, headers={"Authorization": ""})
+        assert reason_of(issues(response, 401)[0]) == "TOKEN_MISSING"
+        assert response.headers["www-authenticate"] == 'Bearer realm="dmp"'
+        response = await client.request(method, path, headers={"Authorization": "Bearer bad"})
+        assert reason_of(issues(response, 401)[0]) == "TOKEN_INVALID"
+        assert 'error="invalid_token"' in response.headers["www-authenticate"]
+        platform.scopes = frozenset({"TD1.1"})
+        response = await client.request(method, path)
+        assert reason_of(issues(response, 401)[0]) == "SCOPE_MISSING"
+        assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
+        assert [reason for _, reason in platform.refusals] == ["SCOPE_MISSING"]
+
+    async def test_one_publishing_scope_does_not_open_the_other(
+        self, client: httpx.AsyncClient, platform: FakePlatform
+    ) -> None:
+        platform.scopes = frozenset({"ITI-65"})
+        issues(await client.post("/DocumentReference", json=simplified(), headers=FHIR), 401)
+        platform.scopes = frozenset({"ITI-105"})
+        issues(await client.post(BASE, json=bundle(), headers=FHIR), 401)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("reason", sorted(REASONS))
+    async def test_every_reason_becomes_an_outcome(
+        self, client: httpx.AsyncClient, platform: FakePlatform, reason: int
+    ) -> None:
+        platform.fails = DmpError(reason, fields=[FieldViolation("page_size", "lte", "at most 200")])
+        response = await client.get("/DocumentReference", params=PATIENT)
+        found = issues(response, REASONS[reason].http)
+        assert reason_of(found[0]) == platform.fails.reason_name or reason in (
+            reasons.ERROR_REASON_UNKNOWN_PATIENT,
+            reasons.ERROR_REASON_PERSON_NOT_FOUND,
+        )
+        assert ("retry-after" in response.headers) == (response.status_code in (429, 503, 504))
+
+    async def test_a_defect_says_nothing_of_itself(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+        platform.fails = RuntimeError("the secret")
+        response = await client.get("/DocumentReference", params=PATIENT)
+        assert reason_of(issues(response, 500)[0]) == "INTERNAL"
+        assert "secret" not in response.text
+
+    async def test_a_timeout_is_504_with_retry_after(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+        platform.fails = TimeoutError()
+        response = await client.get("/DocumentReference", params=PATIENT)
+        assert reason_of(issues(response, 504)[0]) == "DEADLINE_EXCEEDED"
+        assert response.headers["retry-after"] == "2"
+
+    async def test_retry_after_is_what_the_service_said(
+        self, client: httpx.AsyncClient, platform: FakePlatform
+    ) -> None:
+        platform.fails = DmpError(reasons.ERROR_REASON_OVERLOADED, retry_after=6.2)
+        assert (await client.get("/DocumentReference", params=PATIENT)).headers["retry-after"] == "7"
+
+    @pytest.mark.parametrize(
+        ("method", "path"), [("DELETE", "/DocumentReference"), ("PUT", "/Patient/x"), ("GET", "/")]
+    )
+    async def test_another_method_is_405_with_what_is_allowed(
+        self, client: httpx.AsyncClient, method: str, path: str
+    ) -> None:
+        response = await client.request(method, path)
+        issues(response, 405)
+        assert response.headers["allow"]
+
+    async def test_another_path_is_an_outcome_too(self, client: httpx.AsyncClient) -> None:
+        response = await client.get("/Observation/1", headers={"X-Request-Id": "abc"})
+        issues(response, 404)
+        assert response.headers["x-request-id"] == "abc"
+
+
+class TestHttp:
+    async def test_correlation_comes_back(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        response = await client.get(
+            "/DocumentReference", params=PATIENT, headers={"X-Request-Id": "abc-1", "traceparent": trace}
+        )
+        assert response.headers["x-request-id"] == "abc-1"
+        assert response.headers["traceparent"] == trace
+        assert (platform.seen[0].request_id, platform.seen[0].traceparent) == ("abc-1", trace)
+
+    async def test_a_bad_correlation_is_replaced(self, client: httpx.AsyncClient) -> None:
+        response = await client.get(
+            "/DocumentReference", params=PATIENT, headers={"X-Request-Id": "x" * 500, "traceparent": "nonsense"}
+        )
+        assert len(response.headers["x-request-id"]) == 36
+        assert "traceparent" not in response.headers
+
+    @pytest.mark.parametrize("format_", ["json", "application/fhir+json", "application/json"])
+    async def test_json_may_be_asked_for(self, client: httpx.AsyncClient, format_: str) -> None:
+        response = await client.get(
+            "/metadata", params={"_format": format_}, headers={"Accept": "application/fhir+xml"}
+        )
+        assert response.status_code == 200
+
+    @pytest.mark.parametrize("headers", [{"Accept": "application/fhir+xml"}, {"Accept": "text/html;q=0.9, image/*"}])
+    async def test_what_is_not_json_is_406(self, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+        assert expressions(issues(await client.get("/metadata", headers=headers), 406)) == ["Accept"]
+        assert expressions(issues(await client.get("/metadata?_format=xml"), 406)) == ["_format"]
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [("Content-Type", "application/fhir+xml")],
+            [("Content-Type", "text/plain")],
+            [],
+            [("Content-Type", "application/fhir+json"), ("Content-Type", "application/fhir+json")],
+            [("Content-Type", "application/fhir+json; charset=latin-1")],
+            [("Content-Type", "application/fhir+json; fhirVersion=5.0")],
+        ],
+    )
+    async def test_a_body_says_once_that_it_is_fhir_json(
+        self, client: httpx.AsyncClient, headers: list[tuple[str, str]]
+    ) -> None:
+        issues(await client.post("/DocumentReference", content=b"{}", headers=headers), 415)
+
+    async def test_a_form_is_not_json(self, client: httpx.AsyncClient) -> None:
+        issues(await client.post("/DocumentReference/_search", content=b"{}", headers=FHIR), 415)
+
+    @pytest.mark.parametrize(
+        ("body", "path"),
+        [
+            (b"", "body"),
+            (b"{", "body"),
+            (b"[]", "body"),
+            (b"null", "body"),
+            (b'"x"', "body"),
+            (b"{} {}", "body"),
+            (b'{"resourceType": "Patient"}', "resourceType"),
+            (b'{"resourceType": ["DocumentReference"]}', "resourceType"),
+            (b'{"resourceType": {"a": 1}}', "resourceType"),
+            (b'\xef\xbb\xbf{"resourceType": "DocumentReference"}', "body"),
+            (b'{"resourceType": "DocumentReference", "status": "\xff"}', "body"),
+            (b'{"resourceType": "DocumentReference", "status": "\\ud800"}', "body"),
+            (b"[" * 100_000, "body"),
+            (b'{"a":' * 100_000, "body"),
+            (b'{"resourceType":"DocumentReference","x":' + b"[" * 80 + b"]" * 80 + b"}", "body"),
+            (b'{"resourceType":"DocumentReference","description":"a\\u0000b"}', "DocumentReference.description"),
+            (b'{"resourceType":"DocumentReference","x":[{"y":["a\\u0000"]}]}', "DocumentReference.x[0].y[0]"),
+            (b'{"resourceType":"DocumentReference","a\\u0000":1}', "DocumentReference"),
+        ],
+    )
+    async def test_a_body_that_is_no_resource_is_400(self, client: httpx.AsyncClient, body: bytes, path: str) -> None:
+        response = await client.post("/DocumentReference", content=body, headers=FHIR)
+        assert expressions(issues(response, 400)) == [path]
+
+    async def test_very_many_values_are_413(self, client: httpx.AsyncClient) -> None:
+        issues(await client.post("/DocumentReference", content=b"[" + b"{}," * 300_000 + b"{}]", headers=FHIR), 413)
+
+    async def test_a_body_beyond_the_limit_is_refused_before_it_is_read(self, platform: FakePlatform) -> None:
+        async def huge() -> AsyncIterator[bytes]:
+            for _ in range(200):
+                yield b" " * 1024 * 1024
+
+        async with client_of(platform, max_body_bytes=10_000) as client:
+            announced = FHIR | {"Content-Length": "200000000"}
+            issues(await client.post("/DocumentReference", content=huge(), headers=announced), 413)
+            issues(await client.post("/DocumentReference", content=huge(), headers=FHIR), 413)
+            issues(await client.post("/DocumentReference", content=b" " * 10_001, headers=FHIR), 413)
+
+    async def test_bodies_together_are_bounded(self, platform: FakePlatform) -> None:
+        async with client_of(platform, max_bodies_bytes=100) as client:
+            (issue,) = issues(await client.post("/DocumentReference", json=simplified(), headers=FHIR), 503)
+            assert reason_of(issue) == "OVERLOADED"
+
+    async def test_what_a_body_took_is_given_back(self, platform: FakePlatform) -> None:
+        async with client_of(platform, max_bodies_bytes=8_000) as client:
+            for _ in range(20):
+                await publish(client)
+
+    async def test_the_front_can_sit_at_the_root(self, platform: FakePlatform) -> None:
+        async with client_of(platform, "https://dmp.test") as client:
+            response = await client.post("https://dmp.test/", json=bundle(), headers=FHIR)
+            assert response.status_code == 200

@@ -1,0 +1,129 @@
+"""A document service in a database of its own, with our own consent, identity and audit beside it.
+
+Lives here: `World`, its fixtures, and nothing that one test alone needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import context_pb2
+from dmp.document.v1 import document_pb2
+from services.document.__main__ import MIGRATIONS, DocumentService
+from services.document.submit import SubmissionLimits
+from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.keyring import Keyring
+from services.runtime.postgres import Pool, connect, migrate
+from services.runtime.trail import Trail
+from tests.documents import FakeAudit, FakeConsent, FakeIdentity, call, cda, new_oid, submission
+
+MAX_DOCUMENT = 4 << 20
+
+
+@dataclass
+class World:
+    """The service and its neighbours."""
+
+    pool: Pool
+    consent: FakeConsent
+    identity: FakeIdentity
+    audit: FakeAudit
+    dossier: int = field(default_factory=new_health_id)
+    moments: Iterator[datetime] = field(
+        default_factory=lambda: (
+            datetime(2026, 11, 22, 8, tzinfo=UTC) + timedelta(milliseconds=n) for n in itertools.count()
+        )
+    )
+
+    service: DocumentService = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.service = self.service_with(SubmissionLimits(MAX_DOCUMENT, allow_masked_and_invisible=False))
+
+    def clock(self) -> datetime:
+        """Later at each look."""
+        return next(self.moments)
+
+    async def submit(
+        self, *given: tuple[document_pb2.Document, bytes], request_id: str = "", dossier: int = 0
+    ) -> document_pb2.SubmitDocumentsResponse:
+        dossier = dossier or self.dossier
+        return await self.send(submission(dossier, *given, request_id=request_id))
+
+    async def send(self, request: document_pb2.SubmitDocumentsRequest) -> document_pb2.SubmitDocumentsResponse:
+        dossier = int(request.parent[9:28])
+        return await self.service.servicer.SubmitDocuments(request, call("SubmitDocuments", dossier))
+
+    async def add(self, **given: object) -> document_pb2.Document:
+        """Submit one CDA; `confidentiality` flags go into the metadata."""
+        flags = given.pop("flags", ())
+        metadata = document_pb2.Document()
+        for flag in flags:  # type: ignore[attr-defined]
+            metadata.confidentiality.add(system="1.2.250.1.213.1.1.4.13", code=flag)
+        content = cda(new_oid(), **given)  # type: ignore[arg-type]
+        return (await self.submit((metadata, content))).documents[0]
+
+    async def get(self, name: str, actor: context_pb2.ActingContext | None = None) -> document_pb2.Document:
+        request = document_pb2.GetDocumentRequest(name=name)
+        response = await self.service.servicer.GetDocument(request, call("GetDocument", int(name[9:28]), actor))
+        return response.document
+
+    async def read(self, name: str) -> list[document_pb2.ReadDocumentResponse]:
+        request = document_pb2.ReadDocumentRequest(name=name)
+        made = call("ReadDocument", int(name[9:28]))
+        return [part async for part in self.service.servicer.ReadDocument(request, made)]
+
+    async def content(self, name: str) -> bytes:
+        return b"".join(part.chunk for part in await self.read(name))
+
+    async def search(self, **criteria: object) -> document_pb2.SearchDocumentsResponse:
+        client = str(criteria.pop("client_id", "his"))
+        request = document_pb2.SearchDocumentsRequest(parent=dossier_name(self.dossier), **criteria)  # type: ignore[arg-type]
+        made = call("SearchDocuments", self.dossier, client_id=client)
+        return await self.service.servicer.SearchDocuments(request, made)
+
+    def service_with(self, limits: SubmissionLimits) -> DocumentService:
+        """The same service with other settings."""
+        keyring, trail = Keyring({1: b"k" * 32}, current=1, digests=[1]), Trail(self.audit.append)
+        return DocumentService(
+            self.pool,
+            keyring,
+            self.consent,
+            self.identity.verify,
+            trail,
+            limits,
+            served=lambda direction, size: None,
+            committed=lambda: None,
+            clock=self.clock,
+        )
+
+    async def rows(self) -> dict[str, int]:
+        tables = ("document", "content", "submission_set", "outbox", "idempotency")
+        count = "SELECT count(*) FROM {} WHERE health_id = $1"
+        return {table: await self.pool.fetchval(count.format(table), self.dossier) for table in tables}
+
+    def last_event(self) -> audit_pb2.AuditEvent:
+        return self.audit.events[-1]
+
+
+@pytest.fixture(scope="module")
+def document_database(postgres_url: Callable[[], str]) -> str:
+    dsn = postgres_url()
+    asyncio.run(migrate(dsn, MIGRATIONS, service="document"))
+    return dsn
+
+
+@pytest.fixture
+async def world(document_database: str) -> AsyncIterator[World]:
+    pool = await connect(document_database, min_size=1, max_size=4, name="dmp-test")
+    made = World(pool, FakeConsent(), FakeIdentity(), FakeAudit())
+    yield made
+    await made.service.close()
+    await pool.close()

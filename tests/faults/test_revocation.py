@@ -1,0 +1,114 @@
+"""No is immediate (promise 2): no read that begins after the acknowledgement of a revocation gets anything."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+
+import pytest
+
+from ops.local.state import POSTGRES, ServiceName, write_private
+from tests.faults.campaign import CAMPAIGN, SECONDS, Budget, amount, publish
+from tests.faults.clients import Clients, Way
+from tests.faults.fleet import Fleet
+from tests.faults.proxy import Proxy, Weather
+from tests.faults.revocation import Siege
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ROUNDS = amount(200, 10_000)
+_READERS = 3
+_ROUNDS_A_SIEGE = 250
+_BROKEN = "tests.faults.broken_coalescer"
+_MOST_ROUNDS_TO_A_LEAK = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """Answers that linger on their way (seconds): one from before a revocation is then still under way after it.
+
+    The database is slow for one replica of consent only, or it would be as slow to acknowledge as to answer.
+    """
+
+    of_consent: float = 0.0
+    of_its_database: float = 0.0
+
+
+@asynccontextmanager
+async def slow_answers(fleet: Fleet, slow: Slow, broken: Sequence[ServiceName] = ()) -> AsyncIterator[None]:
+    """document hears consent late, consent its database; those `broken` join batches already sent. Whole again
+    afterwards."""
+    stack = fleet.stack
+    database = stack.ports.address(POSTGRES)
+    late, late_database = Weather(back=slow.of_consent), Weather(back=slow.of_its_database)
+    async with (
+        Proxy(stack.address("consent", 0), late) as first,
+        Proxy(stack.address("consent", 1), late) as second,
+        Proxy(database, late_database) as between,
+    ):
+        dsn = fleet.state.secret("late.dsn")
+        write_private(dsn, stack.dsn("consent").replace(database, between.address))
+        through = {"DMP_CONSENT_ADDRESS": f"ipv4:{first.address},{second.address}"}
+        settings: Mapping[tuple[ServiceName, int], Mapping[str, str]] = {
+            ("consent", 0): {},
+            ("consent", 1): {"DMP_DSN_FILE": str(dsn)},
+            ("document", 0): through,
+            ("document", 1): through,
+        }
+        try:
+            for (service, number), overrides in settings.items():
+                await fleet.kill(service, number)
+                await fleet.start(service, number, overrides, _BROKEN if service in broken else "")
+            yield
+        finally:
+            for service, number in settings:
+                await fleet.kill(service, number)
+            await fleet.start_all()
+
+
+async def test_no_read_that_begins_after_a_revocation_was_acknowledged_gets_anything(
+    fleet: Fleet, clients: Clients
+) -> None:
+    chance = random.Random(random.SystemRandom().random())
+    budget, rounds, sieges, reads = Budget(), 0, 0, Counter[str]()
+    while rounds < ROUNDS and budget.left > 0:
+        around: AbstractAsyncContextManager[None] = nullcontext()
+        if sieges % 2:
+            around = slow_answers(fleet, Slow(of_consent=0.004))
+        async with around:
+            siege = await Siege.lay(clients, chance)
+            most = min(_ROUNDS_A_SIEGE, ROUNDS // 2, ROUNDS - rounds)
+            await siege.run(most, _READERS, budget.left)
+        rounds += siege.rounds
+        sieges += 1
+        reads += Counter(served=siege.served, refused=siege.refused)
+        publish(
+            "revocation",
+            {
+                "rounds": rounds,
+                "of": ROUNDS,
+                "reads": dict(reads),
+                "leaks": siege.leaks,
+                "seconds": round(budget.spent),
+            },
+        )
+        assert siege.leaks == []
+    assert rounds >= ROUNDS or (CAMPAIGN and budget.spent >= SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("broken", "slow"),
+    [("document", Slow(of_consent=0.008)), ("consent", Slow(of_its_database=0.01))],
+    ids=["document", "consent"],
+)
+async def test_the_same_readers_find_the_leak_of_a_coalescer_that_joins_a_batch_already_sent(
+    fleet: Fleet, clients: Clients, broken: ServiceName, slow: Slow
+) -> None:
+    async with slow_answers(fleet, slow, [broken]):
+        siege = await Siege.lay(clients, random.Random(20_261_122), through=Way("consent", 0))
+        while not siege.leaks and siege.rounds < _MOST_ROUNDS_TO_A_LEAK:
+            await siege.run(10, _READERS, 60.0)
+    assert siege.leaks

@@ -1,0 +1,211 @@
+"""An identity service in a database of its own, and made-up people: what the tests of identity share."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import access_pb2, context_pb2
+from dmp.common.v1.coding_pb2 import Identifier
+from dmp.common.v1.context_pb2 import ActingContext
+from dmp.identity.v1 import identity_pb2 as pb
+from services.identity.digests import Digests
+from services.identity.lookup import Lookups
+from services.identity.nir import DEMO_NIR_OID, NIA_OID, NIR_OID, TEST_NIR_OID, nir_key
+from services.identity.registration import Registration
+from services.identity.service import IdentityServicer
+from services.runtime import postgres
+from services.runtime.access import methods_of
+from services.runtime.context import Call
+from services.runtime.errors import DmpError, from_status
+from services.runtime.identifiers import parse_health_id
+from services.runtime.keyring import DossierKeys, Keyring
+from services.runtime.trail import Trail
+
+__all__ = ["DEMO_NIR_OID", "NIA_OID", "NIR_OID", "TEST_NIR_OID", "Identifier"]
+
+MIGRATIONS = Path("services/identity/migrations")
+TABLES = "person, identifier, match_key, registration_lock, dossier_key, idempotency, outbox, outbox_parked"
+METHODS = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
+NOW = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
+LOCAL_OID = "1.2.250.1.999.1"
+KEYRING = Keyring({1: bytes(range(32))}, current=1, digests=[1])
+SOFTWARE = ActingContext(
+    actor_kind=context_pb2.ACTOR_KIND_PROFESSIONAL,
+    subject="899700245667",
+    profession="10",
+    authentication_mode=context_pb2.AUTHENTICATION_MODE_DIRECT,
+)
+
+
+def ins(number: str, system: str = TEST_NIR_OID) -> Identifier:
+    """A national number of 13 characters, with its key."""
+    return Identifier(system=system, value=f"{number}{nir_key(number):02d}")
+
+
+def local(value: str, system: str = LOCAL_OID) -> Identifier:
+    """A hospital's own number."""
+    return Identifier(system=system, value=value)
+
+
+def traits(
+    birth_name: str = "Pat-Trois",
+    first: str = "Dominique",
+    *,
+    given: str | None = None,
+    sex: pb.Sex.ValueType = pb.SEX_FEMALE,
+    birth_date: str = "1979-03-28",
+    birth_place: str = "51215",
+    used_name: str = "",
+    used_given_name: str = "",
+) -> pb.Traits:
+    """Somebody."""
+    return pb.Traits(
+        birth_name=birth_name,
+        birth_given_names=f"{first} Marie-Louise" if given is None else given,
+        first_birth_given_name=first,
+        sex=sex,
+        birth_date=birth_date,
+        birth_place=birth_place,
+        used_name=used_name,
+        used_given_name=used_given_name,
+    )
+
+
+DOMINIQUE = ins("2790351215189")
+RUTH = ins("2770763220829")
+
+
+class Events:
+    """The trail as a list; `down` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.recorded: list[audit_pb2.AuditEvent] = []
+        self.down = False
+
+    async def append(self, events: list[audit_pb2.AuditEvent]) -> Sequence[audit_pb2.AppendReceipt | DmpError]:
+        if self.down:
+            raise ConnectionError("the audit service is down")
+        self.recorded += events
+        return [audit_pb2.AppendReceipt(leaf_index=index) for index, _ in enumerate(events)]
+
+
+@dataclass
+class People:
+    """The service, its trail, and calls to it."""
+
+    pool: postgres.Pool
+    servicer: IdentityServicer
+    lookups: Lookups
+    events: Events
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def call(
+        self,
+        method: str,
+        actor: ActingContext = SOFTWARE,
+        request_id: str = "",
+        caller: int = access_pb2.CALLER_KIND_PARTNER,
+    ) -> Call:
+        """A call as the dispatcher hands it over."""
+        return Call(
+            actor=actor,
+            caller=caller,
+            client_id="software-1",
+            peer="gateway",
+            request_id=request_id or f"request-{next(self.numbers)}",
+            deadline=None,
+            traceparent="",
+            method=METHODS[f"/dmp.identity.v1.IdentityService/{method}"],
+        )
+
+    async def create(
+        self,
+        who: pb.Traits | None = None,
+        *identifiers: Identifier,
+        request_id: str = "",
+        actor: ActingContext = SOFTWARE,
+    ) -> pb.CreatePersonResponse:
+        call = self.call("CreatePerson", actor, request_id)
+        person = pb.Person(traits=traits() if who is None else who, identifiers=identifiers)
+        return await self.servicer.CreatePerson(pb.CreatePersonRequest(person=person, request_id=call.request_id), call)
+
+    async def register(self, who: pb.Traits | None = None, *identifiers: Identifier) -> int:
+        """The health id of a registration."""
+        return health_id_of((await self.create(who, *identifiers)).person)
+
+    async def resolve(
+        self, *identifiers: Identifier, caller: int = access_pb2.CALLER_KIND_SERVICE, actor: ActingContext = SOFTWARE
+    ) -> list[int | str]:
+        """Health ids, or names of reasons."""
+        call = self.call("BatchResolveIdentifiers", actor, caller=caller)
+        request = pb.BatchResolveIdentifiersRequest(identifiers=identifiers)
+        response = await self.servicer.BatchResolveIdentifiers(request, call)
+        return [
+            result.health_id if result.WhichOneof("outcome") == "health_id" else from_status(result.status).reason_name
+            for result in response.results
+        ]
+
+    async def verify(self, *items: tuple[int, pb.PatientClaim]) -> list[str]:
+        """`verified`, or names of reasons."""
+        requests = [
+            pb.VerifyPatientRequest(context=context_pb2.ItemContext(actor=SOFTWARE), health_id=health_id, claim=stated)
+            for health_id, stated in items
+        ]
+        call = self.call("BatchVerifyPatients", ActingContext(), caller=access_pb2.CALLER_KIND_SERVICE)
+        response = await self.servicer.BatchVerifyPatients(pb.BatchVerifyPatientsRequest(requests=requests), call)
+        return [
+            "verified" if result.WhichOneof("outcome") == "verified" else from_status(result.status).reason_name
+            for result in response.results
+        ]
+
+    async def told(self) -> list[audit_pb2.AuditEvent]:
+        """The events in the outbox, oldest first."""
+        rows = await self.pool.fetch("SELECT payload FROM outbox ORDER BY created_at, event_id")
+        return [audit_pb2.AuditEvent.FromString(row["payload"]) for row in rows]
+
+
+def health_id_of(person: pb.Person) -> int:
+    """The health id in a person's name."""
+    return parse_health_id(person.name.removeprefix("people/"), "name")
+
+
+def claim(
+    *identifiers: Identifier,
+    family: Sequence[str] = (),
+    given: Sequence[str] = (),
+    sex: pb.Sex.ValueType = pb.SEX_UNSPECIFIED,
+    birth_date: str = "",
+) -> pb.PatientClaim:
+    """What a document says of its patient."""
+    return pb.PatientClaim(
+        identifiers=identifiers, family_names=family, given_names=given, sex=sex, birth_date=birth_date
+    )
+
+
+def migrated(dsn: str) -> str:
+    """The DSN of a database once it has this service's migrations; for fixtures outside of an event loop."""
+    asyncio.run(postgres.migrate(dsn, MIGRATIONS, service="identity"))
+    return dsn
+
+
+@asynccontextmanager
+async def identity_service(dsn: str) -> AsyncIterator[People]:
+    """The service on a migrated database, which is emptied first."""
+    pool = await postgres.connect(dsn, max_size=6, name="test-identity")
+    await pool.execute(f"TRUNCATE {TABLES}")
+    events = Events()
+    keys, digests = DossierKeys(KEYRING, "identity"), Digests(KEYRING)
+    lookups = Lookups(pool, keys, digests)
+    registration = Registration(pool, keys, digests, lambda: None, lambda: NOW)
+    try:
+        yield People(pool, IdentityServicer(registration, lookups, Trail(events.append)), lookups, events)
+    finally:
+        await lookups.close()
+        await pool.close()

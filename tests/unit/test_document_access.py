@@ -1,0 +1,79 @@
+"""Who may know of which document, once consent has let them into the dossier."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import pytest
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from dmp.document.v1 import document_pb2
+from services.document.access import VISIBLE, hidden_because, month_before, view_of
+
+NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
+ME, OTHER = b"m" * 32, b"o" * 32
+RIGHT, TYPE, ABSENT = (
+    reasons.ERROR_REASON_RIGHT_DENIED,
+    reasons.ERROR_REASON_TYPE_DENIED,
+    reasons.ERROR_REASON_DOCUMENT_NOT_FOUND,
+)
+NONE, OWN, ALL = consent_pb2.MASKED_VIEW_NONE, consent_pb2.MASKED_VIEW_OWN, consent_pb2.MASKED_VIEW_ALL
+DAY_OLD, MONTH_OLD = datetime(2026, 3, 30, 12, tzinfo=UTC), datetime(2026, 2, 28, 11, tzinfo=UTC)
+
+
+class Row(NamedTuple):
+    status: int = document_pb2.DOCUMENT_STATUS_APPROVED
+    type_code: str = "11488-4"
+    submitted_at: datetime = DAY_OLD
+    masked: bool = False
+    invisible_patient: bool = False
+    invisible_representatives: bool = False
+    author_digests: list[bytes] = [OTHER]  # noqa: RUF012 (never changed)
+
+
+@pytest.mark.parametrize(
+    ("row", "allowed", "expected"),
+    [
+        (Row(), {}, VISIBLE),
+        (Row(status=document_pb2.DOCUMENT_STATUS_DEPRECATED), {}, VISIBLE),
+        (Row(status=document_pb2.DOCUMENT_STATUS_ARCHIVED), {}, VISIBLE),
+        (Row(status=document_pb2.DOCUMENT_STATUS_DELETED), {"masked": ALL}, ABSENT),
+        (Row(), {"denied_type_codes": ["11488-4"]}, TYPE),
+        (Row(author_digests=[ME]), {"denied_type_codes": ["11488-4"]}, TYPE),
+        (Row(masked=True), {}, RIGHT),
+        (Row(masked=True), {"masked": NONE}, RIGHT),
+        (Row(masked=True), {"masked": OWN}, RIGHT),
+        (Row(masked=True, author_digests=[OTHER, ME]), {"masked": OWN}, VISIBLE),
+        (Row(masked=True, author_digests=[ME]), {"masked": NONE}, RIGHT),
+        (Row(masked=True), {"masked": ALL}, VISIBLE),
+        (Row(invisible_patient=True), {}, VISIBLE),
+        (Row(invisible_patient=True), {"patient_view": True}, RIGHT),
+        (Row(invisible_patient=True, submitted_at=MONTH_OLD), {"patient_view": True}, VISIBLE),
+        (Row(invisible_patient=True), {"representative_view": True}, VISIBLE),
+        (Row(invisible_representatives=True), {"patient_view": True}, VISIBLE),
+        (Row(invisible_representatives=True), {"representative_view": True}, RIGHT),
+    ],
+)
+def test_a_document_is_shown_or_hidden(row: Row, allowed: dict[str, object], expected: int) -> None:
+    view = view_of(consent_pb2.Filter(**allowed), ME, NOW)  # type: ignore[arg-type]
+    assert hidden_because(row, view) == expected
+
+
+def test_who_is_no_author_has_no_own_documents() -> None:
+    view = view_of(consent_pb2.Filter(masked=OWN), None, NOW)
+    assert hidden_because(Row(masked=True, author_digests=[]), view) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        (datetime(2026, 3, 31, tzinfo=UTC), datetime(2026, 2, 28, tzinfo=UTC)),
+        (datetime(2028, 3, 30, tzinfo=UTC), datetime(2028, 2, 29, tzinfo=UTC)),
+        (datetime(2026, 1, 15, 8, tzinfo=UTC), datetime(2025, 12, 15, 8, tzinfo=UTC)),
+        (datetime(2026, 12, 31, tzinfo=UTC), datetime(2026, 11, 30, tzinfo=UTC)),
+    ],
+)
+def test_an_announcement_waits_one_calendar_month(now: datetime, before: datetime) -> None:
+    assert month_before(now) == before
