@@ -1,0 +1,78 @@
+"""`python -m bench`: one run, its table, and what is written of it.
+
+Exit status 1 when a ratio is below what is asked for, a call failed, or the trail does not have each call exactly once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from rich.console import Console
+
+from bench.figures import too_low
+from bench.load import CallsFailed
+from bench.observer import NotSettled
+from bench.population import Extent
+from bench.report import performance_md, results_json, table
+from bench.run import Plan, Result, run
+from ops.local.state import StateError, write_whole
+from ops.local.supervisor import ChildFailed
+from services.runtime.errors import DmpError
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+RESULTS: Final = _ROOT / "bench" / "results.json"
+PERFORMANCE: Final = _ROOT / "docs" / "performance.md"
+
+
+def main() -> int:
+    """Run, print, write; the exit status."""
+    arguments = _arguments()
+    out = Console(highlight=False)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            result = runner.run(run(_plan(arguments), lambda text: out.print(text, style="dim")))
+    except (CallsFailed, NotSettled, DmpError, ChildFailed, StateError) as error:
+        out.print(f"cannot measure: {error}", style="red", markup=False)
+        return 1
+    out.print(table(result))
+    if result.machine.disturbed:
+        out.print(f"others were using this machine (load average {result.machine.busy:.1f})", style="yellow")
+    if not arguments.quick:
+        write_whole(RESULTS, results_json(result.rows), mode=0o644)
+        write_whole(PERFORMANCE, performance_md(result, datetime.now(UTC)), mode=0o644)
+        out.print(f"written: {RESULTS.relative_to(_ROOT)}, {PERFORMANCE.relative_to(_ROOT)}")
+    return _verdict(result, out)
+
+
+def _verdict(result: Result, out: Console) -> int:
+    trail = result.trail
+    calls, events = (sum(count for _, count in counted) for counted in (trail.answered, trail.recorded))
+    out.print(f"{calls:,} calls, {events:,} events", style=None if trail.exact else "red")
+    low = too_low(result.ratios)
+    for each in low:
+        out.print(f"{each.name} at {each.in_flight}: {each.value:.2f} of the echo, {each.least} asked", style="red")
+    return 1 if low or not trail.exact else 0
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    if arguments.quick:
+        small = Extent(dossiers=60, large=30)
+        return Plan(seconds=arguments.seconds or 1.0, rounds=1, echo_seconds=0.5, extent=small)
+    return Plan(seconds=arguments.seconds or 3.0, rounds=arguments.rounds)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the platform beside a bare echo.")
+    parser.add_argument("--quick", action="store_true", help="a short look on a small population; writes nothing")
+    parser.add_argument("--seconds", type=float, help="for each workload at each level, over all rounds (3)")
+    parser.add_argument("--rounds", type=int, default=2, help="how many parts these are divided into (2)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

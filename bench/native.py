@@ -1,0 +1,228 @@
+"""`python -m bench.native`: reads on the native transport, at its socket and over TLS through Envoy, each beside
+the grpcio echo of the same run: without TLS for the socket, with it for Envoy.
+
+On the socket the generator is the terminator: it states the client's certificate, as Envoy does. Nothing else is
+different: the same tokens, the same decisions, the same events. Its rows replace those of their transports in
+bench/results.json. Exit status 1 when a ratio is below what is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import uvloop
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bench import load, workloads
+from bench.__main__ import RESULTS
+from bench.echo import PATH as ECHO_PATH
+from bench.figures import Measurement, Name, Row, Transport, pooled, row
+from bench.ground import echo_server, fresh_state, native_echo_server
+from bench.load import Metadata, Unary
+from bench.machine import cpu_seconds
+from bench.observer import Observer
+from bench.population import Extent, Population, populate
+from bench.usage import usage_of
+from bench.workloads import Reads
+from ops.endpoints import publish
+from ops.local.registrations import INTERNAL
+from ops.local.stack import Stack, terminator_name
+from ops.local.state import SERVICES, write_whole
+from ops.migrations import migrate
+from ops.session import Session, client_credentials
+from services.runtime.terminator import FORWARDED_CERTIFICATE
+
+LEVELS: Final = (16, 256)
+LEAST: Final[Mapping[tuple[Name, Transport, int], float]] = {
+    ("read_metadata", "native", 256): 1.0,
+    ("gateway_read_metadata", "native", 256): 0.8,
+    ("read_metadata", "native+tls", 256): 0.8,
+    ("read_metadata", "native", 16): 0.25,
+}
+_WARM_UP: Final = 0.4
+_ECHO_BYTES: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One workload at one level: its figures, the grpcio echo beside it, and the CPU time of all processes for a
+    call, in microseconds (none for an echo)."""
+
+    row: Row
+    echo_per_s: float
+    cpu: float | None
+
+    @property
+    def value(self) -> float:
+        """The rate as a part of the echo's."""
+        return self.row.rate_per_s / self.echo_per_s
+
+    @property
+    def least(self) -> float | None:
+        """What it must reach."""
+        return LEAST.get((self.row.name, self.row.transport, self.row.in_flight))
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is measured on one transport, and the grpcio echo that it is compared with."""
+
+    transport: Transport
+    baseline: Unary
+    echo: Unary
+    reads: Mapping[Name, Reads]
+
+
+class Stated:
+    """Headers as a terminator adds them: who is connected."""
+
+    def __init__(self, name: str) -> None:
+        self._header = (FORWARDED_CERTIFICATE, f"Hash={'0' * 64};URI=spiffe://dmp.local/internal/{name}")
+
+    def __call__(self, headers: Metadata) -> Metadata:
+        return (*headers, self._header)
+
+
+async def measure_all(seconds: float, out: Console) -> list[Line]:
+    """Every line. AssertionError when calls and events disagree."""
+    async with contextlib.AsyncExitStack() as resources:
+        state = await resources.enter_async_context(fresh_state())
+        stack = await resources.enter_async_context(Stack(state, migrate=migrate, transport="native"))
+        session = await resources.enter_async_context(Session(state, publish(stack)))
+        out.print("feeding", style="dim")
+        population = await populate(session, Extent(dossiers=150, large=0))
+        sides = await _sides(stack, session, population, resources)
+        observer = await Observer.open(stack)
+        resources.push_async_callback(observer.close)
+        before, lines, answered = await observer.size(), list[Line](), 0
+        for in_flight in LEVELS:
+            for side in sides:
+                out.print(f"{side.transport}, {in_flight} in flight", style="dim")
+                for line, calls in await _level(stack, side, in_flight, seconds):
+                    lines.append(line)
+                    answered += calls
+        recorded = await observer.size() - before
+        assert recorded == answered, f"{answered} calls, {recorded} events"
+        out.print(f"{answered:,} calls, {recorded:,} events")
+        return lines
+
+
+async def _sides(
+    stack: Stack, session: Session, population: Population, resources: contextlib.AsyncExitStack
+) -> tuple[Side, Side]:
+    secure = client_credentials(stack.internal(INTERNAL))
+
+    async def connect(target: str, credentials: grpc.ChannelCredentials | None) -> list[grpc.aio.Channel]:
+        made = load.connect(target, credentials)
+        for channel in made:
+            resources.push_async_callback(channel.close)
+            await channel.channel_ready()
+        return made
+
+    async def echo(target: str, credentials: grpc.ChannelCredentials | None) -> Unary:
+        payload = bytes(_ECHO_BYTES)
+        return Unary(await connect(target, credentials), ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
+
+    async def reads(document: str, gateway: str, credentials: Any, stated: Stated | None) -> dict[Name, Reads]:
+        direct, relay = await connect(document, credentials), await connect(gateway, credentials)
+        return {
+            "read_metadata": workloads.read_metadata(session, direct, population, stated),
+            "gateway_read_metadata": workloads.gateway_read_metadata(session, relay, population),
+        }
+
+    plain = await resources.enter_async_context(echo_server(stack, secure=False))
+    tls = await resources.enter_async_context(echo_server(stack, secure=True))
+    socket, terminated = await resources.enter_async_context(native_echo_server(stack))
+    sockets = (f"unix:{stack.socket('document')}", f"unix:{stack.socket('gateway')}")
+    addresses = (stack.address("document"), stack.address("gateway"))
+    return (
+        Side(
+            "native", await echo(plain, None), await echo(socket, None), await reads(*sockets, None, Stated(INTERNAL))
+        ),
+        Side(
+            "native+tls", await echo(tls, secure), await echo(terminated, secure), await reads(*addresses, secure, None)
+        ),
+    )
+
+
+async def _level(stack: Stack, side: Side, in_flight: int, seconds: float) -> list[tuple[Line, int]]:
+    """Each workload between two baselines; with each line the calls that must have left an event."""
+
+    async def baseline() -> Measurement:
+        return await load.measure(side.baseline, in_flight, warm_up=_WARM_UP, seconds=0.8)
+
+    before = await baseline()
+    echo = await load.measure(side.echo, in_flight, warm_up=_WARM_UP, seconds=1)
+    after = await baseline()
+    lines = [(Line(row("echo", side.transport, in_flight, echo), pooled((before, after)).rate, None), 0)]
+    for name, work in side.reads.items():
+        before = after
+        await work.prepare(seconds)
+        used = _cpu(stack)
+        measured = await load.measure(work.load, in_flight, warm_up=_WARM_UP, seconds=seconds)
+        cpu = (_cpu(stack) - used) / measured.answered * 1e6
+        after = await baseline()
+        rate = pooled((before, after)).rate
+        lines.append((Line(row(name, side.transport, in_flight, measured), rate, round(cpu)), measured.answered))
+    return lines
+
+
+def _cpu(stack: Stack) -> float:
+    """CPU seconds that the generator, the services, PostgreSQL and the terminators have used."""
+    files = (stack.state.process_file(terminator_name(service)) for service in SERVICES)
+    return sum(usage_of(stack).seconds) + sum(cpu_seconds(int(file.read_text("ascii").split()[0])) for file in files)
+
+
+def table(lines: list[Line]) -> Table:
+    """For a terminal."""
+    shown = Table("calls", "by", "what", "rate/s", "p50", "p99", "cpu µs", "echo/s", "ratio", "least", box=SIMPLE_HEAD)
+    shown.caption = "p50, p99 in ms; echo/s: of grpcio, just before and after; cpu: of all processes, for one call"
+    for column in shown.columns:
+        column.no_wrap = True
+    for line in lines:
+        each = line.row
+        shown.add_row(
+            *(str(each.in_flight), each.transport, each.name, f"{each.rate_per_s:,.0f}"),
+            *(f"{each.p50_ms:.2f}", f"{each.p99_ms:.2f}", "" if line.cpu is None else f"{line.cpu:.0f}"),
+            *(f"{line.echo_per_s:,.0f}", f"{line.value:.2f}", "" if line.least is None else f"{line.least:.2f}"),
+            style="red" if line.least is not None and line.value < line.least else None,
+        )
+    return shown
+
+
+def _merge(lines: list[Line]) -> None:
+    known = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else []
+    replaced = {line.row.transport for line in lines}
+    rows = [each for each in known if each["transport"] not in replaced] + [asdict(line.row) for line in lines]
+    write_whole(RESULTS, "[\n  " + ",\n  ".join(json.dumps(each) for each in rows) + "\n]\n", mode=0o644)
+
+
+def main() -> int:
+    """Run, print, merge; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.native", description="Measure reads on the native transport."
+    )
+    parser.add_argument("--seconds", type=float, default=2.5, help="for each workload at each level (2.5)")
+    parser.add_argument("--quick", action="store_true", help="write nothing")
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=100)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        lines = runner.run(measure_all(arguments.seconds, out))
+    out.print(table(lines))
+    if not arguments.quick:
+        _merge(lines)
+    return int(any(line.least is not None and line.value < line.least for line in lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
