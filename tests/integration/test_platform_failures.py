@@ -243,10 +243,16 @@ async def test_kill_9_of_postgresql_keeps_what_was_acknowledged(own: Platform) -
 @pytest.mark.parametrize("service", ["document", "gateway"])
 async def test_sigterm_finishes_what_is_under_way(own: Platform, service: ServiceName) -> None:
     patient = await own.patient()
-    calls = [asyncio.create_task(submit(own, patient, 300 + n, f"{service}-drains-{n}")) for n in range(12)]
-    await asyncio.sleep(0.15)  # a call that has not reached the service is not under way
-    began = time.monotonic()
-    await own.stack.kill(service, number=signal.SIGTERM)
+    await until_acknowledged(lambda: submit(own, patient, 299, f"{service}-is-warm"))
+    await own.stack.kill("consent", number=signal.SIGSTOP)  # so that each call that reaches the service stays under way
+    try:
+        calls = [asyncio.create_task(submit(own, patient, 300 + n, f"{service}-drains-{n}")) for n in range(12)]
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        await own.stack.kill(service, number=signal.SIGTERM)
+        await asyncio.sleep(0.2)
+    finally:
+        await own.stack.kill("consent", number=signal.SIGCONT)
     ends = await asyncio.gather(*calls, return_exceptions=True)
     await eventually(_is(lambda: own.stack.alive(service)), lambda alive: not alive)
     assert not own.stack.alive(service)
