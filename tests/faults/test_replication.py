@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.faults.campaign import CAMPAIGN, publish
+from tests.faults.campaign import publish
 from tests.faults.clients import Clients
 from tests.faults.fleet import Zygote, running_fleet
 from tests.faults.history import Records
@@ -92,7 +92,6 @@ async def test_a_failover_loses_nothing_acknowledged_and_a_zombie_primary_serves
         assert wrong == []
 
 
-@pytest.mark.skipif(not CAMPAIGN, reason="shows only that the check above finds what it looks for")
 async def test_the_same_check_finds_what_a_failover_without_synchronous_replication_loses(zygote: Zygote) -> None:
     async with pair(zygote) as pairing:
         trial = await Trial.open(pairing.clients, 4)
