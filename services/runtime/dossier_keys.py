@@ -33,7 +33,10 @@ FROM dossier_key
 WHERE health_id = ANY($1::bigint[])
 """
 
-_READ_AND_HOLD: Final = """
+_READ_AND_HOLD: Final = "SELECT health_id, wrapped FROM dossier_key WHERE health_id = $1 FOR KEY SHARE"
+
+# Several dossiers at once, for a table that stays on one node (the audit service's): no cluster locks across shards.
+_READ_AND_HOLD_SEVERAL: Final = """
 SELECT health_id, wrapped
 FROM dossier_key
 WHERE health_id = ANY($1::bigint[])
@@ -137,12 +140,12 @@ class DossierKeys:
         One statement when all exist, three otherwise. The rows are held FOR KEY SHARE until the transaction ends.
         """
         wanted = sorted(set(health_ids))
-        rows = await _rows(conn, _READ_AND_HOLD, wanted)
+        rows = await _held(conn, wanted)
         missing = [health_id for health_id in wanted if health_id not in rows]
         if missing:
             made = [KeyForOwner(os.urandom(KEY_BYTES), self._aad(health_id)) for health_id in missing]
             await conn.execute(_INSERT, missing, await self._wrapper.wrap_batch(made))
-            rows |= await _rows(conn, _READ_AND_HOLD, missing)
+            rows |= await _held(conn, missing)
         return await self._usable(rows)
 
     async def destroy(self, conn: Connection, health_id: int, at: datetime) -> bool:
@@ -203,6 +206,13 @@ class DossierKeys:
             return None
 
 
-async def _rows(conn: Connection, statement: str, health_ids: Sequence[int]) -> dict[int, _Row]:
-    records = await conn.fetch(statement, health_ids)
+async def _held(conn: Connection, health_ids: Sequence[int]) -> dict[int, _Row]:
+    """The rows of these dossiers, held for the rest of the transaction."""
+    if len(health_ids) == 1:
+        return await _rows(conn, _READ_AND_HOLD, health_ids[0])
+    return await _rows(conn, _READ_AND_HOLD_SEVERAL, health_ids)
+
+
+async def _rows(conn: Connection, statement: str, asked: Sequence[int] | int) -> dict[int, _Row]:
+    records = await conn.fetch(statement, asked)
     return {record["health_id"]: _Row(record["health_id"], record["wrapped"]) for record in records}

@@ -148,9 +148,10 @@ class KeyTable:
     rows: dict[int, bytes | None] = field(default_factory=dict)
     statements: int = 0
 
-    async def fetch(self, statement: str, health_ids: Sequence[int]) -> list[dict[str, Any]]:
+    async def fetch(self, statement: str, asked: Sequence[int] | int) -> list[dict[str, Any]]:
         self.statements += 1
-        assert statement in (dossier_keys._READ, dossier_keys._READ_AND_HOLD)
+        assert (statement == dossier_keys._READ_AND_HOLD) == isinstance(asked, int)
+        health_ids = [asked] if isinstance(asked, int) else asked
         return [{"health_id": i, "wrapped": self.rows[i]} for i in health_ids if i in self.rows]
 
     async def execute(self, statement: str, *arguments: Any) -> str:
