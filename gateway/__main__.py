@@ -73,11 +73,7 @@ async def main() -> None:
         calls, security = Calls(service.telemetry), SecurityLog(service.telemetry)
         callers = Callers(service.token_verifier(), clients, service.trail)
         backend = PlatformBackend(
-            callers,
-            service.peer("identity"),
-            service.peer("consent"),
-            service.peer("document"),
-            security,
+            callers, {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}, security
         )
         limit = limits.measured(_bounds(service.settings), service.telemetry.metrics)
         relay = Relay(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.coding_pb2 import Identifier
-from dmp.consent.v1 import consent_pb2
-from dmp.document.v1 import document_pb2
 from dmp.identity.v1 import identity_pb2
 from gateway.admission import admitted
 from gateway.callers import Caller, Callers
-from services.runtime.channels import Peer
+from gateway.fhir.rpcs import Request, Response, Rpc
+from services.runtime.channels import Peer, Stream, Unary
 from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError, from_status
 from services.runtime.limits import TRAFFIC_HEADER
@@ -21,39 +21,25 @@ from services.runtime.observation import SecurityLog
 
 _TIMEOUT = 30.0
 _IDENTITY = "/dmp.identity.v1.IdentityService"
-_CONSENT = "/dmp.consent.v1.ConsentService"
-_DOCUMENT = "/dmp.document.v1.DocumentService"
 
 
 class PlatformBackend:
     """Calls the services for the FHIR front. A refusal is the service's own, and recorded there."""
 
-    def __init__(self, callers: Callers, identity: Peer, consent: Peer, document: Peer, security: SecurityLog) -> None:
+    def __init__(self, callers: Callers, peers: Mapping[str, Peer], security: SecurityLog) -> None:
+        """`peers` are the services by name."""
         self._callers = callers
         self._security = security
+        self._peers = peers
+        self._methods: dict[str, Any] = {}
         self._resolve: Coalescer[Identifier, int | None] = Coalescer("identity", self._resolve_batch)
-        self._resolve_all = identity.unary(
+        self._resolve_all = peers["identity"].unary(
             f"{_IDENTITY}/BatchResolveIdentifiers",
             identity_pb2.BatchResolveIdentifiersRequest,
             identity_pb2.BatchResolveIdentifiersResponse,
         )
-        self._get_dossier = consent.unary(
-            f"{_CONSENT}/GetDossier", consent_pb2.GetDossierRequest, consent_pb2.GetDossierResponse
-        )
-        self._submit = document.unary(
-            f"{_DOCUMENT}/SubmitDocuments", document_pb2.SubmitDocumentsRequest, document_pb2.SubmitDocumentsResponse
-        )
-        self._search = document.unary(
-            f"{_DOCUMENT}/SearchDocuments", document_pb2.SearchDocumentsRequest, document_pb2.SearchDocumentsResponse
-        )
-        self._get_document = document.unary(
-            f"{_DOCUMENT}/GetDocument", document_pb2.GetDocumentRequest, document_pb2.GetDocumentResponse
-        )
-        self._read = document.stream(
-            f"{_DOCUMENT}/ReadDocument", document_pb2.ReadDocumentRequest, document_pb2.ReadDocumentResponse
-        )
 
-    async def caller(self, request: Request) -> Caller:
+    async def caller(self, request: HttpRequest) -> Caller:
         """The caller of an HTTP request, which has its place then; one without valid token is in the security log."""
         headers = {
             "authorization": _single(request, "authorization"),
@@ -85,35 +71,19 @@ class PlatformBackend:
         system, value = identifier
         return await self._resolve.submit(Identifier(system=system, value=value), timeout=caller.timeout)
 
-    async def get_dossier(
-        self, caller: Caller, request: consent_pb2.GetDossierRequest
-    ) -> consent_pb2.GetDossierResponse:
-        """TD0.2."""
-        return await self._get_dossier(request, timeout=caller.timeout, metadata=caller.metadata())
+    async def call(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> Response:
+        """One unary call with the caller's own token."""
+        method: Unary[Request, Response] | None = self._methods.get(rpc.path)
+        if method is None:
+            method = self._methods[rpc.path] = self._peers[rpc.service].unary(rpc.path, rpc.request, rpc.response)
+        return await method(request, timeout=caller.timeout, metadata=caller.metadata())
 
-    async def submit(
-        self, caller: Caller, request: document_pb2.SubmitDocumentsRequest
-    ) -> document_pb2.SubmitDocumentsResponse:
-        """TD2.1."""
-        return await self._submit(request, timeout=caller.timeout, metadata=caller.metadata())
-
-    async def search(
-        self, caller: Caller, request: document_pb2.SearchDocumentsRequest
-    ) -> document_pb2.SearchDocumentsResponse:
-        """TD3.1."""
-        return await self._search(request, timeout=caller.timeout, metadata=caller.metadata())
-
-    async def get_document(
-        self, caller: Caller, request: document_pb2.GetDocumentRequest
-    ) -> document_pb2.GetDocumentResponse:
-        """A document's metadata."""
-        return await self._get_document(request, timeout=caller.timeout, metadata=caller.metadata())
-
-    def read(
-        self, caller: Caller, request: document_pb2.ReadDocumentRequest
-    ) -> AsyncIterator[document_pb2.ReadDocumentResponse]:
-        """TD3.2."""
-        return self._read(request, timeout=caller.timeout, metadata=caller.metadata())
+    def stream(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> AsyncIterator[Response]:
+        """One server-streaming call with the caller's own token."""
+        method: Stream[Request, Response] | None = self._methods.get(rpc.path)
+        if method is None:
+            method = self._methods[rpc.path] = self._peers[rpc.service].stream(rpc.path, rpc.request, rpc.response)
+        return method(request, timeout=caller.timeout, metadata=caller.metadata())
 
     async def close(self) -> None:
         """Finish what is under way."""
@@ -131,7 +101,7 @@ def _resolved(result: identity_pb2.ResolveIdentifierResult) -> int | DmpError | 
     return None if error.reason == reasons.ERROR_REASON_UNKNOWN_PATIENT else error
 
 
-def _single(request: Request, name: str) -> str:
+def _single(request: HttpRequest, name: str) -> str:
     """A header that may be sent once; sent twice it is as if it were not there."""
     values = request.headers.getlist(name)
     return values[0] if len(values) == 1 else ""

@@ -7,9 +7,12 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.fhir.interactions import INTERACTIONS
 from services.runtime.metrics import Metrics
 
-ROUTES: Final = ("/", "/metadata", "/token", "/jwks", "/.well-known", "/Patient", "/DocumentReference", "/Binary")
+ROUTES: Final = tuple(
+    dict.fromkeys(["/", "/token", "/jwks", "/.well-known", *("/" + each.path.split("/")[1] for each in INTERACTIONS)])
+)
 
 
 class HttpMetrics:

@@ -10,18 +10,8 @@ from typing import Protocol
 
 from starlette.requests import Request
 
-from dmp.consent.v1.consent_pb2 import GetDossierRequest, GetDossierResponse
-from dmp.document.v1.document_pb2 import (
-    GetDocumentRequest,
-    GetDocumentResponse,
-    ReadDocumentRequest,
-    ReadDocumentResponse,
-    SearchDocumentsRequest,
-    SearchDocumentsResponse,
-    SubmitDocumentsRequest,
-    SubmitDocumentsResponse,
-)
 from gateway.callers import Caller
+from gateway.fhir import rpcs
 from services.runtime.errors import DmpError
 
 __all__ = ["Backend", "Caller"]
@@ -49,22 +39,14 @@ class Backend(Protocol):
         """The health id of an identifier (OID, value); None when it is nobody's."""
         ...
 
-    async def get_dossier(self, caller: Caller, request: GetDossierRequest) -> GetDossierResponse:
-        """TD0.2; DOSSIER_NOT_FOUND when the person has none."""
+    async def call(
+        self, caller: Caller, rpc: rpcs.Rpc[rpcs.Request, rpcs.Response], request: rpcs.Request
+    ) -> rpcs.Response:
+        """One unary call with the caller's own token."""
         ...
 
-    async def submit(self, caller: Caller, request: SubmitDocumentsRequest) -> SubmitDocumentsResponse:
-        """TD2.1: all or nothing."""
-        ...
-
-    async def search(self, caller: Caller, request: SearchDocumentsRequest) -> SearchDocumentsResponse:
-        """TD3.1: a page of what matches and may be known of."""
-        ...
-
-    async def get_document(self, caller: Caller, request: GetDocumentRequest) -> GetDocumentResponse:
-        """The metadata of one document."""
-        ...
-
-    def read(self, caller: Caller, request: ReadDocumentRequest) -> AsyncIterator[ReadDocumentResponse]:
-        """TD3.2: the metadata first, then chunks. Usually an async generator; refusals raise at the first item."""
+    def stream(
+        self, caller: Caller, rpc: rpcs.Rpc[rpcs.Request, rpcs.Response], request: rpcs.Request
+    ) -> AsyncIterator[rpcs.Response]:
+        """One server-streaming call. Usually an async generator; refusals raise at the first item."""
         ...

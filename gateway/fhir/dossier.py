@@ -14,9 +14,8 @@ from gateway.fhir.codesystems import domain_uri
 from gateway.fhir.document_out import Links
 from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifier
 from gateway.fhir.node import JsonObject
-from gateway.fhir.parameters import Parameters, encode
+from gateway.fhir.parameters import Parameters, SearchParameter, encode
 from gateway.fhir.refusals import invalid
-from gateway.fhir.search import SearchParameter
 from gateway.fhir.times import write
 
 EXTENSIONS: Final = "https://dmp.sante.fr/fhir/StructureDefinition"

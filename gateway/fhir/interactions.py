@@ -1,30 +1,27 @@
 """The FHIR interactions that are served, as a table: method, path, DMP transaction and the RPC behind each.
 
-Scopes and audit actions are not here: they are those of the RPC, from its access option. The routes and the
-CapabilityStatement are made from this table.
+Scopes and audit actions are not here: they are those of the RPC, from its access option. The routes, the
+CapabilityStatement and the OpenAPI description are made from this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
+from gateway.fhir import dossier, rpcs, search
+from gateway.fhir.parameters import SearchParameter
+from gateway.fhir.rpcs import Rpc
 from services.runtime.access import MethodAccess, methods_of
 
-Name = Literal[
-    "capabilities",
-    "patient-search",
-    "patient-read",
-    "provide-bundle",
-    "simplified-publish",
-    "document-search",
-    "document-read",
-    "binary-read",
+Code = Literal[
+    "capabilities", "transaction", "create", "read", "vread", "update", "patch", "search-type", "operation", ""
 ]
-InteractionCode = Literal["capabilities", "transaction", "create", "read", "search-type"]
+Body = Literal["", "resource", "form", "patch"]
+AnswerKind = Literal["FHIR", "bytes"]
 
 _RPCS: Final[Mapping[str, MethodAccess]] = methods_of(
     [
@@ -32,27 +29,36 @@ _RPCS: Final[Mapping[str, MethodAccess]] = methods_of(
         document_pb2.DESCRIPTOR.services_by_name["DocumentService"],
     ]
 )
-_DOSSIER: Final = "/dmp.consent.v1.ConsentService/GetDossier"
-_DOCUMENTS: Final = "/dmp.document.v1.DocumentService"
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """One interaction. `rpc` is '' for what needs no caller; `transaction` is the name that partners know."""
+    """One interaction. `rpc` is None for what needs no caller; `transaction` is the name that partners know.
 
-    name: Name
+    `resource` is the type that it is about ('' for the whole system), `accepts` the types of resource that a body may
+    have. `conditional` marks an update or patch that finds its resource by search parameters.
+    """
+
+    name: str
     method: str
     path: str
     resource: str
-    code: InteractionCode
+    code: Code
     transaction: str
-    rpc: str
+    rpc: Rpc[Any, Any] | None
     documentation: str
+    parameters: Sequence[SearchParameter] = ()
+    body: Body = ""
+    accepts: Sequence[str] = ()
+    answer: AnswerKind = "FHIR"
+    conditional: bool = False
 
     @property
     def access(self) -> MethodAccess:
-        """The access rule of the RPC behind; KeyError for what needs no caller."""
-        return _RPCS[self.rpc]
+        """The access rule of the RPC behind; TypeError for what needs no caller."""
+        if self.rpc is None:
+            raise TypeError(f"{self.name} needs no caller")
+        return _RPCS[self.rpc.path]
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -61,36 +67,111 @@ class Interaction:
         return frozenset({self.transaction}) if self.transaction in scopes else scopes
 
 
-INTERACTIONS: Final = (
-    Interaction("capabilities", "GET", "/metadata", "", "capabilities", "", "", "This statement; no token needed."),
+def _search(
+    name: str,
+    resource: str,
+    transaction: str,
+    rpc: Rpc[Any, Any],
+    documentation: str,
+    parameters: Sequence[SearchParameter],
+) -> tuple[Interaction, Interaction]:
+    """A search by GET and by POST _search."""
+    by_get = Interaction(
+        name, "GET", f"/{resource}", resource, "search-type", transaction, rpc, documentation, parameters
+    )
+    by_post = Interaction(
+        name,
+        "POST",
+        f"/{resource}/_search",
+        resource,
+        "search-type",
+        transaction,
+        rpc,
+        documentation,
+        parameters,
+        "form",
+    )
+    return by_get, by_post
+
+
+_SYSTEM: Final = (
     Interaction(
-        "provide-bundle", "POST", "/", "", "transaction", "ITI-65", f"{_DOCUMENTS}/SubmitDocuments",
-        "TD2.1: a SubmissionSet List, DocumentReferences and their Binaries, all or nothing.",
+        "capabilities", "GET", "/metadata", "", "capabilities", "", None, "The CapabilityStatement; no token needed."
     ),
     Interaction(
-        "patient-search", "GET", "/Patient", "Patient", "search-type", "TD0.2", _DOSSIER,
+        "openapi", "GET", "/openapi.json", "", "", "", None, "The OpenAPI description; no token needed.", answer="bytes"
+    ),
+    Interaction(
+        "documentation", "GET", "/docs", "", "", "", None, "This interface as a page; no token needed.", answer="bytes"
+    ),
+)
+_DOSSIERS: Final = (
+    *_search(
+        "patient-search",
+        "Patient",
+        "TD0.2",
+        rpcs.GET_DOSSIER,
         "TD0.2: does the person have a dossier, is it open, may the caller read it.",
-    ),
-    Interaction("patient-search", "POST", "/Patient/_search", "Patient", "search-type", "TD0.2", _DOSSIER, "TD0.2."),
-    Interaction("patient-read", "GET", "/Patient/{id}", "Patient", "read", "TD0.2", _DOSSIER, "TD0.2 by our own id."),
-    Interaction(
-        "simplified-publish", "POST", "/DocumentReference", "DocumentReference", "create", "ITI-105",
-        f"{_DOCUMENTS}/SubmitDocuments", "TD2.1: one document, its content in attachment.data.",
+        dossier.PARAMETERS,
     ),
     Interaction(
-        "document-search", "GET", "/DocumentReference", "DocumentReference", "search-type", "ITI-67",
-        f"{_DOCUMENTS}/SearchDocuments", "TD3.1: the documents that match and that the caller may know of.",
+        "patient-read", "GET", "/Patient/{id}", "Patient", "read", "TD0.2", rpcs.GET_DOSSIER, "TD0.2 by our own id."
+    ),
+)
+_DOCUMENTS: Final = (
+    Interaction(
+        "provide-bundle",
+        "POST",
+        "/",
+        "",
+        "transaction",
+        "ITI-65",
+        rpcs.SUBMIT_DOCUMENTS,
+        "TD2.1: a SubmissionSet List, DocumentReferences and their Binaries, all or nothing.",
+        body="resource",
+        accepts=("Bundle",),
     ),
     Interaction(
-        "document-search", "POST", "/DocumentReference/_search", "DocumentReference", "search-type", "ITI-67",
-        f"{_DOCUMENTS}/SearchDocuments", "TD3.1.",
+        "simplified-publish",
+        "POST",
+        "/DocumentReference",
+        "DocumentReference",
+        "create",
+        "ITI-105",
+        rpcs.SUBMIT_DOCUMENTS,
+        "TD2.1: one document, its content in attachment.data.",
+        body="resource",
+        accepts=("DocumentReference",),
+    ),
+    *_search(
+        "document-search",
+        "DocumentReference",
+        "ITI-67",
+        rpcs.SEARCH_DOCUMENTS,
+        "TD3.1: the documents that match and that the caller may know of.",
+        search.PARAMETERS,
     ),
     Interaction(
-        "document-read", "GET", "/DocumentReference/{id}", "DocumentReference", "read", "DocumentReference",
-        f"{_DOCUMENTS}/GetDocument", "The metadata of one document.",
+        "document-read",
+        "GET",
+        "/DocumentReference/{id}",
+        "DocumentReference",
+        "read",
+        "",
+        rpcs.GET_DOCUMENT,
+        "The metadata of one document.",
     ),
     Interaction(
-        "binary-read", "GET", "/Binary/{id}", "Binary", "read", "ITI-68", f"{_DOCUMENTS}/ReadDocument",
+        "binary-read",
+        "GET",
+        "/Binary/{id}",
+        "Binary",
+        "read",
+        "ITI-68",
+        rpcs.READ_DOCUMENT,
         "TD3.2: the very bytes that were submitted, with their media type.",
+        answer="bytes",
     ),
-)  # fmt: skip
+)
+
+INTERACTIONS: Final = (*_SYSTEM, *_DOSSIERS, *_DOCUMENTS)

@@ -1,4 +1,4 @@
-"""From the bytes of a body to a typed reader, with memory and depth bounded before anything is built. Pure.
+"""From the bytes of a JSON body to a typed reader, with memory and depth bounded before anything is built. Pure.
 
 orjson refuses invalid UTF-8, lone surrogates and nesting beyond 1024 levels without recursion. What it cannot bound is
 the number of values: a body of `[{},{},…]` would grow thirty-fold, so structural characters are counted first.
@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from gateway.fhir.node import Node
+from gateway.fhir.node import JsonObject, Node
 from gateway.fhir.refusals import malformed, too_large
 from services.runtime.errors import DmpError
 
@@ -22,8 +22,8 @@ DEEPEST: Final = 64
 _ELEMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-def parse_resource(body: bytes, *expected: str) -> Node:
-    """The resource in a body, whose resourceType is one of `expected`; MALFORMED_REQUEST or INVALID_FIELD otherwise."""
+def parse_json(body: bytes) -> JsonObject:
+    """The resource in a JSON body; MALFORMED_REQUEST when it is none."""
     if sum(body.count(mark) for mark in (b"{", b"[", b",")) > MOST_VALUES:
         raise too_large("body", "max_values", f"at most {MOST_VALUES} JSON values")
     try:
@@ -32,6 +32,11 @@ def parse_resource(body: bytes, *expected: str) -> Node:
         raise _undecodable(str(error)) from None
     if not isinstance(value, dict):
         raise malformed("body", "object", "the body is one JSON object: a FHIR resource")
+    return value
+
+
+def check_resource(value: JsonObject, *expected: str) -> Node:
+    """A parsed resource as a typed reader; MALFORMED_REQUEST when its type is none of `expected`."""
     kind = value.get("resourceType")
     if kind not in expected:
         raise malformed("resourceType", "expected", f"the resource is a {' or a '.join(expected)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
 
 from starlette.datastructures import Headers
 
@@ -14,41 +14,70 @@ from gateway.fhir.refusals import ProtocolRefusal, invalid
 FHIR_JSON: Final = "application/fhir+json"
 FORM: Final = "application/x-www-form-urlencoded"
 
-_JSON: Final = frozenset({FHIR_JSON, "application/json", "text/json"})
-_JSON_FORMATS: Final = _JSON | {"json", "application/fhir json"}  # a + that was not percent-encoded
+FHIR_XML: Final = "application/fhir+xml"
+NDJSON: Final = "application/fhir+ndjson"
+JSON_PATCH: Final = "application/json-patch+json"
+XML_PATCH: Final = "application/xml-patch+xml"
+
+Format = Literal["json", "xml"]
+
+_MEDIA_TYPES: Final[Mapping[Format, frozenset[str]]] = {
+    "json": frozenset({FHIR_JSON, "application/json", "text/json"}),
+    "xml": frozenset({FHIR_XML, "application/xml", "text/xml"}),
+}
+_FORMATS: Final[Mapping[Format, frozenset[str]]] = {
+    "json": _MEDIA_TYPES["json"] | {"json", "application/fhir json"},  # a + that was not percent-encoded
+    "xml": _MEDIA_TYPES["xml"] | {"xml", "application/fhir xml"},
+}
+_SERVED: Final = f"answers are served as {FHIR_JSON} or {FHIR_XML}"
+_QUALITY: Final = re.compile(r"[01](\.[0-9]{0,3})?")
 _FHIR_VERSIONS: Final = frozenset({"4.0", "4.0.1"})
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def check_json_accepted(headers: Headers, formats: list[str]) -> None:
-    """Refuse (406) a request that wants something else than JSON; `_format` wins over Accept."""
+def answer_format(headers: Headers, formats: list[str]) -> Format:
+    """The format that a request wants answers in; 406 for one that is not served. `_format` wins over Accept."""
     if formats:
-        if all(text.partition(";")[0].strip().lower() in _JSON_FORMATS for text in formats):
-            return
-    elif any(_covers(pattern, kind) for pattern in _accepted(headers) for kind in _JSON):
-        return
-    raise ProtocolRefusal(406, "Accept" if not formats else "_format", f"answers are served as {FHIR_JSON}")
+        for name, kinds in _FORMATS.items():
+            if all(text.partition(";")[0].strip().lower() in kinds for text in formats):
+                return name
+        raise ProtocolRefusal(406, "_format", _SERVED)
+    best: tuple[float, int, Format] | None = None
+    for pattern, quality in _accepted(headers):
+        for rank, (name, kinds) in enumerate(_MEDIA_TYPES.items()):
+            offer = (quality, -rank, name)
+            if any(_covers(pattern, kind) for kind in kinds) and (best is None or offer > best):
+                best = offer
+    if best is None:
+        raise ProtocolRefusal(406, "Accept", _SERVED)
+    return best[2]
 
 
 def check_binary_accepted(headers: Headers, mime_type: str) -> None:
     """Refuse (406) a read of content whose media type the request does not accept."""
     kinds = (mime_type, "application/octet-stream")
-    if not any(_covers(pattern, kind) for pattern in _accepted(headers) for kind in kinds):
+    if not any(_covers(pattern, kind) for pattern, _ in _accepted(headers) for kind in kinds):
         raise ProtocolRefusal(406, "Accept", "the content is served with its own media type only")
 
 
-def check_content_type(headers: Headers, *, form: bool = False) -> None:
-    """Refuse (415) a body that is not FHIR JSON in UTF-8, or not a form where one is expected."""
-    expected = FORM if form else FHIR_JSON
-    values = headers.getlist("content-type")
-    kind, parameters = _media_type(values[0]) if len(values) == 1 else ("", {})
-    right = kind == FORM if form else kind in _JSON
-    if not right or parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise ProtocolRefusal(415, "Content-Type", f"the body is {expected} in UTF-8, and says so once")
-    if parameters.get("fhirversion", "4.0") not in _FHIR_VERSIONS:
-        raise ProtocolRefusal(415, "Content-Type", "the FHIR version is 4.0")
+def body_format(headers: Headers) -> Format:
+    """The format of a FHIR body; 415 when it is neither FHIR JSON nor FHIR XML in UTF-8."""
+    kind = _content_type(headers)
+    for name, kinds in _MEDIA_TYPES.items():
+        if kind in kinds:
+            return name
+    raise ProtocolRefusal(415, "Content-Type", f"the body is {FHIR_JSON} or {FHIR_XML} in UTF-8, and says so once")
+
+
+def check_content_type(headers: Headers, *expected: str) -> str:
+    """The media type of a body; 415 when it is none of those expected, or not in UTF-8."""
+    kind = _content_type(headers)
+    if kind not in expected:
+        wanted = " or ".join(expected)
+        raise ProtocolRefusal(415, "Content-Type", f"the body is {wanted} in UTF-8, and says so once")
+    return kind
 
 
 def preference(headers: Headers, name: str) -> str:
@@ -83,15 +112,27 @@ def idempotency_key(headers: Headers) -> str:
     return values[0]
 
 
-def _accepted(headers: Headers) -> Iterator[str]:
+def _content_type(headers: Headers) -> str:
+    values = headers.getlist("content-type")
+    kind, parameters = _media_type(values[0]) if len(values) == 1 else ("", {})
+    if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+        return ""
+    if parameters.get("fhirversion", "4.0") not in _FHIR_VERSIONS:
+        raise ProtocolRefusal(415, "Content-Type", "the FHIR version is 4.0")
+    return kind
+
+
+def _accepted(headers: Headers) -> Iterator[tuple[str, float]]:
+    """The media ranges accepted, each with its quality; none with quality 0."""
     values = [value for value in headers.getlist("accept") if value.strip()]
     if not values:
-        yield "*/*"
+        yield "*/*", 1.0
     for value in values:
         for item in value.split(",")[:64]:
             kind, parameters = _media_type(item)
-            if kind and not re.fullmatch(r"0(\.0*)?", parameters.get("q", "1")):
-                yield kind
+            quality = parameters.get("q", "1")
+            if kind and not re.fullmatch(r"0(\.0*)?", quality):
+                yield kind, float(quality) if _QUALITY.fullmatch(quality) else 1.0
 
 
 def _covers(pattern: str, kind: str) -> bool:

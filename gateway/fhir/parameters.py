@@ -19,6 +19,15 @@ _CONTROL: Final = frozenset({"_format", "_pretty"})
 
 
 @dataclass(frozen=True, slots=True)
+class SearchParameter:
+    """A parameter as the CapabilityStatement and the OpenAPI description show it."""
+
+    name: str
+    type: str
+    documentation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
     """The parameters of a search that we know, in their order."""
 

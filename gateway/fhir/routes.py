@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from dmp.common.v1.error_reason_pb2 import ERROR_REASON_METHOD_NOT_FOUND
@@ -17,15 +19,29 @@ from gateway.fhir import negotiation
 from gateway.fhir.backend import Backend
 from gateway.fhir.bodies import BodyBudget
 from gateway.fhir.capability import capability_statement
-from gateway.fhir.exchange import Endpoint, Handler, Operation, correlate, error_response, json_response
-from gateway.fhir.handlers import Handlers
-from gateway.fhir.interactions import INTERACTIONS, Name
+from gateway.fhir.documentation import page
+from gateway.fhir.endpoints.documents import Documents
+from gateway.fhir.endpoints.dossiers import Dossiers
+from gateway.fhir.exchange import (
+    Answer,
+    Endpoint,
+    Handler,
+    OpenHandler,
+    Operation,
+    correlate,
+    query_of,
+    refusal,
+    render,
+)
+from gateway.fhir.interactions import INTERACTIONS
+from gateway.fhir.openapi import openapi
 from gateway.fhir.refusals import ProtocolRefusal
 from services.runtime.errors import DmpError
 
 DEFAULT_MAX_BODY_BYTES: Final = 48 * 1024 * 1024
 """A document of 32 MiB in base64, and its metadata."""
 _BODIES_AT_ONCE: Final = 4
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def routes(
@@ -44,14 +60,15 @@ def routes(
     base_url = base_url.rstrip("/")
     prefix = urlsplit(base_url).path
     budget = BodyBudget(max_bodies_bytes or _BODIES_AT_ONCE * max_body_bytes)
-    handlers = _handlers(Handlers(backend, external_ids, base_url))
-    statement = capability_statement(base_url, version)
+    handlers = _handlers(backend, external_ids, base_url)
+    opened = _open_handlers(base_url, version)
     by_path: dict[str, dict[str, Operation]] = {}
     for interaction in INTERACTIONS:
+        name = interaction.name
         operation = (
-            Operation(interaction, handlers[interaction.name])
-            if interaction.rpc
-            else Operation(interaction, open_handler=lambda: json_response(statement))
+            Operation(interaction, handlers[name])
+            if interaction.rpc is not None
+            else Operation(interaction, open_handler=opened[name])
         )
         by_path.setdefault(interaction.path, {})[interaction.method] = operation
     found = []
@@ -66,15 +83,21 @@ def exception_handlers() -> Mapping[Any, Any]:
     return {HTTPException: _http_exception}
 
 
-def _handlers(handlers: Handlers) -> Mapping[Name, Handler]:
+def _handlers(backend: Backend, external_ids: ExternalIds, base_url: str) -> Mapping[str, Handler]:
+    found: dict[str, Handler] = {}
+    for area in (Dossiers, Documents):
+        found |= area(backend, external_ids, base_url).handlers()
+    return found
+
+
+def _open_handlers(base_url: str, version: str) -> Mapping[str, OpenHandler]:
+    """What needs no caller, made once."""
+    statement, description = capability_statement(base_url, version), openapi(base_url, version)
+    written, shown = orjson.dumps(description), page(description)
     return {
-        "patient-search": handlers.patient_search,
-        "patient-read": handlers.patient_read,
-        "provide-bundle": handlers.provide_bundle,
-        "simplified-publish": handlers.simplified_publish,
-        "document-search": handlers.document_search,
-        "document-read": handlers.document_read,
-        "binary-read": handlers.binary_read,
+        "capabilities": lambda: Answer(statement),
+        "openapi": lambda: Response(written, media_type="application/json"),
+        "documentation": lambda: HTMLResponse(shown, headers={"Content-Security-Policy": _POLICY}),
     }
 
 
@@ -87,13 +110,17 @@ def _forms(prefix: str, path: str) -> list[str]:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    refusal: DmpError = (
+    found: DmpError = (
         ProtocolRefusal(405, "method", "this path has other methods")
         if status == 405
         else DmpError(ERROR_REASON_METHOD_NOT_FOUND, "No such resource or operation.")
     )
     request.state.request_id = negotiation.correlation_id(request.headers)
     request.state.traceparent = negotiation.trace_parent(request.headers)
-    response = error_response(refusal)
+    request.state.format = "json"
+    with suppress(DmpError):
+        formats = [value for name, value in query_of(request) if name == "_format"]
+        request.state.format = negotiation.answer_format(request.headers, formats)
+    response = render(request, refusal(found))
     correlate(request, response)
     return response

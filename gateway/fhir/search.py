@@ -18,7 +18,7 @@ from gateway.fhir.codesystems import CLASS_SYSTEMS, FORMAT_SYSTEMS, TYPE_SYSTEMS
 from gateway.fhir.document_out import Links, write_document
 from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifier, patient_reference, unique_id_of
 from gateway.fhir.node import LONGEST_CODE, JsonObject
-from gateway.fhir.parameters import Parameters, encode
+from gateway.fhir.parameters import Parameters, SearchParameter, encode
 from gateway.fhir.refusals import invalid
 from gateway.fhir.times import narrow
 
@@ -31,15 +31,6 @@ STATUSES: Final[Mapping[str, document_pb2.DocumentStatus.ValueType]] = MappingPr
         "entered-in-error": document_pb2.DOCUMENT_STATUS_DELETED,
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SearchParameter:
-    """A parameter as the CapabilityStatement shows it."""
-
-    name: str
-    type: str
-    documentation: str
 
 
 PARAMETERS: Final = (

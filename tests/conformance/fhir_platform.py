@@ -1,4 +1,4 @@
-"""A platform of our own behind the FHIR front: people, dossiers and documents in memory, and samples to send to it.
+"""A platform of our own behind the FHIR front: people, dossiers and documents in memory.
 
 It keeps the promises that the front relies on (atomic submission, hash and size checked, refusals by reason) and
 remembers what it was asked, so that tests see both sides.
@@ -6,17 +6,16 @@ remembers what it was asked, so that tests see both sides.
 
 from __future__ import annotations
 
-import base64
 import copy
 import hashlib
-import uuid
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 from fhir.resources.R4B import get_fhir_model_class
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
@@ -25,24 +24,23 @@ from dmp.document.v1 import document_pb2
 from gateway.callers import Caller
 from gateway.external_ids import ExternalIds
 from gateway.fhir.routes import exception_handlers, routes
+from gateway.fhir.rpcs import Request, Response, Rpc
 from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import document_name, dossier_name, dossier_of, submission_set_name, uuid7
 from services.runtime.validation import validate
-
-BASE = "https://dmp.test/fhir"
-INS_OID = "1.2.250.1.213.1.4.10"
-INS = "180017512345697"[:13] + f"{97 - 1800175123456 % 97:02d}"
-OTHER_INS = "2800175123456" + f"{97 - 2800175123456 % 97:02d}"
-UNKNOWN_INS = "1990175123456" + f"{97 - 1990175123456 % 97:02d}"
-NO_DOSSIER_INS = "2990175123456" + f"{97 - 2990175123456 % 97:02d}"
-HEALTH_ID, OTHER_HEALTH_ID, NO_DOSSIER_ID = 4611686018427387905, 4611686018427387906, 4611686018427387907
-SUBJECT = {"reference": f"Patient?identifier=urn:oid:{INS_OID}|{INS}"}
-"""Copied into each sample."""
-TOKEN = {"Authorization": "Bearer good"}
-CDA = b"<ClinicalDocument xmlns='urn:hl7-org:v3'>\xc3\xa9</ClinicalDocument>"
-ALL_SCOPES = frozenset({"TD0.2", "ITI-65", "ITI-67", "ITI-68", "ITI-105"})
-
-Json = dict[str, Any]
+from tests.conformance.fhir_samples import (
+    ALL_SCOPES,
+    BASE,
+    HEALTH_ID,
+    INS,
+    INS_OID,
+    NO_DOSSIER_ID,
+    NO_DOSSIER_INS,
+    OTHER_HEALTH_ID,
+    OTHER_INS,
+    TOKEN,
+    Json,
+)
 
 
 class FakeKeys:
@@ -80,7 +78,7 @@ class FakePlatform:
         self.breaks_after_chunks: int | None = None
         self.seen: list[Caller] = []
 
-    async def caller(self, request: Request) -> Caller:
+    async def caller(self, request: HttpRequest) -> Caller:
         header = request.headers.get("authorization", "")
         if not header:
             raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
@@ -101,6 +99,14 @@ class FakePlatform:
     async def resolve(self, caller: Caller, identifier: tuple[str, str]) -> int | None:
         return self.people.get(identifier)
 
+    async def call(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> Response:
+        answer: Response = await getattr(self, method_of(rpc))(caller, request)
+        return answer
+
+    def stream(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> AsyncIterator[Response]:
+        answer: AsyncIterator[Response] = getattr(self, method_of(rpc))(caller, request)
+        return answer
+
     async def get_dossier(
         self, caller: Caller, request: consent_pb2.GetDossierRequest
     ) -> consent_pb2.GetDossierResponse:
@@ -113,7 +119,7 @@ class FakePlatform:
         response.caller_authorization_expire_time.FromSeconds(1_800_000_000)
         return response
 
-    async def submit(
+    async def submit_documents(
         self, caller: Caller, request: document_pb2.SubmitDocumentsRequest
     ) -> document_pb2.SubmitDocumentsResponse:
         validate(request)
@@ -136,7 +142,7 @@ class FakePlatform:
             self.documents[document.name] = (document, item.content)
         return response
 
-    async def search(
+    async def search_documents(
         self, caller: Caller, request: document_pb2.SearchDocumentsRequest
     ) -> document_pb2.SearchDocumentsResponse:
         validate(request)
@@ -160,7 +166,7 @@ class FakePlatform:
     ) -> document_pb2.GetDocumentResponse:
         return document_pb2.GetDocumentResponse(document=self._document(request.name)[0])
 
-    async def read(
+    async def read_document(
         self, caller: Caller, request: document_pb2.ReadDocumentRequest
     ) -> AsyncIterator[document_pb2.ReadDocumentResponse]:
         document, content = self._document(request.name)
@@ -200,6 +206,11 @@ class FakePlatform:
             )
 
 
+def method_of(rpc: Rpc[Any, Any]) -> str:
+    """The method of FakePlatform that stands for an RPC."""
+    return re.sub(r"(?<=.)(?=[A-Z])", "_", rpc.path.rpartition("/")[2]).lower()
+
+
 def external_ids() -> ExternalIds:
     return ExternalIds(FakeKeys())  # type: ignore[arg-type]
 
@@ -220,6 +231,13 @@ def parsed(resource: Json) -> Any:
     return get_fhir_model_class(resource["resourceType"]).model_validate(copy.deepcopy(resource))
 
 
+def parsed_xml(body: bytes) -> Any:
+    """A resource in XML as an independent R4B library reads it."""
+    name = re.search(rb"<([A-Z]\w+)", body)
+    assert name is not None, body
+    return get_fhir_model_class(name[1].decode()).model_validate_xml(body)
+
+
 def issues(response: httpx.Response, status: int) -> list[Json]:
     """The issues of an error answer, which must be a valid OperationOutcome with this status."""
     assert response.status_code == status, (response.status_code, response.text)
@@ -237,161 +255,3 @@ def reason_of(issue: Json) -> str:
 
 def expressions(found: list[Json]) -> list[str]:
     return [path for issue in found for path in issue.get("expression", [])]
-
-
-def simplified(content: bytes = CDA, **changes: Any) -> Json:
-    """A DocumentReference of ITI-105, as small as the official example."""
-    return {
-        "resourceType": "DocumentReference",
-        "meta": {
-            "profile": ["https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition/pdsm-simplified-publish"]
-        },
-        "contained": [practitioner()],
-        "masterIdentifier": {"system": "urn:ietf:rfc:3986", "value": "urn:oid:1.2.250.1.999.1"},
-        "status": "current",
-        "type": {"coding": [{"system": "http://loinc.org", "code": "11488-4", "display": "CR de consultation"}]},
-        "subject": dict(SUBJECT),
-        "author": [{"reference": "#author"}],
-        "content": [
-            {
-                "attachment": {
-                    "contentType": "text/xml",
-                    "data": base64.b64encode(content).decode(),
-                    "title": "Compte rendu",
-                }
-            }
-        ],
-    } | changes
-
-
-def practitioner() -> Json:
-    return {
-        "resourceType": "Practitioner",
-        "id": "author",
-        "identifier": [{"system": "urn:oid:1.2.250.1.71.4.2.1", "value": "899700218896"}],
-        "name": [{"family": "MARTIN", "given": ["Anne"]}],
-    }
-
-
-def source_patient() -> Json:
-    return {
-        "resourceType": "Patient",
-        "id": "patient",
-        "identifier": [{"system": f"urn:oid:{INS_OID}", "value": INS}],
-        "name": [{"family": "DUPONT", "given": ["Jeanne"]}],
-        "gender": "female",
-        "birthDate": "1980-01-17",
-    }
-
-
-def attachment(index: int, content: bytes) -> Json:
-    digest = hashlib.sha1(content, usedforsecurity=False).digest()
-    return {
-        "contentType": "text/xml",
-        "language": "fr-FR",
-        "url": binary_url(index),
-        "size": len(content),
-        "hash": base64.b64encode(digest).decode(),
-        "title": "Compte rendu",
-        "creation": "2026-06-12T10:00:00+02:00",
-    }
-
-
-def document_reference(index: int, content: bytes = CDA) -> Json:
-    """A comprehensive DocumentReference of ITI-65."""
-    nos = "https://mos.esante.gouv.fr/NOS"
-    return {
-        "resourceType": "DocumentReference",
-        "meta": {
-            "profile": [
-                "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition/pdsm-comprehensive-document-reference"
-            ]
-        },
-        "contained": [source_patient(), practitioner()],
-        "masterIdentifier": {"system": "urn:ietf:rfc:3986", "value": f"urn:oid:1.2.250.1.999.{index}"},
-        "status": "current",
-        "type": {"coding": [{"system": "http://loinc.org", "code": "11488-4"}]},
-        "category": [
-            {"coding": [{"system": f"{nos}/TRE_A03-ClasseDocument/FHIR/TRE-A03-ClasseDocument", "code": "10"}]}
-        ],
-        "subject": dict(SUBJECT),
-        "author": [{"reference": "#author"}],
-        "authenticator": {"reference": "#author"},
-        "securityLabel": [
-            {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": "N"}]}
-        ],
-        "content": [
-            {
-                "attachment": attachment(index, content),
-                "format": {
-                    "system": "http://ihe.net/fhir/ihe.formatcode.fhir/CodeSystem/formatcode",
-                    "code": "urn:ihe:iti:xds:2017:mimeTypeSufficient",
-                },
-            }
-        ],
-        "context": {
-            "period": {"start": "2026-06-12T09:00:00+02:00", "end": "2026-06-12"},
-            "sourcePatientInfo": {"reference": "#patient"},
-            "facilityType": {
-                "coding": [{"system": f"{nos}/TRE_R02-SecteurActivite/FHIR/TRE-R02-SecteurActivite", "code": "SA01"}]
-            },
-            "practiceSetting": {
-                "coding": [{"system": f"{nos}/TRE_A01-CadreExercice/FHIR/TRE-A01-CadreExercice", "code": "AMBULATOIRE"}]
-            },
-        },
-    }
-
-
-def binary_url(index: int) -> str:
-    return f"urn:uuid:{uuid.UUID(int=1000 + index)}"
-
-
-def document_url(index: int) -> str:
-    return f"urn:uuid:{uuid.UUID(int=2000 + index)}"
-
-
-def submission_set(count: int) -> Json:
-    mhd = "https://profiles.ihe.net/ITI/MHD"
-    return {
-        "resourceType": "List",
-        "contained": [practitioner()],
-        "extension": [
-            {
-                "url": f"{mhd}/StructureDefinition/ihe-designationType",
-                "valueCodeableConcept": {"coding": [{"system": "urn:oid:1.2.250.1.213.2.2", "code": "04"}]},
-            },
-            {
-                "url": f"{mhd}/StructureDefinition/ihe-sourceId",
-                "valueIdentifier": {"system": "urn:ietf:rfc:3986", "value": "urn:oid:1.2.3.4.5.6.7.8"},
-            },
-        ],
-        "identifier": [{"use": "usual", "system": "urn:ietf:rfc:3986", "value": "urn:oid:1.2.250.1.999.1000"}],
-        "status": "current",
-        "mode": "working",
-        "code": {"coding": [{"system": f"{mhd}/CodeSystem/MHDlistTypes", "code": "submissionset"}]},
-        "subject": dict(SUBJECT),
-        "date": "2026-06-12T10:00:00+02:00",
-        "source": {"reference": "#author"},
-        "entry": [{"item": {"reference": document_url(index)}} for index in range(count)],
-    }
-
-
-def bundle(count: int = 1, content: bytes = CDA) -> Json:
-    """A transaction Bundle of ITI-65 with `count` documents."""
-
-    def entry(url: str, resource: Json) -> Json:
-        return {
-            "fullUrl": url,
-            "resource": resource,
-            "request": {"method": "POST", "url": resource["resourceType"]},
-        }
-
-    entries = [entry("urn:uuid:00000000-0000-4000-8000-000000000001", submission_set(count))]
-    for index in range(count):
-        entries.append(entry(document_url(index), document_reference(index, content)))
-        binary = {"resourceType": "Binary", "contentType": "text/xml", "data": base64.b64encode(content).decode()}
-        entries.append(entry(binary_url(index), binary))
-    profile = (
-        "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition/pdsm-comprehensive-provide-document-bundle"
-    )
-    return {"resourceType": "Bundle", "meta": {"profile": [profile]}, "type": "transaction", "entry": entries}

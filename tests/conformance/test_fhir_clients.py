@@ -14,7 +14,8 @@ from fhirpy.base.exceptions import OperationOutcome, ResourceNotFound
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from tests.conformance.fhir_platform import CDA, INS, INS_OID, TOKEN, FakePlatform, application, bundle, simplified
+from tests.conformance.fhir_platform import FakePlatform, application
+from tests.conformance.fhir_samples import CDA, INS, INS_OID, TOKEN, bundle, simplified
 
 PATIENT = f"urn:oid:{INS_OID}|{INS}"
 

@@ -14,17 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.fhir_platform import (
-    BASE,
-    INS,
-    INS_OID,
-    FakePlatform,
-    Json,
-    client_of,
-    expressions,
-    issues,
-    parsed,
-)
+from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed
+from tests.conformance.fhir_samples import BASE, INS, INS_OID, Json
 
 EXAMPLES = Path(__file__).parents[3] / "shared" / "data" / "fhir"
 FHIR = {"Content-Type": "application/fhir+json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,19 +11,8 @@ import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.errors import REASONS, DmpError, FieldViolation
-from tests.conformance.fhir_platform import (
-    BASE,
-    INS,
-    INS_OID,
-    FakePlatform,
-    Json,
-    bundle,
-    client_of,
-    expressions,
-    issues,
-    reason_of,
-    simplified,
-)
+from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed_xml, reason_of
+from tests.conformance.fhir_samples import BASE, INS, INS_OID, Json, bundle, simplified
 
 FHIR = {"Content-Type": "application/fhir+json"}
 PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
@@ -157,15 +147,47 @@ class TestHttp:
         )
         assert response.status_code == 200
 
-    @pytest.mark.parametrize("headers", [{"Accept": "application/fhir+xml"}, {"Accept": "text/html;q=0.9, image/*"}])
-    async def test_what_is_not_json_is_406(self, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    async def test_what_is_neither_json_nor_xml_is_406(self, client: httpx.AsyncClient) -> None:
+        headers = {"Accept": "text/html;q=0.9, image/*"}
         assert expressions(issues(await client.get("/metadata", headers=headers), 406)) == ["Accept"]
-        assert expressions(issues(await client.get("/metadata?_format=xml"), 406)) == ["_format"]
+        assert expressions(issues(await client.get("/metadata?_format=turtle"), 406)) == ["_format"]
+        assert expressions(issues(await client.get("/metadata?_format=json&_format=xml"), 406)) == ["_format"]
+
+    @pytest.mark.parametrize(
+        ("accept", "wanted"),
+        [
+            ("application/fhir+xml", "xml"),
+            ("application/xml;q=0.8, application/json;q=0.2", "xml"),
+            ("application/fhir+json;q=0.5, application/fhir+xml;q=0.5", "json"),
+            ("application/*", "json"),
+            ("application/fhir+xml;q=0, */*", "json"),
+        ],
+    )
+    async def test_the_better_liked_format_is_served(self, client: httpx.AsyncClient, accept: str, wanted: str) -> None:
+        response = await client.get("/metadata", headers={"Accept": accept})
+        assert response.headers["content-type"] == f"application/fhir+{wanted}"
+
+    async def test_an_error_comes_in_the_format_asked_for(self, client: httpx.AsyncClient) -> None:
+        for path in ("/DocumentReference?_format=xml", "/Nothing?_format=xml"):
+            response = await client.get(path)
+            assert response.headers["content-type"] == "application/fhir+xml"
+            assert parsed_xml(response.content).get_resource_type() == "OperationOutcome"
+
+    async def test_the_description_and_its_page_need_no_token_and_no_other_server(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        description = (await client.get("/openapi.json", headers={"Authorization": ""})).json()
+        assert "/DocumentReference/{id}" in description["paths"]
+        page = await client.get("/docs", headers={"Authorization": ""})
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert not re.search(r"(src|href)=.?(https?:)?//", page.text)
+        for path in description["paths"]:
+            assert f"<code>{path}</code>" in page.text
 
     @pytest.mark.parametrize(
         "headers",
         [
-            [("Content-Type", "application/fhir+xml")],
+            [("Content-Type", "application/fhir+turtle")],
             [("Content-Type", "text/plain")],
             [],
             [("Content-Type", "application/fhir+json"), ("Content-Type", "application/fhir+json")],

@@ -13,7 +13,8 @@ import pytest
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime.errors import DmpError
-from tests.conformance.fhir_platform import (
+from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, reason_of
+from tests.conformance.fhir_samples import (
     BASE,
     CDA,
     HEALTH_ID,
@@ -22,14 +23,8 @@ from tests.conformance.fhir_platform import (
     NO_DOSSIER_INS,
     OTHER_INS,
     UNKNOWN_INS,
-    FakePlatform,
     Json,
     bundle,
-    client_of,
-    expressions,
-    issues,
-    parsed,
-    reason_of,
     simplified,
 )
 

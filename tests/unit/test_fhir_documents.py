@@ -18,16 +18,8 @@ from gateway.fhir.document_out import Links, write_document
 from gateway.fhir.node import Node
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import document_name
-from tests.conformance.fhir_platform import (
-    CDA,
-    HEALTH_ID,
-    INS,
-    INS_OID,
-    Json,
-    document_reference,
-    external_ids,
-    parsed,
-)
+from tests.conformance.fhir_platform import external_ids, parsed
+from tests.conformance.fhir_samples import CDA, HEALTH_ID, INS, INS_OID, Json, document_reference
 
 BASE = "https://dmp.test/fhir"
 LINKS = Links(BASE, external_ids())

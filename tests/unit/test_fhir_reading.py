@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dmp.document.v1.document_pb2 import TimeRange
 from gateway.fhir import codesystems, identifiers, negotiation, parameters, times
-from gateway.fhir.json_body import parse_resource
+from gateway.fhir.json_body import check_resource, parse_json
 from gateway.fhir.node import Node
 from services.identity.nir import INS_OIDS, NirError, parse_nir
 from services.runtime.errors import DmpError
@@ -72,12 +72,12 @@ class TestNode:
 
 class TestJson:
     def test_a_literal_backslash_is_no_nul(self) -> None:
-        assert parse_resource(b'{"resourceType":"X","a":"\\\\u0000"}', "X").text(20, "a") == "\\u0000"
+        assert check_resource(parse_json(b'{"resourceType":"X","a":"\\\\u0000"}'), "X").text(20, "a") == "\\u0000"
 
     @given(st.binary(max_size=200))
     def test_bytes_raise_nothing_else_than_our_errors(self, body: bytes) -> None:
         with pytest.raises(DmpError):
-            parse_resource(body, "X")
+            check_resource(parse_json(body), "X")
 
 
 class TestTimes:
@@ -237,7 +237,7 @@ def test_any_accept_header_is_understood_or_refused(text: str) -> None:
 
     headers = Headers(raw=[(b"accept", text.encode()), (b"content-type", text.encode()), (b"prefer", text.encode())])
     for check in (
-        lambda: negotiation.check_json_accepted(headers, []),
+        lambda: negotiation.answer_format(headers, []),
         lambda: negotiation.check_binary_accepted(headers, "text/xml"),
         lambda: negotiation.check_content_type(headers),
         lambda: negotiation.preference(headers, "return"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.fhir.document_out import Links, write_document
 from gateway.fhir.field_paths import search_field, submission_field
-from gateway.fhir.json_body import parse_resource
+from gateway.fhir.json_body import check_resource, parse_json
 from gateway.fhir.node import Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.search import read_search
@@ -22,7 +22,8 @@ from gateway.fhir.submission import SubmissionKey, read_bundle, read_simplified
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import document_name
 from services.runtime.validation import validate
-from tests.conformance.fhir_platform import (
+from tests.conformance.fhir_platform import external_ids, parsed
+from tests.conformance.fhir_samples import (
     CDA,
     HEALTH_ID,
     INS,
@@ -32,8 +33,6 @@ from tests.conformance.fhir_platform import (
     Json,
     binary_url,
     bundle,
-    external_ids,
-    parsed,
     simplified,
 )
 
@@ -224,7 +223,7 @@ def test_hostile_bundles_raise_nothing_else_than_our_errors(data: st.DataObject)
         for key in way:
             target = target[key]
         target[last] = data.draw(mutations())
-    _only_our_errors(lambda: read_bundle(parse_resource(json.dumps(sent).encode(), "Bundle"), BASE, KEY))
+    _only_our_errors(lambda: read_bundle(check_resource(parse_json(json.dumps(sent).encode()), "Bundle"), BASE, KEY))
 
 
 @given(st.data())
@@ -237,7 +236,7 @@ def test_hostile_references_raise_nothing_else_than_our_errors(data: st.DataObje
         target = target[key]
     target[last] = data.draw(mutations())
     submission = _only_our_errors(
-        lambda: read_simplified(parse_resource(json.dumps(sent).encode(), "DocumentReference"), BASE, KEY)
+        lambda: read_simplified(check_resource(parse_json(json.dumps(sent).encode()), "DocumentReference"), BASE, KEY)
     )
     if submission is not None:  # what is taken can be given back
         document = submission.request.documents[0].document
