@@ -47,6 +47,7 @@ from services.runtime.server import (
     background_work,
     open_service,
     run,
+    settle,
     stop_on_signals,
 )
 from services.runtime.tokens import TokenIssuer
@@ -86,6 +87,7 @@ async def main() -> None:
             known_first=service.settings.transport == "grpcio",
         )
         stop = stop_on_signals()
+        settle()
         relay_server, health = await listen(service.settings, relay, serving=False, client_certificate=False)
         http_server = _http_server(service, Admission(_application(service, store, clients, backend), limit))
         async with (

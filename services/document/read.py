@@ -89,12 +89,15 @@ class Reader:
 
     async def _open(self, call: Call, name: str, action: consent_pb2.Action.ValueType) -> Opened:
         wanted = DocumentKey(call.health_id, uuid.UUID(name[-36:]))
-        row = asyncio.ensure_future(self._rows.submit(wanted, timeout=call.remaining()))
+        row = self._rows.ask(wanted, timeout=call.remaining())
         try:
             decision = await self._gate.enter(call, action, (name,))
             found = await row
-        finally:
-            _abandon(row)
+        except BaseException:
+            self._rows.give_up(row)
+            raise
+        if isinstance(found, DmpError):
+            raise found
         reason = self._hidden(call, found, decision)
         if found is None or reason != VISIBLE:
             absent = DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
@@ -138,11 +141,3 @@ def with_row(document: document_pb2.Document, row: DocumentRow) -> document_pb2.
     document.submit_time.CopyFrom(timestamp(row.submitted_at))
     document.submission_set = submission_set_name(row.health_id, row.submission_set_id)
     return document
-
-
-def _abandon(row: asyncio.Future[FoundDocument | None]) -> None:
-    """Nobody waits for the row any more: stop it, or take its failure so that it is not reported as forgotten."""
-    if not row.done():
-        row.cancel()
-    elif not row.cancelled():
-        row.exception()

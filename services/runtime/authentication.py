@@ -11,10 +11,10 @@ Four rules, in this order:
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -77,7 +77,7 @@ class Authenticator:
             caller=access_pb2.CALLER_KIND_SERVICE,
             client_id=peer.name,
             peer=peer.name,
-            request_id=metadata.get("x-request-id", "")[:_LONGEST_ID] or secrets.token_hex(8),
+            request_id=metadata.get("x-request-id", "")[:_LONGEST_ID] or os.urandom(8).hex(),
             deadline=None if time_remaining is None else time.monotonic() + time_remaining,
             traceparent=traceparent,
             method=method,
@@ -94,7 +94,7 @@ class Authenticator:
         if scheme.lower() != "bearer" or not token:
             raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
         verified = self.verifier.verify(token, time.time())
-        call = replace(call, actor=verified.claims, caller=verified.caller, client_id=verified.client_id)
+        call = call.by(verified.claims, verified.caller, verified.client_id)
         if not _bound(verified.caller, verified.client_id, peer):
             raise Identified(call, DmpError(reasons.ERROR_REASON_CLIENT_CERTIFICATE))
         if verified.client_id in self.suspended:
@@ -116,13 +116,13 @@ def route(call: Call, request: Message) -> Call:
         request_id: str = request.request_id  # type: ignore[attr-defined]
         if not request_id or "\0" in request_id:
             raise Identified(call, invalid("request_id", "required", "a mutation needs a request_id"))
-        call = replace(call, request_id=request_id[:_LONGEST_ID])
+        call = call.routed(request_id[:_LONGEST_ID], call.health_id)
     if method.dossier_field:
         try:
             health_id = dossier_of(getattr(request, method.dossier_field), method.dossier_field)
         except DmpError as error:
             raise Identified(call, error) from None
-        call = replace(call, health_id=health_id)
+        call = call.routed(call.request_id, health_id)
         if call.actor.patient_health_id not in (0, health_id):
             raise Identified(call, DmpError(reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH))
     return call
@@ -134,7 +134,7 @@ def about(call: Call, request: Message) -> Call:
     if not field or call.health_id:
         return call
     try:
-        return replace(call, health_id=dossier_of(getattr(request, field), field))
+        return call.routed(call.request_id, dossier_of(getattr(request, field), field))
     except DmpError:
         return call
 

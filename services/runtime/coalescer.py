@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -30,9 +30,14 @@ Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 _FULL_RETRY_AFTER = 1.0
+_NEVER: Final = float("inf")
 
 PACE = 0.005
 """Seconds between the batches of a request path: measured, a third less CPU a call at 256 in flight, no loss at 1."""
+
+
+_Batch: TypeAlias = "dict[asyncio.Future[Result | DmpError], tuple[Item, float]]"
+"""Items by the future of their answers, each with the loop's time at which its caller's patience ends."""
 
 
 class Coalescer(Generic[Item, Result]):
@@ -57,6 +62,7 @@ class Coalescer(Generic[Item, Result]):
 
     __slots__ = (
         "__weakref__",
+        "_alarm_at",
         "_closing",
         "_context",
         "_drained",
@@ -65,6 +71,7 @@ class Coalescer(Generic[Item, Result]):
         "_in_flight",
         "_last_size",
         "_last_start",
+        "_loop",
         "_max_batch",
         "_max_pending",
         "_name",
@@ -72,6 +79,7 @@ class Coalescer(Generic[Item, Result]):
         "_pending",
         "_running",
         "_send",
+        "_timer",
         "batches_sent",
         "items_refused",
         "items_sent",
@@ -98,9 +106,12 @@ class Coalescer(Generic[Item, Result]):
         self._pace = pace
         self._last_start = float("-inf")
         self._last_size = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Insertion-ordered: a queue from which a cancelled item leaves in constant time.
-        self._pending: dict[asyncio.Future[Result | DmpError], Item] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._pending: _Batch[Result, Item] = {}
+        self._running: dict[asyncio.Task[None], _Batch[Result, Item]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._alarm_at = _NEVER
         self._flush_due = False
         self._closing = False
         self._drained = asyncio.Event()
@@ -128,35 +139,54 @@ class Coalescer(Generic[Item, Result]):
         effect); DEADLINE_EXCEEDED at the timeout; DEPENDENCY_UNAVAILABLE when the batch failed; or the item's own.
         After a timeout or a cancellation an item already sent may still take effect; its answer is dropped.
         """
+        future = self.ask(item, timeout=timeout)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            self.give_up(future)
+            raise
+        if isinstance(outcome, DmpError):
+            raise outcome
+        return outcome
+
+    def ask(self, item: Item, *, timeout: float | None = None) -> asyncio.Future[Result | DmpError]:
+        """As ``submit``, for who has more to do before it waits: the answer to come, or the error that takes its place.
+
+        What refuses the item at once is raised. Whoever does not want the answer any more calls ``give_up``.
+        """
         if self._closing:
             self.items_refused += 1
             raise self._unavailable()
         if is_urgent() and (lane := self._lane()) is not self:
-            return await lane.submit(item, timeout=timeout)
+            return lane.ask(item, timeout=timeout)
         if len(self._pending) >= self._max_pending:
             self.items_refused += 1
             raise DmpError(
                 reasons.ERROR_REASON_OVERLOADED, metadata={"dependency": self._name}, retry_after=_FULL_RETRY_AFTER
             )
-        if timeout is not None and timeout <= 0:
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        if timeout is None:
+            ends = _NEVER
+        elif timeout > 0:
+            ends = loop.time() + timeout
+            if ends < self._alarm_at:
+                self._alarm(loop, ends)
+        else:
             raise self._too_late()
-        loop = asyncio.get_running_loop()
         future: asyncio.Future[Result | DmpError] = loop.create_future()
-        self._pending[future] = item
+        self._pending[future] = (item, ends)
         if not self._flush_due and len(self._running) < self._in_flight:
             self._schedule(loop)
-        timer = None if timeout is None else loop.call_later(timeout, self._expire, future, context=self._context)
-        try:
-            outcome = await future
-        except asyncio.CancelledError:
-            self._pending.pop(future, None)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if isinstance(outcome, DmpError):
-            raise outcome
-        return outcome
+        return future
+
+    def give_up(self, future: asyncio.Future[Result | DmpError]) -> None:
+        """Nobody waits for this answer: its item leaves the queue if it is still there."""
+        future.cancel()
+        self._pending.pop(future, None)
+        if self._express is not None:
+            self._express.give_up(future)
 
     async def close(self) -> None:
         """Refuses new items, and returns when every accepted one has been answered."""
@@ -190,12 +220,12 @@ class Coalescer(Generic[Item, Result]):
             taken = self._take()
             task = loop.create_task(self._run(taken), context=contextvars.Context())
             self._last_start, self._last_size = loop.time(), len(taken)
-            self._running.add(task)
+            self._running[task] = taken
             task.add_done_callback(self._ended, context=self._context)
         if self._closing and not self._running:  # and so nothing waits
             self._drained.set()
 
-    def _take(self) -> dict[asyncio.Future[Result | DmpError], Item]:
+    def _take(self) -> _Batch[Result, Item]:
         """Takes the next batch off the queue."""
         taken = self._pending
         if len(taken) <= self._max_batch:
@@ -206,10 +236,10 @@ class Coalescer(Generic[Item, Result]):
                 del self._pending[future]
         return taken
 
-    async def _run(self, taken: dict[asyncio.Future[Result | DmpError], Item]) -> None:
+    async def _run(self, taken: _Batch[Result, Item]) -> None:
         """Sends one batch and answers each of its items, whatever happens."""
         # Some callers may have gone between the turn of the loop that took the batch and this one, which sends it.
-        batch = {future: item for future, item in taken.items() if not future.done()}
+        batch = {future: item for future, (item, _) in taken.items() if not future.done()}
         if not batch:
             return
         self.batches_sent += 1
@@ -236,7 +266,7 @@ class Coalescer(Generic[Item, Result]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A batch has ended: the next one leaves; if it was cancelled, the loop is ending and nothing more does."""
-        self._running.discard(task)
+        del self._running[task]
         if task.cancelled():
             self._closing = True
             stranded, self._pending = self._pending, {}
@@ -246,13 +276,28 @@ class Coalescer(Generic[Item, Result]):
         elif not self._flush_due:
             self._schedule(asyncio.get_running_loop())
 
-    def _expire(self, future: asyncio.Future[Result | DmpError]) -> None:
-        self._pending.pop(future, None)
-        if not future.done():
-            future.set_result(self._too_late())
+    def _alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        """Look for items whose time is over at the loop's time `at`: one timer for all, at the earliest of them."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._alarm_at = at
+        self._timer = loop.call_at(at, self._expire, loop, at, context=self._context)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """Answer the items whose time is over, those of batches under way too."""
+        self._timer, self._alarm_at = None, _NEVER
+        waiting = self._pending
+        outstanding = [each for batch in (waiting, *self._running.values()) for each in batch.items()]
+        for future, (_, ends) in outstanding:
+            if ends <= now and not future.done():
+                future.set_result(self._too_late())
+                waiting.pop(future, None)
+        earliest = min((ends for future, (_, ends) in outstanding if not future.done()), default=_NEVER)
+        if earliest < _NEVER:
+            self._alarm(loop, earliest)
 
     @staticmethod
-    def _fail(batch: dict[asyncio.Future[Result | DmpError], Item], error: DmpError) -> None:
+    def _fail(batch: Iterable[asyncio.Future[Result | DmpError]], error: DmpError) -> None:
         """Answers every item with its own copy of ``error`` (a shared exception would mix the callers' tracebacks)."""
         for future in batch:
             if not future.done():
@@ -273,7 +318,7 @@ class _Express(Coalescer[Item, Result]):
     def _lane(self) -> Coalescer[Item, Result]:
         return self
 
-    async def _run(self, taken: dict[asyncio.Future[Result | DmpError], Item]) -> None:
+    async def _run(self, taken: _Batch[Result, Item]) -> None:
         hurry()
         await super()._run(taken)
 

@@ -32,7 +32,28 @@ class Call:
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, None without one, never negative."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.monotonic()
+        return left if left > 0 else 0.0
+
+    def by(self, actor: ActingContext, caller: int, client_id: str) -> Call:
+        """This call, made by someone with a token."""
+        return Call(actor, caller, client_id, self.peer, self.request_id, self.deadline, self.traceparent, self.method)
+
+    def routed(self, request_id: str, health_id: int) -> Call:
+        """This call, with what its routing fields say."""
+        return Call(
+            self.actor,
+            self.caller,
+            self.client_id,
+            self.peer,
+            request_id,
+            self.deadline,
+            self.traceparent,
+            self.method,
+            health_id,
+        )
 
     @property
     def trace_id(self) -> str:

@@ -20,6 +20,8 @@ from services.runtime.errors import DmpError, FieldViolation
 HealthId = NewType("HealthId", int)
 
 _MAX = (1 << 63) - 1
+_UUID_VERSION_7 = 0x7 << 76 | 0x2 << 62
+_UUID_RANDOM = (1 << 128) - 1 & ~(0xF << 76) & ~(0x3 << 62)
 
 
 def new_health_id() -> HealthId:
@@ -89,10 +91,13 @@ def event_name(health_id: int, event_id: uuid.UUID) -> str:
 
 def uuid7() -> uuid.UUID:
     """A UUIDv7 (RFC 9562): 48 bits of milliseconds, the rest random. Never used for dossiers: it tells when."""
+    return uuid.UUID(bytes=uuid7_bytes())
+
+
+def uuid7_bytes() -> bytes:
+    """The 16 bytes of a new UUIDv7."""
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value)
+    return (value & _UUID_RANDOM | _UUID_VERSION_7).to_bytes(16, "big")
 
 
 def _bad(field: str, rule: str, description: str) -> DmpError:

@@ -213,11 +213,8 @@ class Limit:
             return True
         if not self._free(traffic):
             return False
-        for ahead, queue in self._waiting.items():
-            if ahead > traffic:
-                break
-            if queue:
-                return False
+        if self._wanted and any(queue for ahead, queue in self._waiting.items() if ahead <= traffic):
+            return False
         self._take(traffic)
         return True
 

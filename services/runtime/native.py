@@ -125,9 +125,9 @@ class NativeServer:
 
     async def start(self) -> None:
         """Accept connections."""
+        self._loop = asyncio.get_running_loop()
         self._front.start()
-        arguments = (asyncio.get_running_loop(),)
-        self._thread = threading.Thread(target=self._receive, args=arguments, name="native-receive", daemon=True)
+        self._thread = threading.Thread(target=self._receive, args=(self._loop,), name="native-receive", daemon=True)
         self._thread.start()
 
     async def stop(self, grace: float | None) -> None:
@@ -212,7 +212,7 @@ class NativeServer:
             return
         serve = self._stream if handler.response_streaming else self._unary
         context = NativeContext(self, call_id, details, handler.response_serializer)
-        task = asyncio.get_running_loop().create_task(serve(call_id, handler, payload, context))
+        task = self._loop.create_task(serve(call_id, handler, payload, context))
         self._tasks[call_id] = task
         # Not in the coroutine's own `finally`: a call cancelled in the batch that brought it never begins.
         task.add_done_callback(lambda _: self._tasks.pop(call_id, None))

@@ -7,7 +7,7 @@ up by `telemetry`. Attributes take the keys of `names.LogKey` alone, and errors 
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -121,10 +121,8 @@ class Tracer:
         """
         match = _match(traceparent)
         if match is None or traceparent is None:
-            ids = os.urandom(24)
-            if self._tracer is None or int.from_bytes(ids[8:16], "big") >= self._bound:
-                digits = ids.hex()
-                return Span(f"00-{digits[:32]}-{digits[32:]}-00")
+            if self._tracer is None or random.getrandbits(64) >= self._bound:
+                return Span(f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00")
             return SampledSpan(self._tracer.start_span(name, kind=kind))
         if self._tracer is None or traceparent[_FLAGS_END] not in _SAMPLED_DIGITS:
             return Span(traceparent)

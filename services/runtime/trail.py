@@ -6,6 +6,7 @@ their event into the owner's outbox in the same commit (`event` builds it). Ther
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
@@ -19,7 +20,7 @@ from services.runtime import faults
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, from_status
-from services.runtime.identifiers import uuid7
+from services.runtime.identifiers import uuid7_bytes
 from services.runtime.outbox import OutboxRow
 
 Append = Callable[[list[audit_pb2.AuditEvent]], Awaitable[Sequence[audit_pb2.AppendReceipt | DmpError]]]
@@ -52,11 +53,10 @@ def build_event(
     actor: ActingContext | None = None,
 ) -> audit_pb2.AuditEvent:
     """The event of a call; `action` and `actor` default to the method's and the caller's."""
-    now = timestamp_pb2.Timestamp()
-    now.GetCurrentTime()
+    now = time.time_ns()
     return audit_pb2.AuditEvent(
-        event_id=uuid7().bytes,
-        event_time=now,
+        event_id=uuid7_bytes(),
+        event_time=timestamp_pb2.Timestamp(seconds=now // 1_000_000_000, nanos=now % 1_000_000_000),
         health_id=health_id or call.health_id,
         action=action or call.method.audit_action,
         transaction=call.method.transaction,
