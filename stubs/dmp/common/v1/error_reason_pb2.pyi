@@ -234,6 +234,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The dossier is closed already.
     Example: closing twice.
     """
+    ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 190
+    """The token was revoked.
+    Example: a token of a session that was ended, or whose refresh token was stolen.
+    """
+    ERROR_REASON_SANDBOX_ONLY: _ErrorReason.ValueType  # 191
+    """The client is confined to fictitious people, and this is not one.
+    Example: software on trial asks for a real dossier.
+    """
+    ERROR_REASON_PARTNER_NOT_FOUND: _ErrorReason.ValueType  # 192
+    """No client is registered under this id.
+    Example: a misspelt client id.
+    """
+    ERROR_REASON_PARTNER_ALREADY_EXISTS: _ErrorReason.ValueType  # 193
+    """A client is registered under this id already.
+    Example: registering twice without asking to replace.
+    """
+    ERROR_REASON_PARTNER_DECLARED: _ErrorReason.ValueType  # 194
+    """The gateway's file declares this client; it is changed there.
+    Example: replacing the registration of a declared client.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. The gRPC code, the HTTP
@@ -449,5 +469,25 @@ Example: a search with no criterion at all.
 ERROR_REASON_DOSSIER_ALREADY_CLOSED: ErrorReason.ValueType  # 52
 """The dossier is closed already.
 Example: closing twice.
+"""
+ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 190
+"""The token was revoked.
+Example: a token of a session that was ended, or whose refresh token was stolen.
+"""
+ERROR_REASON_SANDBOX_ONLY: ErrorReason.ValueType  # 191
+"""The client is confined to fictitious people, and this is not one.
+Example: software on trial asks for a real dossier.
+"""
+ERROR_REASON_PARTNER_NOT_FOUND: ErrorReason.ValueType  # 192
+"""No client is registered under this id.
+Example: a misspelt client id.
+"""
+ERROR_REASON_PARTNER_ALREADY_EXISTS: ErrorReason.ValueType  # 193
+"""A client is registered under this id already.
+Example: registering twice without asking to replace.
+"""
+ERROR_REASON_PARTNER_DECLARED: ErrorReason.ValueType  # 194
+"""The gateway's file declares this client; it is changed there.
+Example: replacing the registration of a declared client.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
