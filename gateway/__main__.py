@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server as HttpServer
 from grpc_health.v1 import health_pb2
 from pydantic import TypeAdapter, ValidationError
@@ -22,26 +24,38 @@ from dmp.audit.v1 import audit_pb2
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
 from dmp.identity.v1 import identity_pb2
+from gateway import reflection
 from gateway.admission import Admission
 from gateway.backend import PlatformBackend
 from gateway.callers import Callers
 from gateway.clients import Clients
+from gateway.denials import Denials
 from gateway.external_ids import ExternalIds
 from gateway.fhir.routes import exception_handlers
 from gateway.fhir.routes import routes as fhir_routes
 from gateway.http_metrics import HttpMetrics
-from gateway.oauth.assertion import Assertions
+from gateway.limits import HttpLimits
+from gateway.oauth.assembly import OAuth, assemble
+from gateway.oauth.mutual_tls import mutual_tls_port
+from gateway.oauth.routes import ServerNames
 from gateway.oauth.routes import routes as oauth_routes
-from gateway.oauth.tokens import Tokens
-from gateway.registration import Registration
+from gateway.operators import PARTNER_SERVICE, operator_port
+from gateway.own_methods import own_methods
+from gateway.partners.service import PartnerServicer
+from gateway.quotas import Quotas
+from gateway.registration import QuotaRegistration, Registration
 from gateway.relay import Relay
 from gateway.settings import GatewaySettings
-from gateway.store import Store
+from gateway.store import SignIns, Store, UsageStore
+from gateway.usage import Usage
 from services.runtime import limits
 from services.runtime.access import methods_of
 from services.runtime.health import health_port
 from services.runtime.observation import Calls, SecurityLog
+from services.runtime.paging import PageTokens
+from services.runtime.redis import Redis
 from services.runtime.server import (
+    Background,
     Service,
     StartRefused,
     background_work,
@@ -50,16 +64,17 @@ from services.runtime.server import (
     settle,
     stop_on_signals,
 )
-from services.runtime.tokens import TokenIssuer
+from services.runtime.tls import TlsFiles
 from services.runtime.transport import listen
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_DESCRIPTORS = {
-    "identity": identity_pb2.DESCRIPTOR.services_by_name["IdentityService"],
-    "consent": consent_pb2.DESCRIPTOR.services_by_name["ConsentService"],
-    "document": document_pb2.DESCRIPTOR.services_by_name["DocumentService"],
-    "audit": audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
-}
+_METHODS = methods_of(
+    descriptor
+    for file in (identity_pb2, consent_pb2, document_pb2, audit_pb2)
+    for descriptor in file.DESCRIPTOR.services_by_name.values()
+)
+"""The methods of the services, each behind the service that its package is named for."""
+_OWN = methods_of([PARTNER_SERVICE])
 _PURGE_EVERY = 60.0
 _KEPT_AFTER_EXPIRY = timedelta(minutes=10)
 
@@ -67,41 +82,78 @@ _KEPT_AFTER_EXPIRY = timedelta(minutes=10)
 async def main() -> None:
     """Open, serve until told to stop, close."""
     async with open_service("gateway", GatewaySettings, _MIGRATIONS) as service:
-        store = Store(service.pool)
-        await store.put_clients(_registrations(service.settings.clients_file))
-        clients = Clients(store)
-        methods = methods_of(_DESCRIPTORS.values())
-        calls, security = Calls(service.telemetry), SecurityLog(service.telemetry)
-        callers = Callers(service.token_verifier(), clients, service.trail)
-        backend = PlatformBackend(
-            callers, {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}, security
-        )
-        limit = limits.measured(_bounds(service.settings), service.telemetry.metrics)
-        relay = Relay(
-            methods.values(),
-            lambda path: service.peer(path.split(".")[1]),
-            callers,
-            calls,
-            security,
-            limit,
-            known_first=service.settings.transport == "grpcio",
-        )
-        stop = stop_on_signals()
-        settle()
-        relay_server, health = await listen(service.settings, relay, serving=False, client_certificate=False)
-        http_server = _http_server(service, Admission(_application(service, store, clients, backend), limit))
-        async with (
-            health_port(service.settings.health_listen, health),
-            background_work([http_server.serve, lambda: _purge(store)], stop),
-        ):
-            await _serving(service.settings, stop)
-            await health.set("", health_pb2.HealthCheckResponse.SERVING)
-            await stop.wait()
-            await health.enter_graceful_shutdown()
-            http_server.stop()  # type: ignore[no-untyped-call]  # the library types nothing here
-            await relay_server.stop(service.settings.drain_seconds)
-        await backend.close()
-        await clients.close()
+        await Store(service.pool).declare_clients(_registrations(service.settings.clients_file))
+        shared = Redis(service.settings.redis())
+        try:
+            await _serve(service, shared)
+        finally:
+            await shared.close()
+
+
+async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
+    settings, pool = service.settings, service.pool
+    store, usage = Store(pool), Usage(UsageStore(pool))
+    clients, outbox = Clients(store), service.outbox_relay()
+    calls, security = Calls(service.telemetry), SecurityLog(service.telemetry)
+    quotas = Quotas(shared, _default_quota(settings), gateways=settings.gateways)
+    callers = Callers(service.token_verifier(), clients, service.trail, quotas)
+    denials = Denials(store, _targets(settings), settings)
+
+    async def changed() -> None:
+        outbox.kick()
+        await denials.tell()
+
+    oauth = assemble(service, clients, quotas, lambda method, reason: security.refused(method, reason, ""), changed)
+    limit = limits.measured(_bounds(settings), service.telemetry.metrics)
+    everything = [*_METHODS.values(), *_OWN.values()]
+    partners = PartnerServicer(
+        pool, store, UsageStore(pool), denials, service.trail, PageTokens(service.keyring), everything, outbox.kick
+    )
+    relay = Relay(
+        _METHODS.values(),
+        lambda path: service.peer(path.split(".")[1]),
+        callers,
+        calls,
+        security,
+        limit,
+        usage,
+        known_first=settings.transport == "grpcio",
+        own=own_methods(partners, _OWN.values(), callers),
+        bidirectional=reflection.handlers(everything, callers, security),
+    )
+    peers = {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}
+    backend = PlatformBackend(callers, peers, security)
+    http = HttpLimits(Admission(_application(service, oauth, backend), limit, usage))
+    background = [denials.run, usage.run, outbox.run, lambda: _purge(store, SignIns(pool))]
+    async with (
+        mutual_tls_port(settings.mutual_tls_listen, TlsFiles(*settings.tls_files()), oauth.forms.by_path),
+        operator_port(service, partners, calls, security),
+    ):
+        await _listen(service, relay, _http_server(service, http), background)
+    await usage.flush()
+    await oauth.close()
+    await backend.close()
+    await clients.close()
+
+
+async def _listen(
+    service: Service[GatewaySettings], relay: Relay, http_server: HttpServer, background: Sequence[Background]
+) -> None:
+    """Serve HTTP and the relay until told to stop, and end what is under way."""
+    settings, stop = service.settings, stop_on_signals()
+    closed = settings.model_copy(update={"reflection": False})  # the relay's own asks who wants to know
+    settle()
+    relay_server, health = await listen(closed, relay, serving=False, client_certificate=False)
+    async with (
+        health_port(settings.health_listen, health),
+        background_work([http_server.serve, *background], stop),
+    ):
+        await _serving(settings, stop)
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await stop.wait()
+        await health.enter_graceful_shutdown()
+        http_server.stop()  # type: ignore[no-untyped-call]  # the library types nothing here
+        await relay_server.stop(settings.drain_seconds)
 
 
 def _bounds(settings: GatewaySettings) -> limits.Bounds:
@@ -109,20 +161,30 @@ def _bounds(settings: GatewaySettings) -> limits.Bounds:
     return replace(limits.Bounds.of(settings), seconds=math.inf)
 
 
-def _application(
-    service: Service[GatewaySettings], store: Store, clients: Clients, backend: PlatformBackend
-) -> Starlette:
+def _default_quota(settings: GatewaySettings) -> QuotaRegistration:
+    return QuotaRegistration(requests_per_second=settings.quota_requests_per_second, burst=settings.quota_burst)
+
+
+def _targets(settings: GatewaySettings) -> dict[str, str]:
+    """Where each service is, for what all of its processes are to be told."""
+    return {
+        "identity": settings.identity_address,
+        "consent": settings.consent_address,
+        "document": settings.document_address,
+        "audit": settings.audit_address,
+    }
+
+
+def _application(service: Service[GatewaySettings], oauth: OAuth, backend: PlatformBackend) -> Starlette:
     settings = service.settings
     base_url = settings.public_url.rstrip("/")
-    assertions = Assertions(clients, store, frozenset({f"{base_url}/token", base_url}))
-    issuer = TokenIssuer(settings.token_key_file, None, settings.token_issuer)
-    tokens = Tokens(assertions, issuer, settings.token_audience, settings.token_seconds)
-    scopes = frozenset(scope for method in methods_of(_DESCRIPTORS.values()).values() for scope in method.scopes)
     if settings.jwks_file is None:
         raise StartRefused("DMP_JWKS_FILE: required")
+    scopes = frozenset(scope for method in (*_METHODS.values(), *_OWN.values()) for scope in method.scopes)
+    names = ServerNames(base_url, settings.mutual_tls_url.rstrip("/"), scopes, signs_in=bool(oauth.providers))
     return Starlette(
         routes=[
-            *oauth_routes(tokens, base_url, settings.jwks_file, scopes),
+            *oauth_routes(oauth.forms, oauth.pages, names, settings.jwks_file),
             *fhir_routes(backend, ExternalIds(service.keyring), base_url, max_body_bytes=settings.max_message_bytes),
         ],
         exception_handlers=exception_handlers(),
@@ -143,6 +205,13 @@ def _http_server(service: Service[GatewaySettings], application: ASGIApp) -> Htt
         http=HTTPModes.auto,
         websockets=False,
         backlog=1024,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 << 10),
+        http2_settings=HTTP2Settings(
+            keep_alive_interval=20_000,
+            keep_alive_timeout=10,
+            max_concurrent_streams=settings.streams_per_connection,
+            max_headers_size=64 << 10,
+        ),
         log_enabled=False,
         ssl_cert=certificate,
         ssl_key=key,
@@ -162,10 +231,12 @@ async def _serving(settings: GatewaySettings, stop: asyncio.Event) -> None:
         return
 
 
-async def _purge(store: Store) -> None:
+async def _purge(store: Store, sign_ins: SignIns) -> None:
     while True:
         await asyncio.sleep(_PURGE_EVERY)
-        await store.purge_assertions(datetime.now(UTC) - _KEPT_AFTER_EXPIRY)
+        before = datetime.now(UTC) - _KEPT_AFTER_EXPIRY
+        await store.purge_assertions(before)
+        await sign_ins.purge(before)
 
 
 def _registrations(file: Path | None) -> list[Registration]:

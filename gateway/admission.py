@@ -1,4 +1,5 @@
-"""The place of an HTTP request under the adaptive limit: taken once its caller is known, given back with the answer.
+"""The place of an HTTP request under the adaptive limit, and in its client's usage: taken once its caller is known,
+given back with the answer.
 
 What a place is, who waits and who is refused is in `services.runtime.limits`. Requests without a caller (metadata,
 keys, tokens: an emergency begins by asking for a token) take none.
@@ -6,23 +7,28 @@ keys, tokens: an emergency begins by asking for a token) take none.
 
 from __future__ import annotations
 
+import time
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.usage import Usage, outcome_of_status
 from services.runtime.context import hurry
 from services.runtime.limits import EMERGENCY, Limit
 
 _KEY = "dmp.place"
+_LONGEST_NAME = 32
 
 
 class _RequestPlace:
-    """At most one place, held by one request."""
+    """At most one place, held by one request; and the client for whom the request counts."""
 
-    __slots__ = ("_limit", "_traffic")
+    __slots__ = ("_limit", "_traffic", "client_id")
 
     def __init__(self, limit: Limit) -> None:
         self._limit = limit
         self._traffic: int | None = None
+        self.client_id = ""
 
     async def take(self, traffic: int, remaining: float) -> None:
         if self._traffic is None:
@@ -39,9 +45,10 @@ class _RequestPlace:
 class Admission:
     """ASGI middleware. A place is given back when the answer begins: readers may be slow."""
 
-    def __init__(self, app: ASGIApp, limit: Limit) -> None:
+    def __init__(self, app: ASGIApp, limit: Limit, usage: Usage) -> None:
         self._app = app
         self._limit = limit
+        self._usage = usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a place that it may take."""
@@ -50,15 +57,22 @@ class Admission:
             return
         place = _RequestPlace(self._limit)
         scope[_KEY] = place
+        started, status = time.perf_counter(), 500
 
         async def answer(message: Message) -> None:
+            nonlocal status
             place.give_back()
+            if message["type"] == "http.response.start":
+                status = message["status"]
             await send(message)
 
         try:
             await self._app(scope, receive, answer)
         finally:
             place.give_back()
+            if place.client_id:
+                seconds = time.perf_counter() - started
+                self._usage.add(place.client_id, operation(scope), outcome_of_status(status), seconds)
 
 
 async def admitted(request: Request, traffic: int, remaining: float) -> None:
@@ -67,3 +81,17 @@ async def admitted(request: Request, traffic: int, remaining: float) -> None:
         hurry()
     place: _RequestPlace = request.scope[_KEY]
     await place.take(traffic, remaining)
+
+
+def counts_for(request: Request, client_id: str) -> None:
+    """The request counts in the usage of this client."""
+    place: _RequestPlace = request.scope[_KEY]
+    place.client_id = client_id
+
+
+def operation(scope: Scope) -> str:
+    """What a request is in the usage: its method and the first part of its path that is no id; nothing else of a URL is
+    kept, it may name a patient."""
+    parts = [part for part in scope["path"].split("/") if part.isalpha() or part[:1] in "$_"]
+    named = "/".join(part[:_LONGEST_NAME] for part in parts[:2])
+    return f"{scope['method']} {named or '/'}"

@@ -10,12 +10,13 @@ from starlette.requests import Request as HttpRequest
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.identity.v1 import identity_pb2
-from gateway.admission import admitted
-from gateway.callers import Caller, Callers
+from gateway.admission import admitted, counts_for
+from gateway.callers import Caller, Callers, Refused
 from gateway.fhir.rpcs import Request, Response, Rpc
 from services.runtime.channels import Peer, Stream, Unary
 from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError, from_status
+from services.runtime.identifiers import is_fictitious
 from services.runtime.limits import TRAFFIC_HEADER
 from services.runtime.observation import SecurityLog
 
@@ -48,9 +49,13 @@ class PlatformBackend:
         }
         try:
             caller = await self._callers.verify(headers, request.state.traceparent, _TIMEOUT)
+        except Refused as error:
+            counts_for(request, error.client_id)
+            raise
         except DmpError as error:
             self._security.refused("fhir", error.reason_name, "")
             raise
+        counts_for(request, caller.actor.client_id)
         await admitted(request, caller.traffic, caller.timeout)
         return caller
 
@@ -69,7 +74,9 @@ class PlatformBackend:
     async def resolve(self, caller: Caller, identifier: tuple[str, str]) -> int | None:
         """The health id behind an identifier (OID, value), None if it is nobody's."""
         system, value = identifier
-        return await self._resolve.submit(Identifier(system=system, value=value), timeout=caller.timeout)
+        found = await self._resolve.submit(Identifier(system=system, value=value), timeout=caller.timeout)
+        # To software on trial real people are nobody: not even that they have a dossier is told.
+        return None if found is not None and caller.actor.sandbox and not is_fictitious(found) else found
 
     async def call(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> Response:
         """One unary call with the caller's own token."""

@@ -1,7 +1,16 @@
-"""Who calls the gateway: a verified token of a client that is active now. FHIR and relay both come through here."""
+"""Who calls the gateway: a verified token of a client that is active now and within its quota. FHIR, relay and
+reflection all come through here.
+
+The order: the token; the client's registration, with what was suspended or revoked since; the quota; then refusals,
+each in the trail before it is answered. The quota comes before them because recording a refusal costs as much as
+serving a read: a client that floods the platform with calls that are refused is stopped as any other is. A call beyond
+the quota is no decision about anybody's record, and says nothing of one: it is counted, and the first of each minute
+of a client is in the trail.
+"""
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -11,17 +20,28 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
-from gateway.clients import Clients
+from gateway.clients import Clients, Found
+from gateway.quotas import Quotas
+from gateway.registration import Registration
 from services.runtime.access import MethodAccess
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
-from services.runtime.limits import BATCH, CARE, NAMES, TRAFFIC_HEADER, is_lowered, traffic_of
+from services.runtime.limits import BATCH, CARE, EMERGENCY, NAMES, TRAFFIC_HEADER, is_lowered, traffic_of
 from services.runtime.tokens import TokenVerifier
 from services.runtime.trail import Trail, build_event
 
 _SERVED = frozenset({access_pb2.CALLER_KIND_PARTNER, access_pb2.CALLER_KIND_PATIENT})
 _LONGEST_ID = 128
-_UNTRACED = frozenset({reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE, reasons.ERROR_REASON_OVERLOADED})
+_UNTRACED = frozenset(
+    {
+        reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE,
+        reasons.ERROR_REASON_OVERLOADED,
+        reasons.ERROR_REASON_DEADLINE_EXCEEDED,
+        reasons.ERROR_REASON_QUOTA_EXCEEDED,
+    }
+)
+_OVER_QUOTA_EVERY = 60.0
+_MOST_CLIENTS = 10_000
 _ANY_CALL = MethodAccess(
     path="gateway",
     callers=_SERVED,
@@ -50,6 +70,9 @@ class Caller:
     traceparent: str = ""
     lowered: bool = False
     """Whether the caller said that this is batch work."""
+    demoted: bool = False
+    """Whether this is an emergency beyond its client's quota, which is served as everyday work is."""
+    registration: Registration | None = None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What accompanies the caller's request to a service, which verifies the token itself."""
@@ -64,21 +87,29 @@ class Caller:
     @property
     def traffic(self) -> int:
         """The class of everyday work, raised or lowered for this caller."""
-        return traffic_of(CARE, self.actor, self.actor.caller, lowered=self.lowered)
+        return self.traffic_of(CARE)
+
+    def traffic_of(self, own: int) -> int:
+        """The class of a call whose method has the class `own`."""
+        traffic = traffic_of(own, self.actor, self.actor.caller, lowered=self.lowered)
+        return CARE if self.demoted and traffic == EMERGENCY else traffic
 
 
 class Callers:
     """Verifies callers. Refusals of those whose token is valid are in the trail before they are answered."""
 
-    def __init__(self, verifier: TokenVerifier, clients: Clients, trail: Trail) -> None:
+    def __init__(self, verifier: TokenVerifier, clients: Clients, trail: Trail, quotas: Quotas) -> None:
         self._verifier = verifier
         self._clients = clients
         self._trail = trail
+        self._quotas = quotas
+        self._told: dict[str, float] = {}
 
-    async def verify(self, headers: Mapping[str, str], traceparent: str, timeout: float) -> Caller:
-        """The caller behind `headers` (lower-case keys).
+    async def verify(self, headers: Mapping[str, str], traceparent: str, timeout: float, own: int = CARE) -> Caller:
+        """The caller behind `headers` (lower-case keys), of a call whose class is `own`.
 
-        TOKEN_* without a valid token; CLIENT_SUSPENDED, CLIENT_INVALID or CALLER_NOT_ALLOWED with one, recorded.
+        TOKEN_* without a valid token. With one: QUOTA_EXCEEDED; CLIENT_SUSPENDED, CLIENT_INVALID, TOKEN_REVOKED or
+        CALLER_NOT_ALLOWED, recorded. `Refused` names the client where it is known.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
@@ -87,17 +118,35 @@ class Callers:
         request_id = headers.get("x-request-id", "")[:_LONGEST_ID] or secrets.token_hex(8)
         caller = Caller(verified.claims, verified.scopes, token, request_id, timeout, traceparent, is_lowered(headers))
         try:
+            found = await self._clients.find(verified.client_id, verified.jti, timeout=timeout)
+            caller = await self._within_quota(replace(caller, registration=found.registration), found, own)
+            if found.refusal is not None:
+                raise DmpError(found.refusal)
             if verified.caller not in _SERVED:
                 raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
-            await self._clients.get(verified.client_id, timeout=timeout)
         except DmpError as error:
             if error.reason not in _UNTRACED:
                 await self.record_refusal(caller, error)
-            raise
+            raise Refused(verified.client_id, error) from None
         return caller
 
+    async def _within_quota(self, caller: Caller, found: Found, own: int) -> Caller:
+        wanted = caller.traffic_of(own)
+        verdict = await self._quotas.take(found.registration.client_id, found.registration.quota, wanted)
+        if verdict.retry_after is None:
+            return replace(caller, demoted=True) if verdict.traffic != wanted else caller
+        error = DmpError(reasons.ERROR_REASON_QUOTA_EXCEEDED, retry_after=_in_steps(verdict.retry_after))
+        now = time.monotonic()
+        client_id = found.registration.client_id
+        if now >= self._told.get(client_id, 0.0):
+            if len(self._told) >= _MOST_CLIENTS:
+                self._told.clear()
+            self._told[client_id] = now + _OVER_QUOTA_EVERY
+            await self.record_refusal(caller, error)
+        raise error
+
     async def record_refusal(
-        self, caller: Caller, error: DmpError, *, audit_action: str = "", transaction: str = ""
+        self, caller: Caller, error: DmpError, *, audit_action: str = "", transaction: str = "", health_id: int = 0
     ) -> None:
         """Return when the gateway's own refusal is durable in the trail."""
         call = Call(
@@ -110,5 +159,22 @@ class Callers:
             traceparent=caller.traceparent,
             method=replace(_ANY_CALL, transaction=transaction),
         )
-        event = build_event(call, outcome=audit_pb2.OUTCOME_DENIED, reason=error.reason, action=audit_action)
+        event = build_event(
+            call, outcome=audit_pb2.OUTCOME_DENIED, reason=error.reason, action=audit_action, health_id=health_id
+        )
         await self._trail.record(event, caller.timeout)
+
+
+class Refused(DmpError):
+    """A refusal of a client that is known, so that it counts in that client's usage."""
+
+    def __init__(self, client_id: str, error: DmpError) -> None:
+        super().__init__(
+            error.reason, error.message, fields=error.fields, metadata=error.metadata, retry_after=error.retry_after
+        )
+        self.client_id = client_id
+
+
+def _in_steps(seconds: float) -> float:
+    """Rounded up to sixteenths, so that the wire form of a refusal is found and not made."""
+    return max(1, math.ceil(seconds * 16)) / 16

@@ -6,24 +6,33 @@ that it may be given (design: who calls). `"*"` in `professions` or `structures`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.errors import DmpError, FieldViolation
+from services.runtime.identifiers import format_health_id
 
 ANY = "*"
 ClientKind = Literal["partner", "internal", "operator"]
 ActorName = Literal["professional", "structure_staff", "structure", "patient", "representative", "system", "operator"]
 ModeName = Literal["normal", "regulation", "break_glass"]
 AuthenticationName = Literal["direct", "indirect", "indirect_strong"]
+GrantName = Literal["client_credentials", "authorization_code"]
+RealmName = Literal["", "professionals", "patients"]
+ProfileName = Literal["management", "feeding", "consultation"]
 
 _CALLERS: dict[str, access_pb2.CallerKind.ValueType] = {
     "partner": access_pb2.CALLER_KIND_PARTNER,
     "internal": access_pb2.CALLER_KIND_INTERNAL,
     "operator": access_pb2.CALLER_KIND_OPERATOR,
+}
+_OF_REALM: dict[str, frozenset[str]] = {
+    "professionals": frozenset({"professional"}),
+    "patients": frozenset({"patient", "representative"}),
 }
 
 
@@ -37,6 +46,15 @@ class SoftwareRegistration(BaseModel):
     approval_number: str = ""
 
 
+class QuotaRegistration(BaseModel):
+    """How much a client may ask for, over all gateways together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    requests_per_second: float = Field(gt=0, le=100_000)
+    burst: int = Field(gt=0, le=1_000_000)
+    batch_share: float = Field(default=0.25, gt=0, le=1)
+
+
 class Registration(BaseModel):
     """One registered client."""
 
@@ -44,15 +62,41 @@ class Registration(BaseModel):
     client_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
     kind: ClientKind
     active: bool = True
+    vendor: str = ""
+    contact: str = ""
     software: SoftwareRegistration
+    profiles: frozenset[ProfileName] = frozenset()
+    """Of its approval. They bound `scopes` where the operator registers it; a declared client need not name them."""
     scopes: frozenset[str]
     actors: frozenset[ActorName]
     professions: frozenset[str] = frozenset()
     structures: frozenset[str] = frozenset()
     access_modes: frozenset[ModeName] = frozenset({"normal"})
     authentication_modes: frozenset[AuthenticationName] = frozenset({"direct"})
-    jwks: dict[str, list[dict[str, str]]]
+    grants: frozenset[GrantName] = frozenset({"client_credentials"})
+    login: RealmName = ""
+    redirect_uris: tuple[str, ...] = ()
+    jwks: dict[str, list[dict[str, str]]] = Field(default={"keys": []})
     """Public keys (a JWK set) that verify the client's assertions."""
+    certificate_uri: str = ""
+    """The URI name of the client certificate with which it may authenticate instead (RFC 8705)."""
+    quota: QuotaRegistration | None = None
+    sandbox: bool = False
+    reflection: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "authorization_code" in self.grants:
+            if not self.login or not self.redirect_uris:
+                raise ValueError("the authorization_code grant needs login and redirect_uris")
+            if not self.actors & _OF_REALM[self.login]:
+                raise ValueError("nobody who signs in there is among actors")
+        for uri in self.redirect_uris:
+            if not allowed_redirect(uri):
+                raise ValueError("a redirect URI is https, or http on loopback, without a fragment")
+        if not self.jwks.get("keys") and not self.certificate_uri:
+            raise ValueError("a client has a key or a certificate")
+        return self
 
 
 class Statement(BaseModel):
@@ -73,6 +117,18 @@ class Statement(BaseModel):
     patient_health_id: int = Field(default=0, ge=0, le=(1 << 63) - 1)
     secret_connection: bool = False
     occupational_physician: bool = False
+
+
+def allowed_redirect(uri: str) -> bool:
+    """Whether an authorization code may be sent there (RFC 9700 §4.1, RFC 8252 §7.3)."""
+    try:
+        parts = urlsplit(uri)
+        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    except ValueError:
+        return False
+    if parts.fragment or "#" in uri or parts.username is not None or not parts.hostname:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and loopback)
 
 
 def acting_context(registration: Registration, statement: Statement) -> context_pb2.ActingContext:
@@ -106,6 +162,7 @@ def acting_context(registration: Registration, statement: Statement) -> context_
         client_id=registration.client_id,
         caller=caller_kind(registration, statement),
         occupational_physician=statement.occupational_physician,
+        sandbox=registration.sandbox,
     )
 
 
@@ -114,6 +171,21 @@ def caller_kind(registration: Registration, statement: Statement) -> access_pb2.
     if statement.actor in ("patient", "representative"):
         return access_pb2.CALLER_KIND_PATIENT
     return _CALLERS[registration.kind]
+
+
+def itself(registration: Registration) -> context_pb2.ActingContext:
+    """A client as the actor of what it does for itself: asking for tokens, being refused."""
+    software = registration.software
+    return context_pb2.ActingContext(
+        actor_kind=context_pb2.ACTOR_KIND_SYSTEM,
+        subject=registration.client_id[:64],
+        software=context_pb2.Software(
+            id=software.id, name=software.name, version=software.version, approval_number=software.approval_number
+        ),
+        client_id=registration.client_id,
+        caller=_CALLERS[registration.kind],
+        sandbox=registration.sandbox,
+    )
 
 
 def _beyond(registration: Registration, statement: Statement) -> list[str]:
@@ -134,6 +206,8 @@ def _beyond(registration: Registration, statement: Statement) -> list[str]:
         fields.append("authentication_mode")
     if statement.actor in ("patient", "representative") and not statement.patient_health_id:
         fields.append("patient_health_id")
+    if statement.actor == "patient" and statement.subject != format_health_id(statement.patient_health_id):
+        fields.append("subject")
     return fields
 
 

@@ -5,18 +5,33 @@ What a method does, whom it is for and which scope it needs is decided, and reco
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
-from gateway.callers import Caller, Callers
+from dmp.common.v1 import error_reason_pb2 as reasons
+from gateway.callers import Caller, Callers, Refused
+from gateway.usage import OK, Usage, outcome_of_reason
 from services.runtime.access import MethodAccess
 from services.runtime.boundary import Context, Metadata, Receive, RpcHandler, Rpcs, streaming, unary
 from services.runtime.channels import Peer
 from services.runtime.context import hurry
 from services.runtime.errors import DmpError
-from services.runtime.limits import EMERGENCY, Limit, Place, traffic_of
+from services.runtime.limits import EMERGENCY, Limit, Place
 from services.runtime.observation import Calls, SecurityLog, Watch
 
 _LONGEST_CALL = 60.0
+_LONGEST_REQUEST = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A method that the gateway answers itself: from the caller and the request's bytes to the answer's."""
+
+    method: MethodAccess
+    answer: Callable[[Caller, bytes], Awaitable[bytes]]
 
 
 class Relay(Rpcs):
@@ -30,54 +45,117 @@ class Relay(Rpcs):
         calls: Calls,
         security: SecurityLog,
         limit: Limit,
+        usage: Usage,
         *,
         known_first: bool,
+        own: Mapping[str, Own] | None = None,
+        bidirectional: Mapping[str, RpcHandler] | None = None,
     ) -> None:
         """`peer_of` gives the peer of a path such as `/dmp.audit.v1.AuditService/ListEvents`.
 
         `known_first` is that of `boundary.unary`: anyone may connect here, so nothing of an unknown caller is read.
+        `own` are methods of the gateway itself, and `bidirectional` its streams, by path.
         """
         self._callers = callers
         self._calls = calls
         self._security = security
         self._limit = limit
+        self._usage = usage
         self._known_first = known_first
-        super().__init__({method.path: self._handler(method, peer_of(method.path)) for method in methods})
+        handlers = {method.path: self._handler(method, peer_of(method.path)) for method in methods}
+        handlers |= {path: self._own_handler(answer) for path, answer in (own or {}).items()}
+        super().__init__(handlers, bidirectional)
 
     def _handler(self, method: MethodAccess, peer: Peer) -> RpcHandler:
         forward, forward_stream = peer.unary_bytes(method.path), peer.stream_bytes(method.path)
 
         async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
-            caller = await self._verify(metadata, context, watch)
-            data = await receive()  # before it has its place: a sender may be slow
-            async with self._place(method, caller):
-                return await forward(data, timeout=caller.timeout, metadata=caller.metadata())
+            with Counted(self._usage, method.path) as counted:
+                caller = counted.of(await self._verify(method, metadata, context, watch, counted))
+                data = await _in_time(receive)  # before it has its place: a sender may be slow
+                async with self._place(method, caller):
+                    return await forward(data, timeout=caller.timeout, metadata=caller.metadata())
 
         async def answers(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> AsyncIterator[bytes]:
-            caller = await self._verify(metadata, context, watch)
-            data = await receive()
-            async with self._place(method, caller):  # until the first message is there: readers may be slow
-                messages = forward_stream(data, timeout=caller.timeout, metadata=caller.metadata())
-                first = await anext(messages, None)
-            if first is not None:
-                yield first
-                async for message in messages:
-                    yield message
+            with Counted(self._usage, method.path) as counted:
+                caller = counted.of(await self._verify(method, metadata, context, watch, counted))
+                data = await _in_time(receive)
+                async with self._place(method, caller):  # until the first message is there: readers may be slow
+                    messages = forward_stream(data, timeout=caller.timeout, metadata=caller.metadata())
+                    first = await anext(messages, None)
+                if first is not None:
+                    yield first
+                    async for message in messages:
+                        yield message
 
         if method.server_streaming:
             return streaming(self._calls, method.path, answers, known_first=self._known_first)
         return unary(self._calls, method.path, answer, known_first=self._known_first)
 
     def _place(self, method: MethodAccess, caller: Caller) -> Place:
-        traffic = traffic_of(method.traffic, caller.actor, caller.actor.caller, lowered=caller.lowered)
+        traffic = caller.traffic_of(method.traffic)
         if traffic == EMERGENCY:
             hurry()
         return self._limit.place(traffic, caller.timeout)
 
-    async def _verify(self, headers: Metadata, context: Context, watch: Watch) -> Caller:
+    def _own_handler(self, own: Own) -> RpcHandler:
+        async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
+            with Counted(self._usage, own.method.path) as counted:
+                caller = counted.of(await self._verify(own.method, metadata, context, watch, counted))
+                data = await _in_time(receive)
+                async with self._place(own.method, caller):
+                    return await own.answer(caller, data)
+
+        return unary(self._calls, own.method.path, answer, known_first=self._known_first)
+
+    async def _verify(
+        self, method: MethodAccess, headers: Metadata, context: Context, watch: Watch, counted: Counted
+    ) -> Caller:
         timeout = min(context.time_remaining() or _LONGEST_CALL, _LONGEST_CALL)
         try:
-            return await self._callers.verify(headers, watch.span.traceparent, timeout)
+            return await self._callers.verify(headers, watch.span.traceparent, timeout, method.traffic)
+        except Refused as error:
+            counted.client_id = error.client_id
+            raise
         except DmpError as error:
             self._security.refused(watch.path, error.reason_name, "")
             raise
+
+
+class Counted:
+    """One call on its way into its client's usage; one whose client is not known counts nowhere."""
+
+    __slots__ = ("_operation", "_started", "_usage", "client_id")
+
+    def __init__(self, usage: Usage, path: str) -> None:
+        self._usage = usage
+        self._operation = path.rpartition("/")[2]
+        self.client_id = ""
+
+    def of(self, caller: Caller) -> Caller:
+        """The call is this caller's."""
+        self.client_id = caller.actor.client_id
+        return caller
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self.client_id:
+            return
+        outcome = OK
+        if isinstance(error, DmpError):
+            outcome = outcome_of_reason(error.reason)
+        elif error is not None:
+            outcome = "failed"
+        self._usage.add(self.client_id, self._operation, outcome, time.perf_counter() - self._started)
+
+
+async def _in_time(receive: Receive) -> bytes:
+    """The request, unless its sender is too slow."""
+    try:
+        async with asyncio.timeout(_LONGEST_REQUEST):
+            return await receive()
+    except TimeoutError:
+        raise DmpError(reasons.ERROR_REASON_DEADLINE_EXCEEDED) from None

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from ops.local.stack import Stack
-from ops.local.state import State, write_whole
+from ops.local.state import OPENID, Endpoint, State, write_whole
 
 _FILE = "endpoints.json"
 
@@ -25,6 +25,12 @@ class Endpoints:
     consent: str
     document: str
     audit: str
+    mutual_tls: str = ""
+    """A URL: the OAuth forms for clients that show a certificate."""
+    operators: str = ""
+    """`host:port`: where `dmp partner` goes."""
+    openid: str = ""
+    """A URL: the local OpenID provider."""
 
 
 def publish(stack: Stack) -> Endpoints:
@@ -36,6 +42,9 @@ def publish(stack: Stack) -> Endpoints:
         consent=stack.target("consent"),
         document=stack.target("document"),
         audit=stack.target("audit"),
+        mutual_tls=f"https://{stack.ports.address(Endpoint('gateway', channel='mutual-tls'))}",
+        operators=stack.ports.address(Endpoint("gateway", channel="operator")),
+        openid=f"https://{stack.ports.address(OPENID)}",
     )
     write_whole(stack.state.root / _FILE, json.dumps(asdict(endpoints), indent=2), mode=0o644)
     return endpoints

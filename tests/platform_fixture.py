@@ -286,7 +286,13 @@ async def running_platform(overrides: Mapping[str, str] | None = None) -> AsyncI
     exporting = {"DMP_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "DMP_TRACE_RATIO": "1"}
     try:
         async with (
-            Stack(state, migrate=migrate, transport=TRANSPORT, overrides={**exporting, **(overrides or {})}) as stack,
+            Stack(
+                state,
+                migrate=migrate,
+                transport=TRANSPORT,
+                openid=True,
+                overrides={**exporting, **(overrides or {})},
+            ) as stack,
             Session(state, publish(stack)) as session,
         ):
             yield Platform(stack, session, collector)

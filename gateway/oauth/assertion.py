@@ -1,11 +1,13 @@
 """Client assertions (RFC 7523, `private_key_jwt`): verified against the client's registered keys, used once.
 
 Algorithms are fixed by the key: EdDSA for OKP, ES256 for P-256; nothing else is accepted, so that no header can
-choose a weaker one.
+choose a weaker one, take a public key for a secret, or bring a key of its own.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +18,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from gateway.clients import Clients
-from gateway.registration import Registration
+from gateway.clients import Clients, Found
 from gateway.store import Store
 from services.runtime.errors import DmpError
 
@@ -31,7 +32,7 @@ _LONGEST_ASSERTION = 16_384
 class VerifiedAssertion:
     """An authenticated client and the statement claims that came with its assertion."""
 
-    registration: Registration
+    client: Found
     extensions: dict[str, Any]
 
 
@@ -47,58 +48,63 @@ class Assertions:
     async def verify(self, assertion: str) -> VerifiedAssertion:
         """The client that made `assertion`. CLIENT_INVALID for whatever is wrong with it, replay included."""
         if len(assertion) > _LONGEST_ASSERTION:
-            raise _refused("assertion.size")
-        registration = await self._clients.get(_unverified_issuer(assertion))
-        claims = _signed_claims(assertion, registration)
-        now = time.time()
-        self._check(claims, registration.client_id, now)
-        expires_at = datetime.fromtimestamp(claims["exp"] + _SKEW, UTC)
+            raise refused("assertion.size")
+        client, jwks = await self._clients.with_keys(_unverified_issuer(assertion))
+        claims = _signed_claims(assertion, jwks)
+        registration = client.registration
+        expires_at = self._check(claims, registration.client_id, time.time())
         if not await self._store.use_assertion(registration.client_id, claims["jti"], expires_at):
-            raise _refused("assertion.replayed")
+            raise refused("assertion.replayed")
         extensions = claims.get("extensions", {})
         if not isinstance(extensions, dict):
-            raise _refused("assertion.extensions")
-        return VerifiedAssertion(registration, extensions)
+            raise refused("assertion.extensions")
+        return VerifiedAssertion(client, extensions)
 
-    def _check(self, claims: dict[str, Any], client_id: str, now: float) -> None:
-        audience = claims.get("aud")
-        audiences = {audience} if isinstance(audience, str) else set(audience or ())
-        expires, issued, jti = claims.get("exp"), claims.get("iat"), claims.get("jti")
+    def _check(self, claims: dict[str, Any], client_id: str, now: float) -> datetime:
+        """Until when the assertion must be remembered."""
+        audience, jti = claims.get("aud"), claims.get("jti")
+        audiences = {each for each in (audience if isinstance(audience, list) else [audience]) if isinstance(each, str)}
         if claims.get("iss") != client_id or claims.get("sub") != client_id:
-            raise _refused("assertion.subject")
+            raise refused("assertion.subject")
         if not audiences & self._audiences:
-            raise _refused("assertion.audience")
-        if not isinstance(expires, int) or not isinstance(issued, int):
-            raise _refused("assertion.times")
-        if not issued - _SKEW <= now <= expires + _SKEW or expires - issued > _LONGEST_LIFE:
-            raise _refused("assertion.times")
+            raise refused("assertion.audience")
+        issued, expires = _time(claims, "iat"), _time(claims, "exp")
+        begins = _time(claims, "nbf") if "nbf" in claims else issued
+        if not max(issued, begins) - _SKEW <= now <= expires + _SKEW or expires - issued > _LONGEST_LIFE:
+            raise refused("assertion.times")
         if not isinstance(jti, str) or not 8 <= len(jti) <= 128 or "\0" in jti:
-            raise _refused("assertion.jti")
+            raise refused("assertion.jti")
+        return datetime.fromtimestamp(expires + _SKEW, UTC)
+
+
+def refused(rule: str) -> DmpError:
+    """A client that cannot be authenticated; `rule` says which check failed, for its developer."""
+    return DmpError(reasons.ERROR_REASON_CLIENT_INVALID, metadata={"rule": rule})
+
+
+def _time(claims: dict[str, Any], name: str) -> int:
+    value = claims.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 40:
+        raise refused("assertion.times")
+    return value
 
 
 def _unverified_issuer(assertion: str) -> str:
     """The client id that an assertion claims, to find its keys; nothing is believed before the signature is checked."""
-    import base64
-    import json
-
     try:
         payload = assertion.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         issuer = claims["iss"]
     except (IndexError, KeyError, TypeError, ValueError, RecursionError):
-        raise _refused("assertion.form") from None
-    if not isinstance(issuer, str) or "\0" in issuer or len(issuer) > 128:
-        raise _refused("assertion.form")
+        raise refused("assertion.form") from None
+    if not isinstance(issuer, str) or "\0" in issuer or not 1 <= len(issuer) <= 128:
+        raise refused("assertion.form")
     return issuer
 
 
-def _signed_claims(assertion: str, registration: Registration) -> dict[str, Any]:
+def _signed_claims(assertion: str, jwks: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
     try:
-        keys = KeySet.import_key_set(registration.jwks)  # type: ignore[arg-type]
+        keys = KeySet.import_key_set(jwks)  # type: ignore[arg-type]
         return dict(jwt.decode(assertion, keys, algorithms=_ALGORITHMS).claims)
-    except (JoseError, ValueError, TypeError):
-        raise _refused("assertion.signature") from None
-
-
-def _refused(rule: str) -> DmpError:
-    return DmpError(reasons.ERROR_REASON_CLIENT_INVALID, metadata={"rule": rule})
+    except (JoseError, ValueError, TypeError, KeyError, RecursionError):
+        raise refused("assertion.signature") from None

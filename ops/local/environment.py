@@ -17,11 +17,14 @@ from typing import Final
 from ops.local.databases import database_name
 from ops.local.keys import TokenKeys
 from ops.local.pki import Identity
+from ops.local.providers import write_providers
 from ops.local.registrations import write_registrations
-from ops.local.state import Endpoint, Ports, ServiceName, State, StateError
+from ops.local.state import OPENID, Channel, Endpoint, Ports, ServiceName, State, StateError
 from services.runtime.settings import UNIX, Transport
 
 PREFIX: Final = "DMP_"
+GATEWAY_CHANNELS: Final[tuple[Channel, ...]] = ("http", "mutual-tls", "operator")
+"""What a gateway listens on beside its relay."""
 _LONGEST_SOCKET_DIRECTORY: Final = 65
 """Bytes; the whole path of a socket may have 103 on macOS, 107 on Linux."""
 
@@ -48,6 +51,10 @@ class Settings:
     token_key_file: Path | None = None
     public_url: str | None = None
     clients_file: Path | None = None
+    mutual_tls_listen: str | None = None
+    mutual_tls_url: str | None = None
+    operator_listen: str | None = None
+    openid_file: Path | None = None
 
     def variables(self) -> dict[str, str]:
         """As DMP_* variables."""
@@ -96,20 +103,36 @@ class Surroundings:
 
     def settings(self, service: ServiceName, replica: int, identity: Identity) -> Settings:
         """Settings of one replica. Replicas share certificate, database and keyring."""
-        gateway = service == "gateway"
+        settings = self._common(service, replica, identity)
+        return self._of_gateway(settings, replica) if service == "gateway" else settings
+
+    def _of_gateway(self, settings: Settings, replica: int) -> Settings:
+        """What the gateway is told besides: its other ports, its signing key, its clients, who signs people in."""
+        http, mutual_tls, operators = (
+            self.ports.address(Endpoint("gateway", replica, channel)) for channel in GATEWAY_CHANNELS
+        )
+        return dataclasses.replace(
+            settings,
+            http_listen=http,
+            token_key_file=self.tokens.signing_key,
+            public_url=f"https://{http}",
+            clients_file=write_registrations(self.state),
+            mutual_tls_listen=mutual_tls,
+            mutual_tls_url=f"https://{mutual_tls}",
+            operator_listen=operators,
+            openid_file=write_providers(self.state, self.ports.address(OPENID)),
+        )
+
+    def _common(self, service: ServiceName, replica: int, identity: Identity) -> Settings:
         return Settings(
             environment="demo",
             transport=self.transport,
             listen=self._listen(service, replica),
-            http_listen=self.ports.address(Endpoint(service, replica, "http")) if gateway else None,
             tls_cert=identity.certificate,
             tls_key=identity.key,
             tls_ca=identity.authority,
             dsn_file=self.state.secret(f"{database_name(service)}.dsn"),
             jwks_file=self.tokens.key_set,
-            token_key_file=self.tokens.signing_key if gateway else None,
-            public_url=f"https://{self.ports.address(Endpoint(service, replica, 'http'))}" if gateway else None,
-            clients_file=write_registrations(self.state) if gateway else None,
             keyring_dir=self.state.keyring(service),
             identity_address=self.target("identity"),
             consent_address=self.target("consent"),
@@ -124,16 +147,20 @@ class Surroundings:
         return self.ports.address(Endpoint(service, replica))
 
 
-def process_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a service process: ours without its DMP_* variables, the settings, then the overrides."""
+def process_environment(settings: Settings | None, overrides: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process: ours without its DMP_* variables, a service's settings, then the overrides."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return inherited | {"PYTHONUNBUFFERED": "1"} | settings.variables() | dict(overrides)
+    variables = {} if settings is None else settings.variables()
+    return inherited | {"PYTHONUNBUFFERED": "1"} | variables | dict(overrides)
 
 
 def endpoints(replicas: Mapping[ServiceName, int], known: Sequence[ServiceName]) -> list[Endpoint]:
-    """All that the services of a stack listen on: gRPC for each replica, and HTTP for those of the gateway.
+    """All that the services of a stack listen on: gRPC for each replica, the gateway's other ports, and the OpenID
+    provider.
 
     Services that are `known` but not started keep one address, for the settings of those that name them.
     """
     found = [Endpoint(service, number) for service in known for number in range(max(1, replicas.get(service, 0)))]
-    return found + [Endpoint("gateway", number, "http") for number in range(max(1, replicas.get("gateway", 0)))]
+    gateways = range(max(1, replicas.get("gateway", 0)))
+    found += [Endpoint("gateway", number, channel) for number in gateways for channel in GATEWAY_CHANNELS]
+    return [*found, OPENID]

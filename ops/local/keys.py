@@ -3,6 +3,7 @@ verify with, each service's keyring, and the keys of demo partners.
 
     tokens/<kid>.jwk          Ed25519, private; the gateway alone is given one
     tokens/current            kid of the one that signs
+    tokens/signing.jwk        the same key, under one name: what the gateway is given, so that it can be rotated
     tokens/jwks.json          public keys, newest first; read by every service
     keyring/<service>/        see services/runtime/keyring.py
     clients/<id>/private.jwk  ES256, for `private_key_jwt`
@@ -47,7 +48,10 @@ def ensure_token_keys(state: State) -> TokenKeys:
     if not current.exists():
         return rotate_token_key(state)
     kid = current.read_text(encoding="ascii").strip()
-    return TokenKeys(kid, state.tokens / f"{kid}.jwk", state.tokens / "jwks.json")
+    signing = state.tokens / "signing.jwk"
+    if not signing.exists():
+        write_private(signing, (state.tokens / f"{kid}.jwk").read_bytes())
+    return TokenKeys(kid, signing, state.tokens / "jwks.json")
 
 
 def rotate_token_key(state: State) -> TokenKeys:
@@ -63,7 +67,9 @@ def rotate_token_key(state: State) -> TokenKeys:
     known = list(KeySet.import_key_set(json.loads(key_set.read_bytes())).keys) if key_set.exists() else []
     _write_key_set(key_set, [key, *known])
     write_private(state.tokens / "current", kid)
-    return TokenKeys(kid, private, key_set)
+    signing = state.tokens / "signing.jwk"
+    write_private(signing, private.read_bytes())
+    return TokenKeys(kid, signing, key_set)
 
 
 def retire_token_key(state: State, kid: str) -> None:

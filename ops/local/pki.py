@@ -5,6 +5,7 @@
     pki/service/<name>/{tls.pem,tls.key}      spiffe://dmp.local/service/<name>, server and client
     pki/internal/<name>/…                     spiffe://dmp.local/internal/<name>, client
     pki/operator/<name>/…                     spiffe://dmp.local/operator/<name>, client
+    pki/provider/<name>/…                     spiffe://dmp.local/provider/<name>, server; no service believes it
 
 What exists is kept, unless it is about to expire. Renewing replaces the key, then the certificate, each in one step: a
 reader that finds a pair that does not match reads again.
@@ -25,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ops.local.state import LOOPBACK, ServiceName, State, checked_name, write_private, write_whole
 
-Kind = Literal["service", "internal", "operator"]
+Kind = Literal["service", "internal", "operator", "provider"]
 
 TRUST_DOMAIN: Final = "dmp.local"
 CA_LIFETIME: Final = timedelta(days=3652)
@@ -76,6 +77,10 @@ class CertificateAuthority:
         """Client certificate of an operator."""
         return self._ensure("operator", name)
 
+    def provider(self, name: str) -> Identity:
+        """Server certificate of a local OpenID provider; for `localhost` and 127.0.0.1."""
+        return self._ensure("provider", name)
+
     def renew(self, kind: Kind, name: str, *, now: datetime | None = None) -> Identity:
         """Replaces key and certificate in place, as a rotation would; running processes are to notice by themselves."""
         identity = self._identity(kind, name)
@@ -115,8 +120,8 @@ class CertificateAuthority:
 
     def _certify(self, key: ec.EllipticCurvePrivateKey, kind: Kind, name: str, now: datetime) -> x509.Certificate:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id(kind, name))]
-        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        if kind == "service":
+        purposes = [] if kind == "provider" else [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if kind in ("service", "provider"):
             names += [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(LOOPBACK))]
             purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
         authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())

@@ -22,7 +22,7 @@ from ops.local.postgres import SUPERUSER, Postgres, end_former_server
 from ops.local.postgres_install import place
 from ops.local.readiness import accepts_tcp, serves_grpc, serves_grpc_at_socket
 from ops.local.redis import Redis
-from ops.local.state import POSTGRES, REDIS, SERVICES, Endpoint, Ports, ServiceName, State
+from ops.local.state import OPENID, POSTGRES, REDIS, SERVICES, Endpoint, Ports, ServiceName, State
 from ops.local.supervisor import ChildFailed, ProcessSpec, Supervisor
 from services.runtime.settings import Transport
 
@@ -65,6 +65,7 @@ class Stack:
     replicas: processes for a service, where not one.
     migrate: called once for each service to run, before it starts.
     overrides: further variables for all services, by full name (`DMP_LOG_LEVEL`).
+    openid: whether the local OpenID provider runs too.
     transport: what serves gRPC: `grpcio`, or `native` behind an Envoy for each replica, which has the address.
     signals: whether SIGINT, SIGTERM and SIGHUP stop the stack (`wait` then returns); a second one stops it at once.
     """
@@ -80,6 +81,7 @@ class Stack:
         overrides: Mapping[str, str] | None = None,
         preferred_ports: Mapping[Endpoint, int] | None = None,
         transport: Transport = "grpcio",
+        openid: bool = False,
         signals: bool = False,
     ) -> None:
         self.state = state
@@ -90,6 +92,7 @@ class Stack:
         self._overrides = dict(overrides or {})
         self._preferred_ports = preferred_ports
         self._transport: Transport = transport
+        self._openid = openid
         self._signals = signals
         self._resources = ExitStack()
         self._supervisor = Supervisor(state)
@@ -258,6 +261,20 @@ class Stack:
             self._start_service(service, replica)
             for service in self.services
             for replica in range(self._replicas[service])
+        )
+        if self._openid:
+            await self._start_openid()
+
+    async def _start_openid(self) -> None:
+        await self._supervisor.start(
+            ProcessSpec(
+                name="openid",
+                argv=(sys.executable, "-m", "ops.openid"),
+                environ=process_environment(None, {"DMP_STATE": str(self.state.root)}),
+                cwd=ROOT,
+                ready=lambda: accepts_tcp(self.ports.address(OPENID)),
+                stop_seconds=5.0,
+            )
         )
 
     async def _start_databases(self) -> None:

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 ServiceName = Literal["identity", "consent", "document", "audit", "gateway"]
-Part = Literal["identity", "consent", "document", "audit", "gateway", "postgres", "redis"]
-Channel = Literal["tcp", "grpc", "http"]
+Part = Literal["identity", "consent", "document", "audit", "gateway", "postgres", "redis", "openid"]
+Channel = Literal["tcp", "grpc", "http", "mutual-tls", "operator"]
 
 SERVICES: Final[tuple[ServiceName, ...]] = ("audit", "consent", "identity", "document", "gateway")
 """In the order of their calls: each is stopped before those that it calls."""
@@ -96,10 +96,14 @@ def _endpoint(written: str) -> Endpoint:
 
 POSTGRES: Final = Endpoint("postgres", channel="tcp")
 REDIS: Final = Endpoint("redis", channel="tcp")
+OPENID: Final = Endpoint("openid", channel="http")
 
 PREFERRED_PORTS: Final[Mapping[Endpoint, int]] = {
     Endpoint("gateway", channel="http"): 8443,
     Endpoint("gateway", channel="grpc"): 8444,
+    Endpoint("gateway", channel="mutual-tls"): 8445,
+    Endpoint("gateway", channel="operator"): 8446,
+    OPENID: 8447,
 }
 """What a demo tries first, so that its addresses are easy to remember. Tests choose at random."""
 
@@ -174,6 +178,10 @@ class State:
     @property
     def clients(self) -> Path:
         return self.root / "clients"
+
+    @property
+    def openid(self) -> Path:
+        return self.root / "openid"
 
     @property
     def postgres(self) -> Path:

@@ -25,7 +25,7 @@ from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime.access import MethodAccess
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
-from services.runtime.identifiers import dossier_of
+from services.runtime.identifiers import dossier_of, is_fictitious
 from services.runtime.tls import PeerIdentity
 from services.runtime.tokens import TokenVerifier
 
@@ -49,9 +49,9 @@ class Identified(Exception):
 
 
 class Denials(Protocol):
-    """The clients suspended since their tokens were issued."""
+    """The ids of clients suspended, and of tokens revoked, since the tokens were issued."""
 
-    def __contains__(self, client_id: object) -> bool: ...
+    def __contains__(self, id_: object) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class Authenticator:
             raise Identified(call, DmpError(reasons.ERROR_REASON_CLIENT_CERTIFICATE))
         if verified.client_id in self.suspended:
             raise Identified(call, DmpError(reasons.ERROR_REASON_CLIENT_SUSPENDED))
+        if verified.jti in self.suspended:
+            raise Identified(call, DmpError(reasons.ERROR_REASON_TOKEN_REVOKED))
         method = call.method
         if method.states_actor:
             raise Identified(call, DmpError(reasons.ERROR_REASON_ACTING_CONTEXT_NOT_ALLOWED))
@@ -125,6 +127,8 @@ def route(call: Call, request: Message) -> Call:
         call = call.routed(call.request_id, health_id)
         if call.actor.patient_health_id not in (0, health_id):
             raise Identified(call, DmpError(reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH))
+        if call.actor.sandbox and not is_fictitious(health_id):
+            raise Identified(call, DmpError(reasons.ERROR_REASON_SANDBOX_ONLY))
     return call
 
 

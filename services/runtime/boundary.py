@@ -43,12 +43,17 @@ _log = structlog.get_logger("rpc")
 class Rpcs(grpc.GenericRpcHandler):
     """The handlers of a server by path ``/package.Service/Method``, for every transport."""
 
-    def __init__(self, handlers: Mapping[str, RpcHandler]) -> None:
+    def __init__(
+        self, handlers: Mapping[str, RpcHandler], bidirectional: Mapping[str, RpcHandler] | None = None
+    ) -> None:
+        """`bidirectional` are those that only grpcio serves, behind every other transport."""
         self.handlers: Final = handlers
+        self.bidirectional: Final[Mapping[str, RpcHandler]] = bidirectional or {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler | None:
         """The handler of a path, as grpcio asks for it; None (UNIMPLEMENTED) for what is not ours."""
-        return self.handlers.get(handler_call_details.method)
+        path = handler_call_details.method
+        return self.handlers.get(path) or self.bidirectional.get(path)
 
 
 def unary(calls: Calls, path: str, answer: Answer, *, known_first: bool = False) -> RpcHandler:
@@ -67,12 +72,12 @@ def unary(calls: Calls, path: str, answer: Answer, *, known_first: bool = False)
             return response
         except DmpError as error:
             watch.failed(error)
-            await _abort(context, error)
+            await abort_with(context, error)
         except asyncio.CancelledError:
             watch.code = "CANCELLED"
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: nothing else may cross an RPC
-            await _abort(context, _defect(watch, error))
+            await abort_with(context, _defect(watch, error))
         finally:
             watch.end()
 
@@ -98,12 +103,12 @@ def streaming(calls: Calls, path: str, answers: Answers, *, known_first: bool = 
                 yield message
         except DmpError as error:
             watch.failed(error)
-            await _abort(context, error)
+            await abort_with(context, error)
         except (asyncio.CancelledError, GeneratorExit):
             watch.code = "CANCELLED"
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: nothing else may cross an RPC
-            await _abort(context, _defect(watch, error))
+            await abort_with(context, _defect(watch, error))
         finally:
             watch.end()
 
@@ -162,6 +167,7 @@ def _defect(watch: Watch, error: Exception) -> DmpError:
     return defect
 
 
-async def _abort(context: Context, error: DmpError) -> NoReturn:
+async def abort_with(context: Context, error: DmpError) -> NoReturn:
+    """End the call with an error, on the wire as the table of reasons has it."""
     await context.abort(error.code, error.message, trailing_metadata(error))
     raise AssertionError("abort raises")

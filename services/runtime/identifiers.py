@@ -22,11 +22,20 @@ HealthId = NewType("HealthId", int)
 _MAX = (1 << 63) - 1
 _UUID_VERSION_7 = 0x7 << 76 | 0x2 << 62
 _UUID_RANDOM = (1 << 128) - 1 & ~(0xF << 76) & ~(0x3 << 62)
+_FICTITIOUS_FROM = 0x7F80 << 48
+"""Health ids from here to 2^63-1 are those of fictitious people (docs/decisions/0029-sandbox.md)."""
 
 
-def new_health_id() -> HealthId:
-    """Draw a health id: uniform in 1 … 2^63-1, derived from nothing."""
-    return HealthId(secrets.randbelow(_MAX) + 1)
+def new_health_id(*, fictitious: bool = False) -> HealthId:
+    """Draw a health id, derived from nothing: uniform in 1 … 2^63-2^55-1, or in the rest for a fictitious person."""
+    if fictitious:
+        return HealthId(_FICTITIOUS_FROM + secrets.randbelow(_MAX + 1 - _FICTITIOUS_FROM))
+    return HealthId(secrets.randbelow(_FICTITIOUS_FROM - 1) + 1)
+
+
+def is_fictitious(health_id: int) -> bool:
+    """Whether this is the health id of a fictitious person, which says nothing about any real one."""
+    return health_id >= _FICTITIOUS_FROM
 
 
 def format_health_id(health_id: int) -> str:

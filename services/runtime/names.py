@@ -17,11 +17,12 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
+from dmp.gateway.v1 import denial_pb2, partner_pb2
 from dmp.identity.v1 import identity_pb2
 
 RPC_METHODS: Final = tuple(
     f"/{service.full_name}/{method.name}"
-    for file in (identity_pb2, consent_pb2, document_pb2, audit_pb2)
+    for file in (identity_pb2, consent_pb2, document_pb2, audit_pb2, partner_pb2, denial_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
@@ -34,6 +35,8 @@ AuditAction = Literal[
     "authorization.revoke",
     "authorization.unblock",
     "consent.check",
+    "contracts.read",
+    "denial.apply",
     "document.get",
     "document.read",
     "document.search",
@@ -42,9 +45,21 @@ AuditAction = Literal[
     "dossier.close",
     "dossier.open",
     "gateway.call",
+    "partner.register",
+    "partner.resume",
+    "partner.rotate",
+    "partner.show",
+    "partner.suspend",
+    "partner.usage",
     "person.create",
     "person.resolve",
     "person.verify",
+    "session.end",
+    "session.open",
+    "session.theft",
+    "token.introspect",
+    "token.issue",
+    "token.revoke",
     "trace.read",
 ]
 """What an audit event says was done; the `audit_action` of a method's access rule is one of these."""

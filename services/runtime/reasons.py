@@ -138,6 +138,16 @@ _SPECS: dict[int, ReasonSpec] = {
         _Code.ALREADY_EXISTS, 409, "conflict", None, "The event id stands for another event."),
     reasons.ERROR_REASON_SEARCH_TOO_BROAD: ReasonSpec(
         _Code.FAILED_PRECONDITION, 403, "too-costly", "XDSTooManyResults", "Too many results; narrow the search."),
+    reasons.ERROR_REASON_TOKEN_REVOKED: ReasonSpec(
+        _Code.UNAUTHENTICATED, 401, "login", None, "The token was revoked."),
+    reasons.ERROR_REASON_SANDBOX_ONLY: ReasonSpec(
+        _Code.PERMISSION_DENIED, 403, "forbidden", None, "This client may reach fictitious people only."),
+    reasons.ERROR_REASON_PARTNER_NOT_FOUND: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "No client is registered under this id."),
+    reasons.ERROR_REASON_PARTNER_ALREADY_EXISTS: ReasonSpec(
+        _Code.ALREADY_EXISTS, 409, "duplicate", None, "A client is registered under this id."),
+    reasons.ERROR_REASON_PARTNER_DECLARED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The gateway's file declares this client."),
 }
 # fmt: on
 

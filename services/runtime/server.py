@@ -25,11 +25,13 @@ import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 
 from dmp.audit.v1 import audit_pb2
+from dmp.gateway.v1 import denial_pb2
 from services.runtime import faults, idempotency, limits, postgres, tls
 from services.runtime.access import methods_of
-from services.runtime.authentication import Authenticator, Denials
+from services.runtime.authentication import Authenticator
 from services.runtime.channels import Peer
 from services.runtime.coalescer import pending_items
+from services.runtime.denials import DenialList, DenialServicer
 from services.runtime.dispatcher import Dispatcher
 from services.runtime.errors import DmpError
 from services.runtime.health import health_port
@@ -51,6 +53,7 @@ APPEND = "/dmp.audit.v1.AuditService/BatchAppendEvents"
 _APPEND_TIMEOUT = 10.0
 _COLLECTED_AFTER = (10_000, 20, 20)
 """Objects more than were freed since the last look at the youngest; then the looks at each generation's juniors."""
+_DENIALS = denial_pb2.DESCRIPTOR.services_by_name["DenialService"]
 
 
 class StartRefused(Exception):
@@ -122,14 +125,18 @@ class Service(Generic[S]):
         *,
         background: Sequence[Background] = (),
         trail: Trail | None = None,
-        suspended: Denials = frozenset(),
     ) -> None:
-        """Serve until SIGTERM or SIGINT; returns when everything under way has ended."""
+        """Serve until SIGTERM or SIGINT; returns when everything under way has ended.
+
+        What the gateway tells this process to refuse is served beside `servicers`.
+        """
+        denials = DenialList()
+        servicers = [*servicers, (_DENIALS, DenialServicer(denials))]
         methods = methods_of(descriptor for descriptor, _ in servicers)
         dispatcher = Dispatcher(
             methods,
             {descriptor.full_name: servicer for descriptor, servicer in servicers},
-            Authenticator(self.token_verifier(), suspended),
+            Authenticator(self.token_verifier(), denials),
             trail or self.trail,
             Calls(self.telemetry),
             SecurityLog(self.telemetry),

@@ -4,7 +4,8 @@ A token is a JWT (RFC 7519, 9068) signed with Ed25519:
 
     header   alg "EdDSA", typ "at+jwt", kid
     claims   iss, aud, iat, nbf, exp, jti, scope (names separated by spaces)
-             dmp: base64url of a serialised dmp.common.v1.ActingContext, which is all that is said about who acts
+             dmp: base64url of a serialised dmp.common.v1.ActingContext, which is all that is believed about who acts
+             sub, client_id, extensions (`ihe_iua`): the same for those who read tokens as IHE IUA writes them
 
 It lives five minutes at most. Here live issuing and verifying; which caller and scope a method asks for is the method's
 access option (`access`, `authentication`).
@@ -19,7 +20,7 @@ import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +44,8 @@ MAX_LIFETIME: Final = 300
 SKEW: Final = 5
 """Seconds by which the clocks of issuer and verifier may differ."""
 MAX_TOKEN_CHARS: Final = 8192
+SETTLED: Final = 3.0
+"""Seconds that a signing key is published before it signs: verifiers look at the key set once a second."""
 
 _ALGORITHM: Final = "EdDSA"
 _TYPE: Final = "at+jwt"
@@ -207,19 +210,27 @@ class TokenVerifier:
 
 
 class TokenIssuer:
-    """Signs platform tokens. Only the gateway has the key."""
+    """Signs platform tokens. Only the gateway has the key.
 
-    def __init__(self, key_file: Path, kid: str | None, issuer: str) -> None:
+    With `published` (the key set that services verify with), a key that replaces the one in the file is taken up once
+    the set has had it for SETTLED seconds, by when every verifier that reads the same set knows it: rotation needs no
+    restart and no token is refused on its account.
+    """
+
+    def __init__(self, key_file: Path, kid: str | None, issuer: str, published: Path | None = None) -> None:
         """`key_file` holds a private Ed25519 key as JWK or PEM; `kid` may be None where a JWK names itself.
 
         Raises KeySetError when the file cannot be used.
         """
+        self._file = key_file
+        self._given_kid = kid
+        self._published = published
+        self._seen = _fingerprint(key_file)
         self._key = _private_key(key_file)
-        known = self._key.kid if kid is None else kid
-        if not known:
-            raise KeySetError(f"{key_file}: the key has no kid")
-        self.kid: Final = known
+        self.kid = _kid_of(self._key, kid, key_file)
         self._issuer = issuer
+        self._look_again = 0.0
+        self._next: tuple[OKPKey, str, object, float] | None = None
 
     def issue(
         self,
@@ -230,17 +241,23 @@ class TokenIssuer:
         scopes: Iterable[str] = (),
         now: float | None = None,
         jti: str | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> str:
         """A token that states `claims` for `lifetime` seconds (1 to 300) from `now` (Unix seconds; by default, now).
 
-        `claims` names client_id and caller. ValueError otherwise: the issuer is at fault, not its client.
+        `claims` names client_id and caller. ValueError otherwise: the issuer is at fault, not its client. `more` are
+        claims for other readers, which no verifier of ours believes.
         """
         if not 1 <= lifetime <= MAX_LIFETIME:
             raise ValueError(f"a platform token lives 1 to {MAX_LIFETIME} seconds")
         if not _complete(claims):
             raise ValueError("a platform token names the actor, the client and the kind of caller")
-        begins = int(time.time() if now is None else now)
+        moment = time.time() if now is None else now
+        if self._published is not None and moment >= self._look_again:
+            self._rotate(moment, self._published)
+        begins = int(moment)
         payload = {
+            **(more or {}),
             "iss": self._issuer,
             "aud": audience,
             "iat": begins,
@@ -252,6 +269,37 @@ class TokenIssuer:
         }
         header = {"alg": _ALGORITHM, "typ": _TYPE, "kid": self.kid}
         return jws.serialize_compact(header, json.dumps(payload, separators=(",", ":")), self._key, registry=_REGISTRY)
+
+    def _rotate(self, now: float, published: Path) -> None:
+        """Look at the file once a second; take up a new key when its time has come."""
+        self._look_again = now + _RELOAD_EVERY
+        seen = _fingerprint(self._file)
+        if seen == self._seen:
+            self._next = None
+            return
+        try:
+            if self._next is None or self._next[2] != seen:
+                key = _private_key(self._file)
+                kid = _kid_of(key, self._given_kid, self._file)
+                if kid in read_key_set(published):
+                    self._next = (key, kid, seen, now + SETTLED)
+                else:
+                    _log.warning("signing_key_not_published", kid=kid)
+                return
+        except KeySetError as error:
+            _log.warning("signing_key_not_reloaded", path=str(self._file), error=error.problems[0])
+            return
+        key, kid, _, when = self._next
+        if now >= when:
+            self._key, self.kid, self._seen, self._next = key, kid, seen, None
+            _log.info("signing_key_changed", kid=kid)
+
+
+def _kid_of(key: OKPKey, given: str | None, file: Path) -> str:
+    kid = key.kid if given is None else given
+    if not kid:
+        raise KeySetError(f"{file}: the key has no kid")
+    return str(kid)
 
 
 def read_key_set(file: Path) -> dict[str, OKPKey]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -106,10 +106,10 @@ async def _native(
     path = settings.listen.removeprefix(UNIX)
     handlers = {**rpcs.handlers, **_health_handlers(health)}
     server = NativeServer(path, handlers, max_message_bytes=settings.max_message_bytes)
-    if not reflected:
+    if not reflected and not rpcs.bidirectional:
         await server.start()
         return server
-    behind = await _reflection_at(f"{path}.reflection", reflected)
+    behind = await _behind(f"{path}.reflection", reflected, rpcs.bidirectional)
     server.fall_back_to(f"{path}.reflection")
     await server.start()
     return _Both(server, behind)
@@ -135,7 +135,7 @@ def _public_health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcH
 
 @dataclass(frozen=True, slots=True)
 class _Both:
-    """A native server, and the grpcio server behind it that serves the streams which native does not: reflection."""
+    """A native server, and the grpcio server behind it for the streams that native does not serve: reflection."""
 
     front: Server
     behind: grpc.aio.Server
@@ -144,9 +144,11 @@ class _Both:
         await asyncio.gather(self.front.stop(grace), self.behind.stop(grace))
 
 
-async def _reflection_at(path: str, reflected: Sequence[str]) -> grpc.aio.Server:
+async def _behind(path: str, reflected: Sequence[str], bidirectional: Mapping[str, RpcHandler]) -> grpc.aio.Server:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 10)])
-    reflection.enable_server_reflection(reflected, server)
+    server.add_generic_rpc_handlers((Rpcs({}, bidirectional),))
+    if reflected:
+        reflection.enable_server_reflection(reflected, server)
     before = os.umask(0o177)
     try:
         server.add_insecure_port(f"{UNIX}{path}")

@@ -767,7 +767,7 @@ class PartnerUsage(_message.Message):
     day: _builtins.str
     """day is the date, `YYYY-MM-DD`."""
     transaction: _builtins.str
-    """transaction is the method or transaction, such as `ITI-67` or `token`."""
+    """transaction is the operation, such as `SearchDocuments`, `GET DocumentReference` or `token`."""
     outcome: _builtins.str
     """outcome is `ok`, `refused`, `over_quota`, `overloaded` or `failed`."""
     count: _builtins.int

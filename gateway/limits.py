@@ -1,0 +1,142 @@
+"""What an HTTP request may be like before anybody looks at what it says: its address, its headers, the time it takes.
+
+Around everything else, so that no endpoint needs to think of it. Bodies have limits of their own by what they hold
+(`gateway.fhir.bodies`, the OAuth forms); here is only how *slowly* one may come and an answer be taken.
+
+- An address of more than 8 KiB is 414; more than 64 headers, or more than 16 KiB of them, 431.
+- A body's next part must come within ten seconds, and the whole at 16 KiB/s after a first ten seconds: else the
+  connection is closed, with 408 if nothing was answered yet. While it comes it holds no place under the limit.
+- An answer's next part must be taken within thirty seconds, else the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_log = structlog.get_logger("gateway.limits")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bytes, numbers, seconds, bytes a second."""
+
+    longest_address: int = 8 << 10
+    most_headers: int = 64
+    largest_headers: int = 16 << 10
+    pause: float = 10.0
+    slowest: float = 16 << 10
+    slowest_reader: float = 30.0
+
+
+class TooSlow(Exception):
+    """The other side takes longer than it may; its connection is closed."""
+
+
+_OUTCOME: Final = (
+    b'{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"%s",'
+    b'"details":{"text":"%s"},"diagnostics":"%s"}]}'
+)
+
+
+class HttpLimits:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, bounds: Bounds | None = None) -> None:
+        self._app = app
+        self._bounds = bounds or Bounds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is within the limits; answer the rest."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        watched = _Watched(receive, send, self._bounds)
+        try:
+            await self._app(scope, watched.receive, watched.send)
+        except TooSlow:
+            pass
+        finally:
+            if watched.too_slow and not watched.answered:
+                _log.info("slow_client", status=408, seconds=round(watched.seconds, 1))
+                await _answer(send, 408, b"timeout", b"The body comes too slowly.", b"http.body")
+
+    def _refusal(self, scope: Scope) -> tuple[int, bytes, bytes, bytes] | None:
+        bounds, headers = self._bounds, scope["headers"]
+        if len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"]) > bounds.longest_address:
+            return 414, b"too-long", b"The address is longer than the limit.", b"http.url"
+        if len(headers) > bounds.most_headers:
+            return 431, b"too-long", b"There are more headers than the limit.", b"http.headers"
+        if sum(len(name) + len(value) for name, value in headers) > bounds.largest_headers:
+            return 431, b"too-long", b"The headers are longer than the limit.", b"http.headers"
+        return None
+
+
+class _Watched:
+    """One request with a clock at both ends."""
+
+    __slots__ = ("_began", "_bounds", "_receive", "_received", "_send", "answered", "too_slow")
+
+    def __init__(self, receive: Receive, send: Send, bounds: Bounds) -> None:
+        self._receive = receive
+        self._send = send
+        self._bounds = bounds
+        self._began = 0.0
+        self._received = 0
+        self.answered = False
+        self.too_slow = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the body was first asked for."""
+        return time.monotonic() - self._began if self._began else 0.0
+
+    async def receive(self) -> Message:
+        """The next part of the body, in time; else that the client has gone, which it soon has."""
+        if not self._began:
+            self._began = time.monotonic()
+        if self.answered:  # whoever listens now waits for the other side to leave
+            return await self._receive()
+        left = self._bounds.pause + self._received / self._bounds.slowest - self.seconds
+        try:
+            async with asyncio.timeout(max(0.0, min(self._bounds.pause, left))):
+                message = await self._receive()
+        except TimeoutError:
+            self.too_slow = True
+            return {"type": "http.disconnect"}
+        self._received += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a part of the answer on, if it is taken in time."""
+        if self.too_slow:
+            raise TooSlow
+        if message["type"] == "http.response.start":
+            self.answered = True
+        try:
+            async with asyncio.timeout(self._bounds.slowest_reader):
+                await self._send(message)
+        except TimeoutError:
+            self.too_slow = True
+            raise TooSlow from None
+
+
+async def _answer(send: Send, status: int, code: bytes, text: bytes, where: bytes) -> None:
+    body = _OUTCOME % (code, text, where)
+    headers = [
+        (b"content-type", b"application/fhir+json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,219 @@
+"""Quotas: how much each client may ask for, counted over all gateways in Redis, by each gateway alone while it is gone.
+
+A quota is a token bucket. Three buckets a client: care has the whole quota; batch work a share of it, and takes from
+care's bucket as well; emergencies have one of their own, of the same size. An emergency beyond it is not refused: it
+is served as everyday work is (design §7: emergency > care > batch).
+
+A gateway does not ask Redis at each request: it takes tokens in small *leases*, about a twentieth of a second's worth,
+and spends them by itself. A client that was refused is refused again without asking until its next token is due, so
+that a flood costs Redis nothing. What may live here: buckets, leases, the fallback. What is refused, and how that is
+answered, is the callers' affair (`gateway.callers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import redis.asyncio
+
+from gateway.registration import QuotaRegistration
+from services.runtime.limits import BATCH, CARE, EMERGENCY
+from services.runtime.redis import Redis
+
+# KEYS: the buckets to take from, all of one client. ARGV: tokens wanted, then rate and burst of each bucket.
+# Redis's own clock, so that gateways need not agree on the time. Answers: tokens granted, seconds until there is one.
+TAKE: Final = """
+local now = redis.call('TIME')
+now = now[1] + now[2] / 1000000
+local wanted = tonumber(ARGV[1])
+local levels, wait = {}, 0
+for i, key in ipairs(KEYS) do
+  local rate, burst = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+  local known = redis.call('HMGET', key, 'level', 'at')
+  local level = burst
+  if known[1] then
+    level = math.min(burst, tonumber(known[1]) + math.max(0, now - tonumber(known[2])) * rate)
+  end
+  levels[i] = level
+  wanted = math.min(wanted, math.floor(level))
+  if level < 1 then wait = math.max(wait, (1 - level) / rate) end
+end
+if wanted < 0 then wanted = 0 end
+for i, key in ipairs(KEYS) do
+  local rate, burst = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+  redis.call('HSET', key, 'level', string.format('%.6f', levels[i] - wanted), 'at', string.format('%.6f', now))
+  redis.call('PEXPIRE', key, math.ceil(burst / rate * 1000) + 1000)
+end
+return {wanted, string.format('%.6f', wait)}
+"""
+
+_LEASE_SECONDS: Final = 0.05
+_LEASE_KEPT: Final = 1.0
+"""Seconds after which what was not spent of a lease is let go."""
+_LONGEST_REFUSAL: Final = 5.0
+"""Seconds after which a client that was refused is looked up again, whatever the bucket said."""
+_MOST_CLIENTS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket: tokens a second, and how many it holds."""
+
+    name: str
+    rate: float
+    burst: float
+
+
+@dataclass(slots=True)
+class _Level:
+    """A bucket of this process alone."""
+
+    tokens: float
+    at: float
+
+
+@dataclass(slots=True)
+class _Lease:
+    """What a process may still spend without asking, and until when it need not ask."""
+
+    tokens: float = 0.0
+    kept_until: float = 0.0
+    refused_until: float = 0.0
+    asking: asyncio.Future[None] | None = None
+    waiting: int = 0
+    levels: dict[str, _Level] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`retry_after` seconds when the quota is used up, else None; `traffic` is the class to serve the call in."""
+
+    traffic: int
+    retry_after: float | None = None
+
+
+def buckets(quota: QuotaRegistration, traffic: int) -> Sequence[Bucket]:
+    """The buckets that a call of a class takes a token from."""
+    whole = Bucket("care", quota.requests_per_second, max(1, quota.burst))
+    if traffic == EMERGENCY:
+        return (Bucket("emergency", whole.rate, whole.burst),)
+    if traffic == BATCH:
+        return whole, Bucket("batch", whole.rate * quota.batch_share, max(1.0, whole.burst * quota.batch_share))
+    return (whole,)
+
+
+class Quotas:
+    """The quotas of all clients, as one process sees them. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        shared: Redis,
+        default: QuotaRegistration,
+        *,
+        gateways: int = 1,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`default` is for clients whose registration has none; `gateways` share a quota while Redis is gone."""
+        self._redis = shared
+        self._default = default
+        self._gateways = max(1, gateways)
+        self._monotonic = monotonic
+        self._leases: OrderedDict[tuple[str, int], _Lease] = OrderedDict()
+
+    async def take(self, client_id: str, quota: QuotaRegistration | None, traffic: int) -> Verdict:
+        """Count one call of a client in a class."""
+        known = quota or self._default
+        retry_after = await self._spend(client_id, known, traffic)
+        if retry_after is None:
+            return Verdict(traffic)
+        return Verdict(CARE) if traffic == EMERGENCY else Verdict(traffic, retry_after)
+
+    async def _spend(self, client_id: str, quota: QuotaRegistration, traffic: int) -> float | None:
+        lease = self._lease(client_id, traffic)
+        while True:
+            now = self._monotonic()
+            if lease.tokens >= 1 and now < lease.kept_until:
+                lease.tokens -= 1
+                return None
+            if now < lease.refused_until:
+                return lease.refused_until - now
+            lease.waiting += 1
+            try:
+                if lease.asking is None:
+                    await self._refill(client_id, lease, quota, traffic)
+                else:
+                    await asyncio.shield(lease.asking)
+            finally:
+                lease.waiting -= 1
+
+    async def _refill(self, client_id: str, lease: _Lease, quota: QuotaRegistration, traffic: int) -> None:
+        lease.asking = asyncio.get_running_loop().create_future()
+        try:
+            from_buckets = buckets(quota, traffic)
+            wanted = _wanted(from_buckets, lease.waiting)
+            answer = await self._ask(client_id, from_buckets, wanted)
+            if answer is None:
+                answer = self._alone(lease, from_buckets, wanted)
+            granted, wait = answer
+            now = self._monotonic()
+            lease.tokens, lease.kept_until = granted, now + _LEASE_KEPT
+            lease.refused_until = 0.0 if granted >= 1 else now + min(_LONGEST_REFUSAL, max(wait, 0.001))
+        finally:
+            asking, lease.asking = lease.asking, None
+            asking.set_result(None)
+
+    async def _ask(self, client_id: str, from_buckets: Sequence[Bucket], wanted: int) -> tuple[float, float] | None:
+        """Tokens granted and seconds to wait; None when Redis does not answer."""
+        # The braces keep the buckets of a client on one node of a cluster, where a script may touch them together.
+        keys = [f"dmp:quota:{{{client_id}}}:{bucket.name}" for bucket in from_buckets]
+        arguments = [str(part) for bucket in from_buckets for part in (bucket.rate, bucket.burst)]
+
+        async def command(client: redis.asyncio.Redis) -> tuple[float, float]:
+            script = _script(client)
+            granted, wait = await script(keys=keys, args=[str(wanted), *arguments])
+            return float(granted), float(wait)
+
+        fallback: tuple[float, float] | None = None
+        return await self._redis.use(command, fallback)
+
+    def _alone(self, lease: _Lease, from_buckets: Sequence[Bucket], wanted: int) -> tuple[float, float]:
+        """The same from buckets of this process: its part of the quota, one token at least."""
+        now, levels, wait = self._monotonic(), [], 0.0
+        for bucket in from_buckets:
+            rate, burst = bucket.rate / self._gateways, max(1.0, bucket.burst / self._gateways)
+            level = lease.levels.setdefault(bucket.name, _Level(burst, now))
+            level.tokens, level.at = min(burst, level.tokens + (now - level.at) * rate), now
+            levels.append(level)
+            if level.tokens < 1:
+                wait = max(wait, (1 - level.tokens) / rate)
+        granted = max(0, min([wanted, *(math.floor(level.tokens) for level in levels)]))
+        for level in levels:
+            level.tokens -= granted
+        return granted, wait
+
+    def _lease(self, client_id: str, traffic: int) -> _Lease:
+        key = client_id, traffic
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._leases[key] = _Lease()
+            if len(self._leases) > _MOST_CLIENTS:
+                self._leases.popitem(last=False)
+        else:
+            self._leases.move_to_end(key)
+        return lease
+
+
+def _wanted(from_buckets: Sequence[Bucket], waiting: int) -> int:
+    """How much to lease: what a twentieth of a second brings, what waits now, never more than a quarter of a burst."""
+    rate, burst = min(b.rate for b in from_buckets), min(b.burst for b in from_buckets)
+    return max(1, min(max(math.ceil(rate * _LEASE_SECONDS), waiting), math.ceil(burst / 4)))
+
+
+def _script(client: redis.asyncio.Redis) -> redis.commands.core.AsyncScript:
+    return client.register_script(TAKE)
