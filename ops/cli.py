@@ -22,6 +22,7 @@ from ops.demo_platform import demo_professional
 from ops.endpoints import NotRunning, published
 from ops.local.state import SERVICES, ServiceName, State, StateError
 from ops.local.supervisor import ChildFailed
+from ops.partner_commands import commands as partner_commands
 from ops.session import Session, Statement, TokenRefused
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import child_of, dossier_name, parse_health_id
@@ -174,6 +175,31 @@ def audit(dossier: Dossier) -> None:
 
 
 @app.command()
+def openid() -> None:
+    """Run the local OpenID provider of the running platform's state, which `dmp run` starts by itself."""
+    from ops.openid.server import serve as serve_openid
+
+    _run(serve_openid(State.open()))
+
+
+@app.command()
+def rotate_token_key(
+    retire: Annotated[str, typer.Option(help="A kid whose tokens are refused from now on, instead.")] = "",
+) -> None:
+    """Sign platform tokens with a new key; running gateways take it up within seconds. Old tokens live to their end."""
+    from ops.local import keys
+
+    state = State.open()
+    if retire:
+        try:
+            keys.retire_token_key(state, retire)
+        except ValueError as error:
+            _fail(str(error))
+    else:
+        _out.print(keys.rotate_token_key(state).kid)
+
+
+@app.command()
 def doctor() -> None:
     """Look at the running platform: does each part answer, do keys and certificates live on, is the schema current."""
     from ops.doctor import examine
@@ -187,6 +213,9 @@ async def _session() -> Any:
     state = State.open()
     async with Session(state, published(state)) as session:
         yield session
+
+
+app.add_typer(partner_commands, name="partner")
 
 
 async def _dossier(session: Session, text: str) -> int:

@@ -63,41 +63,7 @@ def scopes_of_profiles(profiles: Iterable[str], methods: Iterable[MethodAccess])
 def registration_of(partner: pb.Partner, methods: Iterable[MethodAccess]) -> Registration:
     """The registration that a message describes; INVALID_FIELD naming what is wrong with it."""
     try:
-        registration = Registration.model_validate(
-            {
-                "client_id": partner.client_id,
-                "kind": _KINDS[partner.kind],
-                "vendor": partner.vendor,
-                "contact": partner.contact,
-                "software": {
-                    "id": partner.software.id,
-                    "name": partner.software.name,
-                    "version": partner.software.version,
-                    "approval_number": partner.software.approval_number,
-                },
-                "profiles": [_PROFILES[profile] for profile in partner.profiles],
-                "scopes": list(partner.scopes),
-                "actors": [_name(context_pb2.ActorKind, each, "ACTOR_KIND_") for each in partner.bounds.actors],
-                "professions": list(partner.bounds.professions),
-                "structures": list(partner.bounds.structures),
-                "access_modes": [_name(context_pb2.AccessMode, m, "ACCESS_MODE_") for m in partner.bounds.access_modes]
-                or ["normal"],
-                "authentication_modes": [
-                    _name(context_pb2.AuthenticationMode, m, "AUTHENTICATION_MODE_")
-                    for m in partner.bounds.authentication_modes
-                ]
-                or ["direct"],
-                "grants": [_name(pb.GrantKind, grant, "GRANT_KIND_") for grant in partner.grants]
-                or ["client_credentials"],
-                "login": _REALMS[partner.login],
-                "redirect_uris": list(partner.redirect_uris),
-                "jwks": {"keys": read_keys(partner.jwks, "partner.jwks")},
-                "certificate_uri": partner.certificate_uri,
-                "quota": _quota(partner),
-                "sandbox": partner.sandbox,
-                "reflection": partner.reflection,
-            }
-        )
+        registration = Registration.model_validate(_fields(partner))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         raise DmpError(
@@ -113,6 +79,42 @@ def registration_of(partner: pb.Partner, methods: Iterable[MethodAccess]) -> Reg
         ) from None
     _check_approval(registration, list(methods))
     return registration
+
+
+def _fields(partner: pb.Partner) -> dict[str, Any]:
+    """A registration's fields as its model reads them."""
+    return {
+        "client_id": partner.client_id,
+        "kind": _KINDS[partner.kind],
+        "vendor": partner.vendor,
+        "contact": partner.contact,
+        "software": {
+            "id": partner.software.id,
+            "name": partner.software.name,
+            "version": partner.software.version,
+            "approval_number": partner.software.approval_number,
+        },
+        "profiles": [_PROFILES[profile] for profile in partner.profiles],
+        "scopes": list(partner.scopes),
+        "actors": [_name(context_pb2.ActorKind, each, "ACTOR_KIND_") for each in partner.bounds.actors],
+        "professions": list(partner.bounds.professions),
+        "structures": list(partner.bounds.structures),
+        "access_modes": [_name(context_pb2.AccessMode, m, "ACCESS_MODE_") for m in partner.bounds.access_modes]
+        or ["normal"],
+        "authentication_modes": [
+            _name(context_pb2.AuthenticationMode, m, "AUTHENTICATION_MODE_")
+            for m in partner.bounds.authentication_modes
+        ]
+        or ["direct"],
+        "grants": [_name(pb.GrantKind, grant, "GRANT_KIND_") for grant in partner.grants] or ["client_credentials"],
+        "login": _REALMS[partner.login],
+        "redirect_uris": list(partner.redirect_uris),
+        "jwks": {"keys": read_keys(partner.jwks, "partner.jwks")},
+        "certificate_uri": partner.certificate_uri,
+        "quota": _quota(partner),
+        "sandbox": partner.sandbox,
+        "reflection": partner.reflection,
+    }
 
 
 def state_of(row: ClientRow) -> pb.PartnerState:

@@ -10,8 +10,10 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.gateway.v1 import denial_pb2, partner_pb2
 from ops.local.registrations import ALL_SCOPES, INTERNAL, OPERATOR
 from ops.session import Statement
+from services.runtime.access import methods_of
 from services.runtime.names import AUDIT_ACTIONS, RPC_METHODS
 from tests.hostile_messages import well_formed
 from tests.platform_calls import attempt, bearer
@@ -35,7 +37,15 @@ KINDS: Final = {
 
 
 def test_every_method_has_its_rule() -> None:
-    assert set(METHODS) == set(RPC_METHODS)
+    own = methods_of(
+        service for file in (partner_pb2, denial_pb2) for service in file.DESCRIPTOR.services_by_name.values()
+    )
+    assert {*METHODS, *own} == set(RPC_METHODS)
+    for access in own.values():
+        assert access.callers
+        assert access.audit_action in AUDIT_ACTIONS
+        assert access.mutation == ("request_id" in {field.name for field in access.request.DESCRIPTOR.fields})
+        assert access.scopes <= set(ALL_SCOPES)
 
 
 @pytest.mark.parametrize("name", NAMES)
