@@ -62,7 +62,6 @@ CREATE TABLE login_grant (
 );
 COMMENT ON TABLE login_grant IS 'What a sign-in has given: the digest of the one refresh token that counts, and the ids of tokens that may still live.';
 CREATE INDEX login_grant_expires_at ON login_grant (expires_at);
-CREATE INDEX login_grant_client ON login_grant (client_id, expires_at);
 
 CREATE TABLE revoked_token (
     token_id text PRIMARY KEY,

@@ -29,12 +29,17 @@ _LOCAL: Final[Mapping[str, str]] = {
     "job": "when each job last ran: a handful of rows",
 }
 _LOCAL_OF: Final[Mapping[str, Mapping[str, str]]] = {
+    "gateway": {"denial_list": "the version of the list of denials: one row"},
     "audit": {"dossier_key": "one append holds the keys of many dossiers (decision 0005)"},
 }
 _OFF_PATH: Final[Mapping[str, str]] = {
     "idempotency_created_at": "the purge",
     "outbox_created_at": "the relay",
     "used_assertion_expires_at": "the purge",
+    "sign_in_expires_at": "the purge",
+    "authorization_code_expires_at": "the purge",
+    "login_grant_expires_at": "the purge",
+    "revoked_token_expires_at": "the purge, and what services are told",
     "event_trail": "the trail is asked by dossier, and a dossier's events lie in one log",
     "event_trail_of_actor": "the same",
 }
