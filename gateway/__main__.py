@@ -35,6 +35,7 @@ from gateway.fhir.routes import exception_handlers
 from gateway.fhir.routes import routes as fhir_routes
 from gateway.http_metrics import HttpMetrics
 from gateway.limits import HttpLimits
+from gateway.log import LogPages
 from gateway.oauth.assembly import OAuth, assemble
 from gateway.oauth.mutual_tls import mutual_tls_port
 from gateway.oauth.routes import ServerNames
@@ -184,6 +185,7 @@ def _application(service: Service[GatewaySettings], oauth: OAuth, backend: Platf
     names = ServerNames(base_url, settings.mutual_tls_url.rstrip("/"), scopes, signs_in=bool(oauth.providers))
     return Starlette(
         routes=[
+            *LogPages(service.peer("audit")).routes(),
             *oauth_routes(oauth.forms, oauth.pages, names, settings.jwks_file),
             *fhir_routes(backend, ExternalIds(service.keyring), base_url, max_body_bytes=settings.max_message_bytes),
         ],

@@ -11,7 +11,9 @@ from gateway.fhir.interactions import INTERACTIONS
 from services.runtime.metrics import Metrics
 
 ROUTES: Final = tuple(
-    dict.fromkeys(["/", "/token", "/jwks", "/.well-known", *("/" + each.path.split("/")[1] for each in INTERACTIONS)])
+    dict.fromkeys(
+        ["/", "/token", "/jwks", "/.well-known", "/log", *("/" + each.path.split("/")[1] for each in INTERACTIONS)]
+    )
 )
 
 

@@ -80,7 +80,9 @@ async def run_platform(state: State, demo_people: int) -> None:
     """Start, seed, tell, and serve until a stop signal."""
     out = Console(highlight=False)
     try:
-        async with Stack(state, migrate=migrate, preferred_ports=PREFERRED_PORTS, openid=True, signals=True) as stack:
+        async with Stack(
+            state, migrate=migrate, preferred_ports=PREFERRED_PORTS, openid=True, witness=True, signals=True
+        ) as stack:
             endpoints = publish(stack)
             async with Session(state, endpoints) as session:
                 if demo_people:

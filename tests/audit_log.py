@@ -16,15 +16,38 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from services.audit.append import DEFAULT_LIMITS, AuditLog, Receipt
 from services.audit.entry import EntryDigests
+from services.audit.integration import Integrator
 from services.audit.listing import TrailReader
+from services.audit.logs import NO_WITNESS, Logs
 from services.audit.sequencer import AppendLimits
+from services.audit.service import Parts
+from services.audit.tiles import DatabaseTiles
+from services.audit.tree import LogTree
+from services.audit.witnesses import Witnesses
 from services.runtime import postgres
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import uuid7
+from services.runtime.jobs import Lease
 from services.runtime.keyring import DossierKeys, Keyring
+from services.runtime.metrics import Metrics
 from services.runtime.paging import PageTokens
+from services.runtime.tlog.note import Signer
+from services.runtime.tlog.policy import Policy
 
 MIGRATIONS = Path(__file__).parents[1] / "services" / "audit" / "migrations"
+TABLES = (
+    "event",
+    "log_head",
+    "dossier_key",
+    "checkpoint",
+    "tile",
+    "lease",
+    "derived",
+    "day_count",
+    "notice",
+    "unusual_access",
+    "actor_window",
+)
 DOSSIER = 4_611_686_018_427_387_904
 OTHER_DOSSIER = 1_234_567_890_123_456_789
 PHYSICIAN = "899700245667"
@@ -32,6 +55,14 @@ PHYSICIAN = "899700245667"
 
 def keyring() -> Keyring:
     return Keyring({1: bytes(range(32))}, current=1, digests=[1])
+
+
+def signer(number: int = 0) -> Signer:
+    """The key of a log: the same in all tests, for logs that are in one database."""
+    return _SIGNERS.setdefault(number, Signer.generate(f"dmp.test/log/{number}"))
+
+
+_SIGNERS: dict[int, Signer] = {}
 
 
 def event(
@@ -86,7 +117,7 @@ async def empty(dsn: str) -> None:
     """Makes the database as it was when migrated."""
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute("TRUNCATE event, log_head, dossier_key")
+        await connection.execute(f"TRUNCATE {', '.join(TABLES)}")
     finally:
         await connection.close()
 
@@ -143,9 +174,32 @@ class LogUnderTest:
         self.keys = keys
         self.digests = EntryDigests(keyring())
         self.counted = counted
-        self.reader = TrailReader(
-            cast("postgres.Pool", counted), keys, self.digests, PageTokens(keyring()), log.log_count
-        )
+        self.tokens = PageTokens(keyring())
+        self.reader = TrailReader(cast("postgres.Pool", counted), keys, self.digests, self.tokens, log.log_count)
+        self.logs = self._logs(Policy.unwitnessed())
+
+    def _logs(self, policy: Policy, every: float = 0.05) -> Logs:
+        """The trees of the log, with the keys that all tests share."""
+        trees = [
+            LogTree(number, signer(number), policy, self.pool, DatabaseTiles()) for number in range(self.log.log_count)
+        ]
+        integrators = [
+            Integrator(
+                tree, Witnesses(policy, 2.0), Lease(self.pool, f"integrate-{tree.log_id}"), Metrics(), every=every
+            )
+            for tree in trees
+        ]
+        return Logs(trees, integrators, NO_WITNESS)
+
+    async def integrate(self) -> None:
+        """Takes what is durable into the trees and publishes them."""
+        for integrator in self.logs.integrators:
+            await integrator.open()
+            await integrator.step()
+
+    def parts(self) -> Parts:
+        """What a service on this log is made of."""
+        return Parts(self.pool, self.keys, self.digests, self.tokens, self.log, self.logs)
 
     @classmethod
     async def open(

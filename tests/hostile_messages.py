@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 
-from dmp.audit.v1 import audit_pb2
+from dmp.audit.v1 import audit_pb2, log_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
@@ -51,6 +51,8 @@ _INTEGERS: Final = {
     FieldDescriptor.CPPTYPE_ENUM: (-(2**31), 2**31 - 1),
 }
 _MANY: Final = 70
+_NOBODY: Final = 4_242
+"""A dossier that may be destroyed."""
 _LONG_AGO: Final = 1_700_000_000
 
 
@@ -96,7 +98,41 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "GetDocument": document_pb2.GetDocumentRequest(name=child),
         "ReadDocument": document_pb2.ReadDocumentRequest(name=child),
         "BatchAppendEvents": append,
-        "ListEvents": audit_pb2.ListEventsRequest(parent=name, page_size=3),
+        **_trail(name),
+    }
+
+
+def _trail(name: str) -> dict[str, Message]:
+    """What is asked of the trail and of the logs."""
+    event = f"{name}/events/{uuid.UUID(int=7)}"
+    asked = audit_pb2.EventFilter(actor="899700000012", actions=["document.read"])
+    asked.start_time.seconds, asked.end_time.seconds = 1, 2_000_000_000
+    report = audit_pb2.RecordEventRequest(
+        parent=name, outcome=audit_pb2.OUTCOME_SUCCESS, objects=["urn:oid:1.2.3"], request_id="rubbish-report"
+    )
+    report.event_time.seconds = _LONG_AGO
+    report.reported.type, report.reported.subtype = "110106", "ITI-68"
+    return {
+        "ListEvents": audit_pb2.ListEventsRequest(parent=name, page_size=3, filter=asked),
+        "GetEvent": audit_pb2.GetEventRequest(name=event),
+        "SummarizeAccess": audit_pb2.SummarizeAccessRequest(parent=name, filter=asked, page_size=3),
+        "ExportEvents": audit_pb2.ExportEventsRequest(parent=name, filter=asked),
+        "RecordEvent": report,
+        "GetReceipt": audit_pb2.GetReceiptRequest(name=event),
+        "CountEvents": audit_pb2.CountEventsRequest(start_day="2026-11-01", end_day="2026-11-30"),
+        "ListLogs": log_pb2.ListLogsRequest(),
+        "GetCheckpoint": log_pb2.GetCheckpointRequest(),
+        "GetTile": log_pb2.GetTileRequest(width=1),
+        "GetEntryBundle": log_pb2.GetEntryBundleRequest(width=1),
+        "CheckEntries": log_pb2.CheckEntriesRequest(count=3),
+        "DestroyDossier": audit_pb2.DestroyDossierRequest(health_id=_NOBODY, request_id="rubbish-destroy"),
+        "ListNotices": notice_pb2.ListNoticesRequest(parent=name, page_size=3),
+        "ListUnusualAccesses": notice_pb2.ListUnusualAccessesRequest(page_size=3),
+        "DecideUnusualAccess": notice_pb2.DecideUnusualAccessRequest(
+            name=f"unusualAccesses/{uuid.UUID(int=7)}",
+            decision=notice_pb2.UNUSUAL_DECISION_EXPLAINED,
+            request_id="rubbish-decide",
+        ),
     }
 
 

@@ -36,6 +36,7 @@ NAME: Final = "app.kubernetes.io/name"
 
 # What a Secret that an operator makes holds, where a volume does not list it (docs/how-to/deploy.md).
 SECRET_FILES: Final = {
+    "log-keys": ("0.skey",),
     "tls": ("tls.crt", "tls.key", "ca.crt"),
     "keyring": ("1.key", "current", "digest"),
     "database": ("dsn",),

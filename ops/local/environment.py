@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ops.local.databases import database_name
-from ops.local.keys import TokenKeys
+from ops.local.keys import TokenKeys, ensure_log_keys
 from ops.local.pki import Identity
 from ops.local.providers import write_providers
 from ops.local.registrations import write_registrations
@@ -25,6 +25,8 @@ from services.runtime.settings import UNIX, Transport
 PREFIX: Final = "DMP_"
 GATEWAY_CHANNELS: Final[tuple[Channel, ...]] = ("http", "mutual-tls", "operator")
 """What a gateway listens on beside its relay."""
+LOG_ORIGIN: Final = "dmp.local/log"
+"""What the origins of the audit logs begin with."""
 _LONGEST_SOCKET_DIRECTORY: Final = 65
 """Bytes; the whole path of a socket may have 103 on macOS, 107 on Linux."""
 
@@ -55,6 +57,8 @@ class Settings:
     mutual_tls_url: str | None = None
     operator_listen: str | None = None
     openid_file: Path | None = None
+    audit_log_keys_dir: Path | None = None
+    audit_witness_policy_file: Path | None = None
 
     def variables(self) -> dict[str, str]:
         """As DMP_* variables."""
@@ -71,6 +75,8 @@ class Surroundings:
     replicas: Mapping[ServiceName, int]
     tokens: TokenKeys
     transport: Transport = "grpcio"
+    witness_policy: Path | None = None
+    """The witnesses of the audit log, if it has any."""
 
     def socket(self, service: ServiceName, replica: int) -> Path:
         """Where a native replica listens, behind the terminator that has its port."""
@@ -124,6 +130,7 @@ class Surroundings:
         )
 
     def _common(self, service: ServiceName, replica: int, identity: Identity) -> Settings:
+        audit = service == "audit"
         return Settings(
             environment="demo",
             transport=self.transport,
@@ -134,6 +141,8 @@ class Surroundings:
             dsn_file=self.state.secret(f"{database_name(service)}.dsn"),
             jwks_file=self.tokens.key_set,
             keyring_dir=self.state.keyring(service),
+            audit_log_keys_dir=ensure_log_keys(self.state, LOG_ORIGIN) if audit else None,
+            audit_witness_policy_file=self.witness_policy if audit else None,
             identity_address=self.target("identity"),
             consent_address=self.target("consent"),
             document_address=self.target("document"),

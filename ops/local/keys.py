@@ -6,6 +6,7 @@ verify with, each service's keyring, and the keys of demo partners.
     tokens/signing.jwk        the same key, under one name: what the gateway is given, so that it can be rotated
     tokens/jwks.json          public keys, newest first; read by every service
     keyring/<service>/        see services/runtime/keyring.py
+    log-keys/<log id>.skey    Ed25519, of each audit log and of the local witness (witness.skey), as text
     clients/<id>/private.jwk  ES256, for `private_key_jwt`
     clients/<id>/jwks.json    its public half, to register
 
@@ -92,6 +93,18 @@ def ensure_keyring(state: State, service: ServiceName) -> Path:
     directory = state.keyring(service)
     if not (directory / "current").exists():
         Keyring.create(directory)
+    return directory
+
+
+def ensure_log_keys(state: State, origin: str, count: int = 1) -> Path:
+    """The directory with a key for each audit log; the origin of log `n` is `<origin>/<n>`."""
+    from services.runtime.tlog.note import Signer
+
+    directory = state.root / "log-keys"
+    for number in range(count):
+        file = directory / f"{number}.skey"
+        if not file.exists():
+            write_private(file, Signer.generate(f"{origin}/{number}").text() + "\n")
     return directory
 
 

@@ -24,6 +24,7 @@ from ops.local.readiness import accepts_tcp, serves_grpc, serves_grpc_at_socket
 from ops.local.redis import Redis
 from ops.local.state import OPENID, POSTGRES, REDIS, SERVICES, Endpoint, Ports, ServiceName, State
 from ops.local.supervisor import ChildFailed, ProcessSpec, Supervisor
+from ops.local.witness import WITNESS, LocalWitness
 from services.runtime.settings import Transport
 
 Migrate = Callable[[ServiceName, str], Awaitable[object]]
@@ -67,6 +68,7 @@ class Stack:
     overrides: further variables for all services, by full name (`DMP_LOG_LEVEL`).
     openid: whether the local OpenID provider runs too.
     transport: what serves gRPC: `grpcio`, or `native` behind an Envoy for each replica, which has the address.
+    witness: whether a witness cosigns the checkpoints of the audit log.
     signals: whether SIGINT, SIGTERM and SIGHUP stop the stack (`wait` then returns); a second one stops it at once.
     """
 
@@ -83,6 +85,7 @@ class Stack:
         transport: Transport = "grpcio",
         openid: bool = False,
         signals: bool = False,
+        witness: bool = False,
     ) -> None:
         self.state = state
         self.services = tuple(service for service in SERVICES if service in services)
@@ -94,6 +97,7 @@ class Stack:
         self._transport: Transport = transport
         self._openid = openid
         self._signals = signals
+        self._with_witness = witness
         self._resources = ExitStack()
         self._supervisor = Supervisor(state)
         self._stopping = asyncio.Event()
@@ -241,11 +245,17 @@ class Stack:
 
     async def _start(self) -> None:
         await self._end_former()
-        wanted = [POSTGRES, REDIS, *endpoints(self._replicas, SERVICES)]
+        wanted = [POSTGRES, REDIS, *endpoints(self._replicas, SERVICES), *([WITNESS] if self._with_witness else [])]
         ports = self.state.ports(wanted, preferred=self._preferred_ports)
         self.authority = CertificateAuthority(self.state)
+        witness = LocalWitness.prepare(self.state, ports.address(WITNESS)) if self._with_witness else None
         self._surroundings = Surroundings(
-            self.state, ports, self._replicas, ensure_token_keys(self.state), self._transport
+            self.state,
+            ports,
+            self._replicas,
+            ensure_token_keys(self.state),
+            self._transport,
+            witness.policy if witness else None,
         )
         self._resources.enter_context(self._surroundings.sockets_made())
         self._postgres = Postgres(self.state, self._supervisor, ports[POSTGRES])
@@ -257,6 +267,8 @@ class Stack:
         await _together((self._start_databases(), self._redis.start()))
         if self._migrate is not None:
             await _together(self._run_migration(self._migrate, service) for service in self.services)
+        if witness is not None:
+            await self._supervisor.start(witness.spec(ROOT, lambda: accepts_tcp(witness.address)))
         await _together(
             self._start_service(service, replica)
             for service in self.services

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 ServiceName = Literal["identity", "consent", "document", "audit", "gateway"]
-Part = Literal["identity", "consent", "document", "audit", "gateway", "postgres", "redis", "openid"]
+Part = Literal["identity", "consent", "document", "audit", "gateway", "postgres", "redis", "openid", "witness"]
 Channel = Literal["tcp", "grpc", "http", "mutual-tls", "operator"]
 
 SERVICES: Final[tuple[ServiceName, ...]] = ("audit", "consent", "identity", "document", "gateway")

@@ -6,15 +6,21 @@ from pathlib import Path
 
 from dmp.audit.v1 import audit_pb2
 from services.audit.append import AuditLog, LogDamaged
+from services.audit.derivation import Derivation
+from services.audit.detectors import load
 from services.audit.entry import EntryDigests
 from services.audit.listing import TrailReader
+from services.audit.logs import KeysWrong, Logs, make_logs
+from services.audit.notices import Delivery, LogDelivery, Outbox, SmtpDelivery
 from services.audit.sequencer import AppendLimits
-from services.audit.service import PRODUCER, AuditService, own_trail
+from services.audit.service import PRODUCER, AuditService, Parts, own_trail
 from services.audit.settings import AuditSettings
+from services.audit.tiles import ForkFound
 from services.runtime.checks import AccessChecks
+from services.runtime.jobs import Lease
 from services.runtime.keyring import DossierKeys
 from services.runtime.paging import PageTokens
-from services.runtime.server import StartRefused, open_service, run
+from services.runtime.server import Background, Service, StartRefused, open_service, run
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -32,13 +38,58 @@ async def main() -> None:
             )
         except LogDamaged as error:
             raise StartRefused(str(error)) from error
-        reader = TrailReader(service.pool, keys, digests, PageTokens(service.keyring), log.log_count)
+        tokens = PageTokens(service.keyring)
+        logs = await _logs(service, log.log_count)
+        reader = TrailReader(service.pool, keys, digests, tokens, log.log_count)
         checks = AccessChecks(service.peer("consent"))
         trail = own_trail(log)
-        servicer = AuditService(log, reader, checks, trail)
-        await service.serve([(audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer)], trail=trail)
+        parts = Parts(service.pool, keys, digests, tokens, log, logs)
+        servicer = AuditService(parts, reader, checks, trail)
+        await service.serve(
+            [(audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer)],
+            background=[*(each.run for each in logs.integrators), *_derivations(service, keys, log.log_count)],
+            trail=trail,
+        )
         await checks.close()
         await log.close()
+        await logs.close()
+
+
+async def _logs(service: Service[AuditSettings], log_count: int) -> Logs:
+    """The logs as public trees, checked. StartRefused, saying why, when one of them may not go on."""
+    try:
+        logs = make_logs(service.pool, service.settings, log_count, service.telemetry.metrics)
+        await logs.open()
+    except (KeysWrong, ForkFound) as error:
+        raise StartRefused(str(error)) from error
+    return logs
+
+
+def _derivations(service: Service[AuditSettings], keys: DossierKeys, log_count: int) -> list[Background]:
+    """What is made of the trail in the background: counts, notices and their delivery, unusual accesses."""
+    metrics, detectors = service.telemetry.metrics, load()
+    derivations = [
+        Derivation(
+            service.pool, keys, service.keyring, number, detectors, metrics, Lease(service.pool, f"derive-{number}")
+        )
+        for number in range(log_count)
+    ]
+    outbox = Outbox(service.pool, _delivery(service.settings), metrics, Lease(service.pool, "notices"))
+    return [*(each.run for each in derivations), outbox.run]
+
+
+def _delivery(settings: AuditSettings) -> Delivery:
+    if settings.audit_smtp_host is None:
+        return LogDelivery()
+    if settings.audit_notice_sender is None or settings.audit_notice_recipient is None:
+        raise StartRefused("DMP_AUDIT_SMTP_HOST needs DMP_AUDIT_NOTICE_SENDER and DMP_AUDIT_NOTICE_RECIPIENT")
+    return SmtpDelivery(
+        settings.audit_smtp_host,
+        settings.audit_smtp_port,
+        settings.audit_notice_sender,
+        settings.audit_notice_recipient,
+        settings.audit_smtp_start_tls,
+    )
 
 
 if __name__ == "__main__":

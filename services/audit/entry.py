@@ -7,6 +7,7 @@ service's keyring. No database and no dossier key here.
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from services.runtime.keyring import Keyring
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last of google.protobuf.Timestamp
 _CONTENT: Final = "dmp/audit/content/v1"
+_EVENT_ID: Final = "dmp/audit/event-id/v1"
 _ACTOR: Final = "dmp/audit/actor/v1"
 
 
@@ -48,6 +50,15 @@ class EntryDigests:
     def content(self, clear: bytes) -> bytes:
         """By which a retry of an event is told from another event under the same id."""
         return self._keyring.digest(_CONTENT, clear)
+
+    def event_id(self, use: str, value: bytes) -> bytes:
+        """An event id that is always the same for a value, and tells nothing of it: for events that are made again."""
+        digest = self._keyring.digest(_EVENT_ID, use.encode() + b"\x00" + value)
+        return uuid.UUID(bytes=digest[:16], version=8).bytes
+
+    def contents(self, clear: bytes) -> list[bytes]:
+        """What `content` gave under each live generation of the keyring."""
+        return list(self._keyring.digests(_CONTENT, clear))
 
 
 def prepare(event: audit_pb2.AuditEvent, producer: str, digests: EntryDigests) -> Entry:

@@ -39,6 +39,9 @@ Outcome = int | DmpError
 
 _ACQUIRE_SECONDS: Final = 5.0
 
+DESTROYED: Final = b""
+"""The digest of an event whose dossier was destroyed: sent again, it keeps its place, whatever it says."""
+
 _NO_KEYS: Final = DossierKeyBatch({})
 
 _log = structlog.get_logger("sequencer")
@@ -156,7 +159,7 @@ def place(
         identity = (entry.producer, entry.event_id)
         earlier = known.get(identity)
         if earlier is not None:
-            same = earlier.content_digest == entry.content_digest
+            same = earlier.content_digest in (entry.content_digest, DESTROYED)
             outcomes.append(earlier.leaf_index if same else DmpError(reasons.ERROR_REASON_EVENT_CONFLICT))
             continue
         part = ClearPart(salts[number * SALT_BYTES : (number + 1) * SALT_BYTES], entry.clear)

@@ -1,62 +1,69 @@
-"""The RPCs of the audit service: authorise, call the use case, map. No rule and no SQL here."""
+"""The RPCs of the audit service, put together: of the trail, of its operation, and the appending of events."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from google.rpc import status_pb2
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from dmp.consent.v1 import consent_pb2
 from services.audit.append import AuditLog, Receipt
-from services.audit.listing import Reader, TrailReader
-from services.audit.rules import SYSTEM_HEALTH_ID, trail_filter
-from services.runtime.checks import AccessChecks, refusal
+from services.audit.checking import EntryChecker
+from services.audit.entry import EntryDigests
+from services.audit.listing import TrailReader
+from services.audit.logs import Logs
+from services.audit.notice_list import NoticeList
+from services.audit.operation_rpcs import OperationRpcs
+from services.audit.rules import SYSTEM_HEALTH_ID
+from services.audit.trail_rpcs import PRODUCER, TrailRpcs
+from services.audit.work_list import WorkList
+from services.runtime.checks import AccessChecks
 from services.runtime.context import Call
+from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError, to_status
 from services.runtime.identifiers import dossier_name
-from services.runtime.trail import Trail, build_event
-from services.runtime.validation import validate
+from services.runtime.paging import PageTokens
+from services.runtime.postgres import Pool
+from services.runtime.trail import Trail
 
-PRODUCER = "audit"
-"""The producer of this service's own events, which no certificate states."""
+__all__ = ["PRODUCER", "AuditService", "Parts", "own_trail"]
 
 
-class AuditService:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the service is made of."""
+
+    pool: Pool
+    keys: DossierKeys
+    digests: EntryDigests
+    tokens: PageTokens
+    log: AuditLog
+    logs: Logs
+
+
+class AuditService(TrailRpcs, OperationRpcs):
     """dmp.audit.v1.AuditService."""
 
-    def __init__(self, log: AuditLog, reader: TrailReader, checks: AccessChecks, trail: Trail) -> None:
+    def __init__(self, parts: Parts, reader: TrailReader, checks: AccessChecks, trail: Trail) -> None:
         """`trail` is where this service's own events go: the log itself (`own_trail`)."""
-        self._log = log
+        self._log = parts.log
+        self._logs = parts.logs
+        self._pool = parts.pool
+        self._keys = parts.keys
+        self._digests = parts.digests
         self._reader = reader
         self._checks = checks
         self._trail = trail
+        self._notices = NoticeList(parts.pool, parts.keys, parts.tokens)
+        self._work = WorkList(parts.pool, parts.keys, parts.tokens)
+        self._checker = EntryChecker(parts.pool, parts.keys, parts.digests)
 
     async def BatchAppendEvents(
         self, request: audit_pb2.BatchAppendEventsRequest, call: Call
     ) -> audit_pb2.BatchAppendEventsResponse:
         """Append the events of a service, under the name that its certificate states."""
         return _response(await self._log.append(call.peer, request, call.remaining()))
-
-    async def ListEvents(self, request: audit_pb2.ListEventsRequest, call: Call) -> audit_pb2.ListEventsResponse:
-        """A page of a dossier's trail, as far as consent lets the caller see; recorded before it is answered."""
-        decision = await self._checks.check(call, call.health_id, consent_pb2.ACTION_READ_TRACES)
-        visible = trail_filter(decision.filter.traces) if decision.permitted else None
-        try:
-            if visible is None:
-                raise refusal(decision)
-            validate(request)
-            subject = call.actor.subject
-            before = self._reader.position(request.page_token, call.health_id, subject)
-            response = await self._reader.page(Reader(call.health_id, subject, visible), before, request.page_size)
-        except DmpError as error:
-            outcome = audit_pb2.OUTCOME_DENIED if visible is None else audit_pb2.OUTCOME_REJECTED
-            await self._trail.refuse(call, error, outcome=outcome, epoch=decision.epoch)
-            raise
-        event = build_event(
-            call, outcome=audit_pb2.OUTCOME_SUCCESS, epoch=decision.epoch, result_count=len(response.events)
-        )
-        await self._trail.record(event, call.remaining())
-        return response
 
 
 def own_trail(log: AuditLog) -> Trail:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from services.runtime.postgres import Connection
@@ -46,7 +46,34 @@ FROM event
 WHERE log_id = $1 AND health_id = $2 AND actor_digest = $6 AND leaf_index < $3 AND (NOT secret OR $4)
 ORDER BY leaf_index DESC LIMIT $5
 """
+TRAIL_IN_PERIOD: Final = """
+SELECT leaf_index, event_id, sealed
+FROM event
+WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4)
+  AND event_time >= $6 AND event_time < $7
+ORDER BY leaf_index DESC LIMIT $5
+"""
+TRAIL_OF_ACTOR_IN_PERIOD: Final = """
+SELECT leaf_index, event_id, sealed
+FROM event
+WHERE log_id = $1 AND health_id = $2 AND actor_digest = $8 AND leaf_index < $3 AND (NOT secret OR $4)
+  AND event_time >= $6 AND event_time < $7
+ORDER BY leaf_index DESC LIMIT $5
+"""
+TRAIL_FORWARD: Final = """
+SELECT leaf_index, event_id, sealed
+FROM event
+WHERE log_id = $1 AND health_id = $2 AND leaf_index >= $3 AND (NOT secret OR $4)
+  AND event_time >= $6 AND event_time < $7
+ORDER BY leaf_index LIMIT $5
+"""
+ONE: Final = """
+SELECT leaf_index, event_id, sealed, health_id
+FROM event WHERE log_id = $1 AND event_id = $2
+"""
 
+ALWAYS: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+"""A period that leaves nothing out."""
 END_OF_LOG: Final = (1 << 63) - 1
 """A place after every event."""
 
@@ -129,12 +156,35 @@ async def insert_events(conn: Connection, log_id: int, first: int, rows: Sequenc
     await conn.execute(INSERT, log_id, first, *(list(column) for column in zip(*rows, strict=True)))
 
 
-async def trail(
-    conn: Connection, log_id: int, health_id: int, *, before: int, limit: int, with_secret: bool, actor: bytes | None
-) -> list[SealedEvent]:
-    """At most `limit` events of a dossier at places below `before`, newest first; of one actor's digest if given."""
-    if actor is None:
-        records = await conn.fetch(TRAIL, log_id, health_id, before, with_secret, limit)
+class TrailQuery(NamedTuple):
+    """Which part of a dossier's trail: secret connections or not, one actor's digest if given, a period if given."""
+
+    log_id: int
+    health_id: int
+    with_secret: bool
+    actor: bytes | None = None
+    period: tuple[datetime, datetime] | None = None
+
+
+async def trail(conn: Connection, query: TrailQuery, *, before: int, limit: int) -> list[SealedEvent]:
+    """At most `limit` events at places below `before`, newest first."""
+    arguments = (query.log_id, query.health_id, before, query.with_secret, limit)
+    actor = () if query.actor is None else (query.actor,)
+    if query.period is None:
+        records = await conn.fetch(TRAIL_OF_ACTOR if actor else TRAIL, *arguments, *actor)
     else:
-        records = await conn.fetch(TRAIL_OF_ACTOR, log_id, health_id, before, with_secret, limit, actor)
+        statement = TRAIL_OF_ACTOR_IN_PERIOD if actor else TRAIL_IN_PERIOD
+        records = await conn.fetch(statement, *arguments, *query.period, *actor)
     return [SealedEvent(*record) for record in records]
+
+
+async def trail_forward(conn: Connection, query: TrailQuery, *, start: int, limit: int) -> list[SealedEvent]:
+    """At most `limit` events at places from `start` on, oldest first; the query's actor is not looked at."""
+    arguments = (query.log_id, query.health_id, start, query.with_secret, limit, *(query.period or ALWAYS))
+    return [SealedEvent(*record) for record in await conn.fetch(TRAIL_FORWARD, *arguments)]
+
+
+async def find_one(conn: Connection, log_id: int, health_id: int, event_id: uuid.UUID) -> list[SealedEvent]:
+    """The events of a dossier under an id: one for each producer that used it, so nearly always at most one."""
+    records = await conn.fetch(ONE, log_id, event_id)
+    return [SealedEvent(*record[:3]) for record in records if record[3] == health_id]

@@ -43,8 +43,13 @@ AuditAction = Literal[
     "document.submit",
     "dossier.check",
     "dossier.close",
+    "dossier.destroy",
     "dossier.open",
+    "event.report",
     "gateway.call",
+    "log.check",
+    "log.read",
+    "notice.read",
     "partner.register",
     "partner.resume",
     "partner.rotate",
@@ -60,7 +65,12 @@ AuditAction = Literal[
     "token.introspect",
     "token.issue",
     "token.revoke",
+    "trace.count",
+    "trace.export",
     "trace.read",
+    "trace.receipt",
+    "unusual.decide",
+    "unusual.read",
 ]
 """What an audit event says was done; the `audit_action` of a method's access rule is one of these."""
 AUDIT_ACTIONS: Final[frozenset[str]] = frozenset(get_args(AuditAction))
@@ -72,6 +82,10 @@ CounterName = Literal[
     "dmp_http_requests_total",
     "dmp_security_refusals_total",
     "dmp_audit_events_total",
+    "dmp_audit_integrated_total",
+    "dmp_audit_unwitnessed_total",
+    "dmp_audit_notices_total",
+    "dmp_audit_unusual_total",
     "dmp_consent_decisions_total",
     "dmp_documents_total",
     "dmp_outbox_delivered_total",
@@ -99,6 +113,9 @@ GaugeName = Literal[
     "dmp_limit_places",
     "dmp_limit_in_flight",
     "dmp_limit_waiting",
+    "dmp_audit_checkpoint_lag_seconds",
+    "dmp_audit_unintegrated_events",
+    "dmp_audit_underived_events",
 ]
 MetricName = CounterName | HistogramName | GaugeName
 
@@ -109,6 +126,7 @@ Label = Literal[
     "direction",
     "job",
     "lease",
+    "log",
     "method",
     "outcome",
     "peer",
@@ -174,6 +192,15 @@ METRICS: Final[Mapping[MetricName, MetricSpec]] = {
     "dmp_http_seconds": MetricSpec("Time to answer an HTTP request", "s", ("route",), SECONDS),
     "dmp_security_refusals_total": MetricSpec("Calls without a valid token", "1", ("reason",)),
     "dmp_audit_events_total": MetricSpec("Audit events made durable", "1"),
+    "dmp_audit_integrated_total": MetricSpec("Audit events taken into the tree", "1", ("log",)),
+    "dmp_audit_unwitnessed_total": MetricSpec("Checkpoints given out without enough witnesses", "1", ("log",)),
+    "dmp_audit_checkpoint_lag_seconds": MetricSpec("Time since a checkpoint covered every event", "s", ("log",)),
+    "dmp_audit_unintegrated_events": MetricSpec("Events that no checkpoint covers yet", "1", ("log",)),
+    "dmp_audit_underived_events": MetricSpec("Events not yet counted nor looked at by detectors", "1", ("log",)),
+    "dmp_audit_notices_total": MetricSpec(
+        "Notices to patients and physicians, by what became of them", "1", ("outcome",)
+    ),
+    "dmp_audit_unusual_total": MetricSpec("Accesses that a detector found unusual", "1"),
     "dmp_audit_commit_seconds": MetricSpec("Time of one commit of the audit sequencer", "s", (), SECONDS),
     "dmp_consent_decisions_total": MetricSpec("Access decisions", "1", ("access_mode", "outcome")),
     "dmp_documents_total": MetricSpec("Documents received and served", "1", ("direction",)),

@@ -148,6 +148,12 @@ _SPECS: dict[int, ReasonSpec] = {
         _Code.ALREADY_EXISTS, 409, "duplicate", None, "A client is registered under this id."),
     reasons.ERROR_REASON_PARTNER_DECLARED: ReasonSpec(
         _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The gateway's file declares this client."),
+    reasons.ERROR_REASON_RECEIPT_NOT_READY: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "incomplete", None, "No checkpoint covers the event yet; ask again."),
+    reasons.ERROR_REASON_EVENT_NOT_FOUND: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "No such event."),
+    reasons.ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "No such item in the work list."),
 }
 # fmt: on
 

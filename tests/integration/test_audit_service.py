@@ -22,7 +22,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
-from ops.local.keys import ensure_keyring, ensure_token_keys
+from ops.local.keys import ensure_keyring, ensure_log_keys, ensure_token_keys
 from ops.local.pki import CertificateAuthority, Identity
 from ops.local.state import State
 from services.runtime.channels import Peer
@@ -94,6 +94,7 @@ class Platform:
             "DMP_JWKS_FILE": str(self.tokens.key_set),
             "DMP_KEYRING_DIR": str(ensure_keyring(self.state, "audit")),
             "DMP_CONSENT_ADDRESS": self.consent_address,
+            "DMP_AUDIT_LOG_KEYS_DIR": str(ensure_log_keys(self.state, "dmp.test/log", 4)),
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "stubs"))),
             "PATH": os.environ["PATH"],
         }

@@ -42,6 +42,9 @@ _OFF_PATH: Final[Mapping[str, str]] = {
     "revoked_token_expires_at": "the purge, and what services are told",
     "event_trail": "the trail is asked by dossier, and a dossier's events lie in one log",
     "event_trail_of_actor": "the same",
+    "notice_due": "the delivery",
+    "unusual_access_list": "the work list of operators, not of a dossier",
+    "unusual_access_dossier": "the destruction of a dossier",
 }
 """Indexes that serve no request about a dossier, or say so in their migration; each by what it serves."""
 _STATEMENT: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "MERGE", "SET", "LISTEN", "NOTIFY")
@@ -49,6 +52,7 @@ _MAY_HOLD_SQL: Final = ("store", "services.runtime.")
 """SQL lives in the store of each service and in the runtime's parts for leases, keys, outbox and idempotency."""
 _ON_ONE_NODE: Final[Mapping[str, str]] = {
     "services.runtime.jobs": "its tables are local",
+    "services.witness.store": "SQLite: the witness is no part of the platform's databases",
     "services.runtime.migrations": "run by one process, never by a request",
     "services.runtime.dossier_keys._READ_AND_HOLD_SEVERAL": "for the audit service, whose dossier_key is local",
 }

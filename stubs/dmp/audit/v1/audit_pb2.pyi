@@ -53,6 +53,54 @@ OUTCOME_REJECTED: Outcome.ValueType  # 3
 """OUTCOME_REJECTED: the request was wrong (a document of another patient, a wrong hash)."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _AccessBasis:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AccessBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessBasis.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACCESS_BASIS_UNSPECIFIED: _AccessBasis.ValueType  # 0
+    """Not stated, or not allowed."""
+    ACCESS_BASIS_AUTHORIZATION: _AccessBasis.ValueType  # 1
+    """ACCESS_BASIS_AUTHORIZATION: a valid authorisation given by the patient."""
+    ACCESS_BASIS_ATTENDING_PHYSICIAN: _AccessBasis.ValueType  # 2
+    """ACCESS_BASIS_ATTENDING_PHYSICIAN: the attending physician of the patient."""
+    ACCESS_BASIS_BREAK_GLASS: _AccessBasis.ValueType  # 3
+    """ACCESS_BASIS_BREAK_GLASS: immediate danger; the patient has not opposed it."""
+    ACCESS_BASIS_REGULATION: _AccessBasis.ValueType  # 4
+    """ACCESS_BASIS_REGULATION: the emergency call centre; the patient has not opposed it."""
+    ACCESS_BASIS_PATIENT: _AccessBasis.ValueType  # 5
+    """ACCESS_BASIS_PATIENT: the patient in person."""
+    ACCESS_BASIS_REPRESENTATIVE: _AccessBasis.ValueType  # 6
+    """ACCESS_BASIS_REPRESENTATIVE: a legal representative."""
+    ACCESS_BASIS_FEEDING: _AccessBasis.ValueType  # 7
+    """ACCESS_BASIS_FEEDING: feeding, which an open dossier allows without authorisation."""
+    ACCESS_BASIS_LAW: _AccessBasis.ValueType  # 8
+    """ACCESS_BASIS_LAW: an operation of the platform that the law provides for."""
+
+class AccessBasis(_AccessBasis, metaclass=_AccessBasisEnumTypeWrapper):
+    """AccessBasis is why an access was allowed."""
+
+ACCESS_BASIS_UNSPECIFIED: AccessBasis.ValueType  # 0
+"""Not stated, or not allowed."""
+ACCESS_BASIS_AUTHORIZATION: AccessBasis.ValueType  # 1
+"""ACCESS_BASIS_AUTHORIZATION: a valid authorisation given by the patient."""
+ACCESS_BASIS_ATTENDING_PHYSICIAN: AccessBasis.ValueType  # 2
+"""ACCESS_BASIS_ATTENDING_PHYSICIAN: the attending physician of the patient."""
+ACCESS_BASIS_BREAK_GLASS: AccessBasis.ValueType  # 3
+"""ACCESS_BASIS_BREAK_GLASS: immediate danger; the patient has not opposed it."""
+ACCESS_BASIS_REGULATION: AccessBasis.ValueType  # 4
+"""ACCESS_BASIS_REGULATION: the emergency call centre; the patient has not opposed it."""
+ACCESS_BASIS_PATIENT: AccessBasis.ValueType  # 5
+"""ACCESS_BASIS_PATIENT: the patient in person."""
+ACCESS_BASIS_REPRESENTATIVE: AccessBasis.ValueType  # 6
+"""ACCESS_BASIS_REPRESENTATIVE: a legal representative."""
+ACCESS_BASIS_FEEDING: AccessBasis.ValueType  # 7
+"""ACCESS_BASIS_FEEDING: feeding, which an open dossier allows without authorisation."""
+ACCESS_BASIS_LAW: AccessBasis.ValueType  # 8
+"""ACCESS_BASIS_LAW: an operation of the platform that the law provides for."""
+Global___AccessBasis: _TypeAlias = AccessBasis  # noqa: Y015
+
 @_typing.final
 class AttributeChange(_message.Message):
     """AttributeChange is one attribute before and after a change."""
@@ -106,6 +154,9 @@ class AuditEvent(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     PRODUCER_FIELD_NUMBER: _builtins.int
     RESULT_COUNT_FIELD_NUMBER: _builtins.int
+    NETWORK_ADDRESS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.bytes
     """event_id is the producer's UUIDv7, 16 bytes: sending it again changes nothing."""
     health_id: _builtins.int
@@ -130,6 +181,10 @@ class AuditEvent(_message.Message):
     """
     result_count: _builtins.int
     """result_count is how many results a search answered with."""
+    network_address: _builtins.str
+    """network_address is the address from which the call reached the platform."""
+    basis: Global___AccessBasis.ValueType
+    """basis is why the access was allowed; unset where it was not."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """event_time is when it happened, by the producer's clock."""
@@ -145,6 +200,12 @@ class AuditEvent(_message.Message):
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeChange]:
         """changes are the attributes that a mutation changed."""
+
+    @_builtins.property
+    def reported(self) -> Global___ReportedEvent:
+        """reported is set when the event happened outside of the platform and was reported
+        by a partner (ITI-20).
+        """
 
     def __init__(
         self,
@@ -164,14 +225,57 @@ class AuditEvent(_message.Message):
         changes: _abc.Iterable[Global___AttributeChange] | None = ...,
         producer: _builtins.str = ...,
         result_count: _builtins.int = ...,
+        network_address: _builtins.str = ...,
+        basis: Global___AccessBasis.ValueType = ...,
+        reported: Global___ReportedEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event_time", b"event_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event_time", b"event_time", "reported", b"reported"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "changes", b"changes", "epoch", b"epoch", "event_id", b"event_id", "event_time", b"event_time", "health_id", b"health_id", "objects", b"objects", "outcome", b"outcome", "producer", b"producer", "reason", b"reason", "request_id", b"request_id", "result_count", b"result_count", "trace_id", b"trace_id", "transaction", b"transaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "basis", b"basis", "changes", b"changes", "epoch", b"epoch", "event_id", b"event_id", "event_time", b"event_time", "health_id", b"health_id", "network_address", b"network_address", "objects", b"objects", "outcome", b"outcome", "producer", b"producer", "reason", b"reason", "reported", b"reported", "request_id", b"request_id", "result_count", b"result_count", "trace_id", b"trace_id", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class ReportedEvent(_message.Message):
+    """ReportedEvent is what a partner tells of an event in its own software."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    SUBTYPE_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PURPOSE_OF_USE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """type is the code of the kind of event (DICOM), such as `110106`."""
+    subtype: _builtins.str
+    """subtype is the code of the transaction or operation, such as `ITI-68`."""
+    source: _builtins.str
+    """source is the system that saw the event."""
+    purpose_of_use: _builtins.str
+    """purpose_of_use is its purpose, such as `TREAT`."""
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """agents are the other participants, as the partner names them; never the patient."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        subtype: _builtins.str = ...,
+        agents: _abc.Iterable[_builtins.str] | None = ...,
+        source: _builtins.str = ...,
+        purpose_of_use: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "purpose_of_use", b"purpose_of_use", "source", b"source", "subtype", b"subtype", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportedEvent: _TypeAlias = ReportedEvent  # noqa: Y015
 
 @_typing.final
 class BatchAppendEventsRequest(_message.Message):
@@ -288,26 +392,94 @@ class ListEventsRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     page_size: _builtins.int
     """page_size is how many at most; 0 for 50; at most 200."""
     page_token: _builtins.str
     """page_token continues a listing; it is bound to the dossier and the caller."""
+    @_builtins.property
+    def filter(self) -> Global___EventFilter:
+        """filter narrows the trail; a page may then hold fewer events than asked for, or
+        none, and still have a next one.
+        """
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: Global___EventFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
+
+@_typing.final
+class EventFilter(_message.Message):
+    """EventFilter narrows a trail; what is not set does not narrow it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    STRUCTURE_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    OWN_ONLY_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """actor is the acting subject: an IDNPS, an IDNST, a health id."""
+    structure: _builtins.str
+    """structure is the IDNST in which the subject acted."""
+    outcome: Global___Outcome.ValueType
+    """outcome is how it ended."""
+    own_only: _builtins.bool
+    """own_only leaves only what the caller did."""
+    object: _builtins.str
+    """object is the resource name of something touched, such as a document's."""
+    access_mode: _context_pb2.AccessMode.ValueType
+    """access_mode is the mode of the access."""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """actions are the registered names of which one must be the event's."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is from when on, inclusive."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is until when, exclusive."""
+
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        structure: _builtins.str = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+        outcome: Global___Outcome.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        own_only: _builtins.bool = ...,
+        object: _builtins.str = ...,
+        access_mode: _context_pb2.AccessMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "actions", b"actions", "actor", b"actor", "end_time", b"end_time", "object", b"object", "outcome", b"outcome", "own_only", b"own_only", "start_time", b"start_time", "structure", b"structure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventFilter: _TypeAlias = EventFilter  # noqa: Y015
 
 @_typing.final
 class ListEventsResponse(_message.Message):
@@ -370,3 +542,519 @@ class TrailEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrailEvent: _TypeAlias = TrailEvent  # noqa: Y015
+
+@_typing.final
+class GetEventRequest(_message.Message):
+    """GetEventRequest asks for one event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/events/{event}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEventRequest: _TypeAlias = GetEventRequest  # noqa: Y015
+
+@_typing.final
+class GetEventResponse(_message.Message):
+    """GetEventResponse holds the event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___TrailEvent:
+        """event is the event and its place."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___TrailEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
+
+@_typing.final
+class SummarizeAccessRequest(_message.Message):
+    """SummarizeAccessRequest asks who entered a dossier in a period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    page_size: _builtins.int
+    """page_size is how many summaries at most; 0 for 50; at most 200."""
+    page_token: _builtins.str
+    """page_token continues; it is bound to the dossier, the caller and the filter."""
+    @_builtins.property
+    def filter(self) -> Global___EventFilter:
+        """filter narrows it; by default the last ninety days."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: Global___EventFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeAccessRequest: _TypeAlias = SummarizeAccessRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeAccessResponse(_message.Message):
+    """SummarizeAccessResponse holds summaries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessSummary]:
+        """summaries are newest first."""
+
+    def __init__(
+        self,
+        *,
+        summaries: _abc.Iterable[Global___AccessSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeAccessResponse: _TypeAlias = SummarizeAccessResponse  # noqa: Y015
+
+@_typing.final
+class AccessSummary(_message.Message):
+    """AccessSummary is what one person did in a dossier on one day in one mode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """sentence says all of it in French."""
+    who: _builtins.str
+    """who is the person or structure, such as `Dr Claire Martin, médecin`."""
+    where: _builtins.str
+    """where is the structure, empty when not known."""
+    why: _builtins.str
+    """why says on what ground it was allowed, or why it was refused."""
+    day: _builtins.str
+    """day is the day in France, as `2026-11-25`."""
+    access_mode: _context_pb2.AccessMode.ValueType
+    """access_mode is the mode of all of them."""
+    refused: _builtins.bool
+    """refused tells that nothing of it was allowed."""
+    subject: _builtins.str
+    """subject is the acting subject."""
+    secret: _builtins.bool
+    """secret tells that the connection was secret."""
+    event_count: _builtins.int
+    """event_count is how many events these are."""
+    @_builtins.property
+    def what(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what lists what was done, such as `a consulté 3 documents`."""
+
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """first_time is when the first of these acts happened."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """last_time is when the last of these acts happened."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """events are their names, newest first, at most 200."""
+
+    def __init__(
+        self,
+        *,
+        sentence: _builtins.str = ...,
+        who: _builtins.str = ...,
+        where: _builtins.str = ...,
+        what: _abc.Iterable[_builtins.str] | None = ...,
+        why: _builtins.str = ...,
+        day: _builtins.str = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+        access_mode: _context_pb2.AccessMode.ValueType = ...,
+        refused: _builtins.bool = ...,
+        subject: _builtins.str = ...,
+        secret: _builtins.bool = ...,
+        event_count: _builtins.int = ...,
+        events: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "day", b"day", "event_count", b"event_count", "events", b"events", "first_time", b"first_time", "last_time", b"last_time", "refused", b"refused", "secret", b"secret", "sentence", b"sentence", "subject", b"subject", "what", b"what", "where", b"where", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessSummary: _TypeAlias = AccessSummary  # noqa: Y015
+
+@_typing.final
+class ExportEventsRequest(_message.Message):
+    """ExportEventsRequest asks for a whole trail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    @_builtins.property
+    def filter(self) -> Global___EventFilter:
+        """filter narrows it."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: Global___EventFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportEventsRequest: _TypeAlias = ExportEventsRequest  # noqa: Y015
+
+@_typing.final
+class ExportEventsResponse(_message.Message):
+    """ExportEventsResponse is one event of a trail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___TrailEvent:
+        """event is the event and its place."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___TrailEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportEventsResponse: _TypeAlias = ExportEventsResponse  # noqa: Y015
+
+@_typing.final
+class RecordEventRequest(_message.Message):
+    """RecordEventRequest tells of an event in a partner's software."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    outcome: Global___Outcome.ValueType
+    """outcome is how it ended."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent: any unique text, a UUID by preference."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """event_time is when it happened."""
+
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """objects are the resource names or identifiers of what was touched; never civil identity."""
+
+    @_builtins.property
+    def reported(self) -> Global___ReportedEvent:
+        """reported is what kind of event it was."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        outcome: Global___Outcome.ValueType = ...,
+        objects: _abc.Iterable[_builtins.str] | None = ...,
+        reported: Global___ReportedEvent | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "reported", b"reported"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "objects", b"objects", "outcome", b"outcome", "parent", b"parent", "reported", b"reported", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventRequest: _TypeAlias = RecordEventRequest  # noqa: Y015
+
+@_typing.final
+class RecordEventResponse(_message.Message):
+    """RecordEventResponse holds the recorded event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___TrailEvent:
+        """event is the event and its place."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___TrailEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventResponse: _TypeAlias = RecordEventResponse  # noqa: Y015
+
+@_typing.final
+class GetReceiptRequest(_message.Message):
+    """GetReceiptRequest asks for the receipt of one event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/events/{event}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceiptRequest: _TypeAlias = GetReceiptRequest  # noqa: Y015
+
+@_typing.final
+class GetReceiptResponse(_message.Message):
+    """GetReceiptResponse holds a receipt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOF_FIELD_NUMBER: _builtins.int
+    LOG_KEY_FIELD_NUMBER: _builtins.int
+    WITNESS_KEYS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    proof: _builtins.str
+    """proof is the text of a c2sp.org/tlog-proof@v1 file. Its `extra` line is the event id
+    (16 bytes), the salt (32 bytes) and the clear part, a serialized AuditEvent.
+    """
+    log_key: _builtins.str
+    """log_key is the verifier key of the log. A judge takes it from a source other than this."""
+    @_builtins.property
+    def witness_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """witness_keys are the verifier keys of the log's witnesses."""
+
+    @_builtins.property
+    def receipt(self) -> Global___AppendReceipt:
+        """receipt is the event's place."""
+
+    def __init__(
+        self,
+        *,
+        proof: _builtins.str = ...,
+        log_key: _builtins.str = ...,
+        witness_keys: _abc.Iterable[_builtins.str] | None = ...,
+        receipt: Global___AppendReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_key", b"log_key", "proof", b"proof", "receipt", b"receipt", "witness_keys", b"witness_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceiptResponse: _TypeAlias = GetReceiptResponse  # noqa: Y015
+
+@_typing.final
+class CountEventsRequest(_message.Message):
+    """CountEventsRequest asks for counts of whole days (UTC)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_DAY_FIELD_NUMBER: _builtins.int
+    END_DAY_FIELD_NUMBER: _builtins.int
+    start_day: _builtins.str
+    """start_day is the first day, as `2026-11-01`."""
+    end_day: _builtins.str
+    """end_day is the last day, inclusive; at most 366 days after the first."""
+    def __init__(
+        self,
+        *,
+        start_day: _builtins.str = ...,
+        end_day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_day", b"end_day", "start_day", b"start_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountEventsRequest: _TypeAlias = CountEventsRequest  # noqa: Y015
+
+@_typing.final
+class CountEventsResponse(_message.Message):
+    """CountEventsResponse holds the counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayCount]:
+        """counts are ordered by day, action, outcome and access mode."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___DayCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountEventsResponse: _TypeAlias = CountEventsResponse  # noqa: Y015
+
+@_typing.final
+class DayCount(_message.Message):
+    """DayCount is how many events of one kind there were on one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """day is the day (UTC), as `2026-11-25`."""
+    action: _builtins.str
+    """action is the registered name."""
+    outcome: Global___Outcome.ValueType
+    """outcome is how they ended."""
+    access_mode: _context_pb2.AccessMode.ValueType
+    """access_mode is their mode."""
+    event_count: _builtins.int
+    """event_count is how many."""
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        action: _builtins.str = ...,
+        outcome: Global___Outcome.ValueType = ...,
+        access_mode: _context_pb2.AccessMode.ValueType = ...,
+        event_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "action", b"action", "day", b"day", "event_count", b"event_count", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DayCount: _TypeAlias = DayCount  # noqa: Y015
+
+@_typing.final
+class DestroyDossierRequest(_message.Message):
+    """DestroyDossierRequest names a dossier to destroy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    health_id: _builtins.int
+    """health_id is the dossier."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        health_id: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_id", b"health_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyDossierRequest: _TypeAlias = DestroyDossierRequest  # noqa: Y015
+
+@_typing.final
+class DestroyDossierResponse(_message.Message):
+    """DestroyDossierResponse confirms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTROY_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def destroy_time(self) -> _timestamp_pb2.Timestamp:
+        """destroy_time is when the key was destroyed, the first time."""
+
+    def __init__(
+        self,
+        *,
+        destroy_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyDossierResponse: _TypeAlias = DestroyDossierResponse  # noqa: Y015

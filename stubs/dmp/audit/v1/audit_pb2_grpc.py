@@ -4,6 +4,8 @@ import grpc
 import warnings
 
 from dmp.audit.v1 import audit_pb2 as dmp_dot_audit_dot_v1_dot_audit__pb2
+from dmp.audit.v1 import log_pb2 as dmp_dot_audit_dot_v1_dot_log__pb2
+from dmp.audit.v1 import notice_pb2 as dmp_dot_audit_dot_v1_dot_notice__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
@@ -45,6 +47,81 @@ class AuditServiceStub(object):
                 request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.GetEvent = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/GetEvent',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetEventRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetEventResponse.FromString,
+                _registered_method=True)
+        self.SummarizeAccess = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/SummarizeAccess',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.SummarizeAccessRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.SummarizeAccessResponse.FromString,
+                _registered_method=True)
+        self.ExportEvents = channel.unary_stream(
+                '/dmp.audit.v1.AuditService/ExportEvents',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ExportEventsRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ExportEventsResponse.FromString,
+                _registered_method=True)
+        self.RecordEvent = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/RecordEvent',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.RecordEventRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.RecordEventResponse.FromString,
+                _registered_method=True)
+        self.GetReceipt = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/GetReceipt',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetReceiptRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetReceiptResponse.FromString,
+                _registered_method=True)
+        self.CountEvents = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/CountEvents',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.CountEventsRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.CountEventsResponse.FromString,
+                _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/ListLogs',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/GetCheckpoint',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetTile = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/GetTile',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetTileRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetTileResponse.FromString,
+                _registered_method=True)
+        self.GetEntryBundle = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/GetEntryBundle',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetEntryBundleRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetEntryBundleResponse.FromString,
+                _registered_method=True)
+        self.CheckEntries = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/CheckEntries',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesResponse.FromString,
+                _registered_method=True)
+        self.DestroyDossier = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/DestroyDossier',
+                request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierResponse.FromString,
+                _registered_method=True)
+        self.ListNotices = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/ListNotices',
+                request_serializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListNoticesRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListNoticesResponse.FromString,
+                _registered_method=True)
+        self.ListUnusualAccesses = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/ListUnusualAccesses',
+                request_serializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListUnusualAccessesRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListUnusualAccessesResponse.FromString,
+                _registered_method=True)
+        self.DecideUnusualAccess = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/DecideUnusualAccess',
+                request_serializer=dmp_dot_audit_dot_v1_dot_notice__pb2.DecideUnusualAccessRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_notice__pb2.DecideUnusualAccessResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer(object):
@@ -67,6 +144,124 @@ class AuditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEvent(self, request, context):
+        """GetEvent reads one event of a dossier's trail; one that the caller may not see
+        is not found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeAccess(self, request, context):
+        """SummarizeAccess tells in plain French who entered a dossier in a period, when,
+        from where, what they did and why they could: one line a person, day and mode.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportEvents(self, request, context):
+        """ExportEvents streams the whole trail of a dossier, oldest first, as far as the
+        caller may see it; each message is one line of an NDJSON file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordEvent(self, request, context):
+        """RecordEvent adds an event that happened outside of the platform, in the software
+        of a partner (ITI-20). It is marked as reported; who reports it is the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReceipt(self, request, context):
+        """GetReceipt proves that an event is in the log: a file that anybody checks without
+        the platform. Who may see the event may have its receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountEvents(self, request, context):
+        """CountEvents counts what happened on the whole platform by day, for supervision.
+        It tells nothing of any dossier or person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogs(self, request, context):
+        """ListLogs tells which logs there are and with which keys they are verified.
+        Public: not traced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """GetCheckpoint returns the published checkpoint of a log. Public: not traced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTile(self, request, context):
+        """GetTile returns a tile of a log's tree (c2sp.org/tlog-tiles). Public: not traced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEntryBundle(self, request, context):
+        """GetEntryBundle returns the entries of a level 0 tile (c2sp.org/tlog-tiles).
+        Public: not traced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckEntries(self, request, context):
+        """CheckEntries checks stored events against their entries: every column, and the
+        sealed clear part against what the entry commits to. It returns the entries and
+        what is wrong, never a clear part.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DestroyDossier(self, request, context):
+        """DestroyDossier destroys the clear parts of a dossier's events, and what was made
+        of them, for ever. The log and every proof stay valid. Doing it again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotices(self, request, context):
+        """ListNotices lists what a patient was, or is to be, told about a dossier, newest
+        first; to the attending physician, what he was told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnusualAccesses(self, request, context):
+        """ListUnusualAccesses lists the work list of accesses that look unusual, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideUnusualAccess(self, request, context):
+        """DecideUnusualAccess closes an item of the work list; a confirmed one becomes a
+        notice to the patient.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +274,81 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ListEventsRequest.FromString,
                     response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'GetEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvent,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetEventRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetEventResponse.SerializeToString,
+            ),
+            'SummarizeAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeAccess,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.SummarizeAccessRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.SummarizeAccessResponse.SerializeToString,
+            ),
+            'ExportEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportEvents,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ExportEventsRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.ExportEventsResponse.SerializeToString,
+            ),
+            'RecordEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvent,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.RecordEventRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.RecordEventResponse.SerializeToString,
+            ),
+            'GetReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceipt,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetReceiptRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.GetReceiptResponse.SerializeToString,
+            ),
+            'CountEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountEvents,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.CountEventsRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.CountEventsResponse.SerializeToString,
+            ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.ListLogsRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetTile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTile,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetTileRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetTileResponse.SerializeToString,
+            ),
+            'GetEntryBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEntryBundle,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetEntryBundleRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.GetEntryBundleResponse.SerializeToString,
+            ),
+            'CheckEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckEntries,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesResponse.SerializeToString,
+            ),
+            'DestroyDossier': grpc.unary_unary_rpc_method_handler(
+                    servicer.DestroyDossier,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierResponse.SerializeToString,
+            ),
+            'ListNotices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotices,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListNoticesRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListNoticesResponse.SerializeToString,
+            ),
+            'ListUnusualAccesses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnusualAccesses,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListUnusualAccessesRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_notice__pb2.ListUnusualAccessesResponse.SerializeToString,
+            ),
+            'DecideUnusualAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideUnusualAccess,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_notice__pb2.DecideUnusualAccessRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_notice__pb2.DecideUnusualAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +406,411 @@ class AuditService(object):
             '/dmp.audit.v1.AuditService/ListEvents',
             dmp_dot_audit_dot_v1_dot_audit__pb2.ListEventsRequest.SerializeToString,
             dmp_dot_audit_dot_v1_dot_audit__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/GetEvent',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.GetEventRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.GetEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/SummarizeAccess',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.SummarizeAccessRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.SummarizeAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/ExportEvents',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.ExportEventsRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.ExportEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/RecordEvent',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.RecordEventRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.RecordEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/GetReceipt',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.GetReceiptRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.GetReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/CountEvents',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.CountEventsRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.CountEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/ListLogs',
+            dmp_dot_audit_dot_v1_dot_log__pb2.ListLogsRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/GetCheckpoint',
+            dmp_dot_audit_dot_v1_dot_log__pb2.GetCheckpointRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/GetTile',
+            dmp_dot_audit_dot_v1_dot_log__pb2.GetTileRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.GetTileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEntryBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/GetEntryBundle',
+            dmp_dot_audit_dot_v1_dot_log__pb2.GetEntryBundleRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.GetEntryBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/CheckEntries',
+            dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DestroyDossier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/DestroyDossier',
+            dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/ListNotices',
+            dmp_dot_audit_dot_v1_dot_notice__pb2.ListNoticesRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_notice__pb2.ListNoticesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnusualAccesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/ListUnusualAccesses',
+            dmp_dot_audit_dot_v1_dot_notice__pb2.ListUnusualAccessesRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_notice__pb2.ListUnusualAccessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideUnusualAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/DecideUnusualAccess',
+            dmp_dot_audit_dot_v1_dot_notice__pb2.DecideUnusualAccessRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_notice__pb2.DecideUnusualAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

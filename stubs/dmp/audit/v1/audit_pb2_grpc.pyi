@@ -7,6 +7,8 @@ acknowledged here is durable, contiguous and there exactly once.
 
 from collections import abc as _abc
 from dmp.audit.v1 import audit_pb2 as _audit_pb2
+from dmp.audit.v1 import log_pb2 as _log_pb2
+from dmp.audit.v1 import notice_pb2 as _notice_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 
@@ -25,6 +27,61 @@ class AuditServiceStub:
     ListEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListEventsRequest, _audit_pb2.ListEventsResponse]
     """ListEvents lists the trail of a dossier, newest first, as far as the caller
     may see it. Reading the trail is itself traced.
+    """
+    GetEvent: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetEventRequest, _audit_pb2.GetEventResponse]
+    """GetEvent reads one event of a dossier's trail; one that the caller may not see
+    is not found.
+    """
+    SummarizeAccess: _aio.UnaryUnaryMultiCallable[_audit_pb2.SummarizeAccessRequest, _audit_pb2.SummarizeAccessResponse]
+    """SummarizeAccess tells in plain French who entered a dossier in a period, when,
+    from where, what they did and why they could: one line a person, day and mode.
+    """
+    ExportEvents: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportEventsRequest, _audit_pb2.ExportEventsResponse]
+    """ExportEvents streams the whole trail of a dossier, oldest first, as far as the
+    caller may see it; each message is one line of an NDJSON file.
+    """
+    RecordEvent: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordEventRequest, _audit_pb2.RecordEventResponse]
+    """RecordEvent adds an event that happened outside of the platform, in the software
+    of a partner (ITI-20). It is marked as reported; who reports it is the caller.
+    """
+    GetReceipt: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetReceiptRequest, _audit_pb2.GetReceiptResponse]
+    """GetReceipt proves that an event is in the log: a file that anybody checks without
+    the platform. Who may see the event may have its receipt.
+    """
+    CountEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.CountEventsRequest, _audit_pb2.CountEventsResponse]
+    """CountEvents counts what happened on the whole platform by day, for supervision.
+    It tells nothing of any dossier or person.
+    """
+    ListLogs: _aio.UnaryUnaryMultiCallable[_log_pb2.ListLogsRequest, _log_pb2.ListLogsResponse]
+    """ListLogs tells which logs there are and with which keys they are verified.
+    Public: not traced.
+    """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_log_pb2.GetCheckpointRequest, _log_pb2.GetCheckpointResponse]
+    """GetCheckpoint returns the published checkpoint of a log. Public: not traced."""
+    GetTile: _aio.UnaryUnaryMultiCallable[_log_pb2.GetTileRequest, _log_pb2.GetTileResponse]
+    """GetTile returns a tile of a log's tree (c2sp.org/tlog-tiles). Public: not traced."""
+    GetEntryBundle: _aio.UnaryUnaryMultiCallable[_log_pb2.GetEntryBundleRequest, _log_pb2.GetEntryBundleResponse]
+    """GetEntryBundle returns the entries of a level 0 tile (c2sp.org/tlog-tiles).
+    Public: not traced.
+    """
+    CheckEntries: _aio.UnaryUnaryMultiCallable[_log_pb2.CheckEntriesRequest, _log_pb2.CheckEntriesResponse]
+    """CheckEntries checks stored events against their entries: every column, and the
+    sealed clear part against what the entry commits to. It returns the entries and
+    what is wrong, never a clear part.
+    """
+    DestroyDossier: _aio.UnaryUnaryMultiCallable[_audit_pb2.DestroyDossierRequest, _audit_pb2.DestroyDossierResponse]
+    """DestroyDossier destroys the clear parts of a dossier's events, and what was made
+    of them, for ever. The log and every proof stay valid. Doing it again changes nothing.
+    """
+    ListNotices: _aio.UnaryUnaryMultiCallable[_notice_pb2.ListNoticesRequest, _notice_pb2.ListNoticesResponse]
+    """ListNotices lists what a patient was, or is to be, told about a dossier, newest
+    first; to the attending physician, what he was told.
+    """
+    ListUnusualAccesses: _aio.UnaryUnaryMultiCallable[_notice_pb2.ListUnusualAccessesRequest, _notice_pb2.ListUnusualAccessesResponse]
+    """ListUnusualAccesses lists the work list of accesses that look unusual, oldest first."""
+    DecideUnusualAccess: _aio.UnaryUnaryMultiCallable[_notice_pb2.DecideUnusualAccessRequest, _notice_pb2.DecideUnusualAccessResponse]
+    """DecideUnusualAccess closes an item of the work list; a confirmed one becomes a
+    notice to the patient.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -48,6 +105,151 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_audit_pb2.ListEventsResponse]:
         """ListEvents lists the trail of a dossier, newest first, as far as the caller
         may see it. Reading the trail is itself traced.
+        """
+
+    @_abc_1.abstractmethod
+    def GetEvent(
+        self,
+        request: _audit_pb2.GetEventRequest,
+        context: _aio.ServicerContext[_audit_pb2.GetEventRequest, _abc.Awaitable[_audit_pb2.GetEventResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.GetEventResponse]:
+        """GetEvent reads one event of a dossier's trail; one that the caller may not see
+        is not found.
+        """
+
+    @_abc_1.abstractmethod
+    def SummarizeAccess(
+        self,
+        request: _audit_pb2.SummarizeAccessRequest,
+        context: _aio.ServicerContext[_audit_pb2.SummarizeAccessRequest, _abc.Awaitable[_audit_pb2.SummarizeAccessResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.SummarizeAccessResponse]:
+        """SummarizeAccess tells in plain French who entered a dossier in a period, when,
+        from where, what they did and why they could: one line a person, day and mode.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportEvents(
+        self,
+        request: _audit_pb2.ExportEventsRequest,
+        context: _aio.ServicerContext[_audit_pb2.ExportEventsRequest, _abc.AsyncIterator[_audit_pb2.ExportEventsResponse]],
+    ) -> _abc.AsyncIterator[_audit_pb2.ExportEventsResponse]:
+        """ExportEvents streams the whole trail of a dossier, oldest first, as far as the
+        caller may see it; each message is one line of an NDJSON file.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordEvent(
+        self,
+        request: _audit_pb2.RecordEventRequest,
+        context: _aio.ServicerContext[_audit_pb2.RecordEventRequest, _abc.Awaitable[_audit_pb2.RecordEventResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.RecordEventResponse]:
+        """RecordEvent adds an event that happened outside of the platform, in the software
+        of a partner (ITI-20). It is marked as reported; who reports it is the caller.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReceipt(
+        self,
+        request: _audit_pb2.GetReceiptRequest,
+        context: _aio.ServicerContext[_audit_pb2.GetReceiptRequest, _abc.Awaitable[_audit_pb2.GetReceiptResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.GetReceiptResponse]:
+        """GetReceipt proves that an event is in the log: a file that anybody checks without
+        the platform. Who may see the event may have its receipt.
+        """
+
+    @_abc_1.abstractmethod
+    def CountEvents(
+        self,
+        request: _audit_pb2.CountEventsRequest,
+        context: _aio.ServicerContext[_audit_pb2.CountEventsRequest, _abc.Awaitable[_audit_pb2.CountEventsResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.CountEventsResponse]:
+        """CountEvents counts what happened on the whole platform by day, for supervision.
+        It tells nothing of any dossier or person.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLogs(
+        self,
+        request: _log_pb2.ListLogsRequest,
+        context: _aio.ServicerContext[_log_pb2.ListLogsRequest, _abc.Awaitable[_log_pb2.ListLogsResponse]],
+    ) -> _abc.Awaitable[_log_pb2.ListLogsResponse]:
+        """ListLogs tells which logs there are and with which keys they are verified.
+        Public: not traced.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _log_pb2.GetCheckpointRequest,
+        context: _aio.ServicerContext[_log_pb2.GetCheckpointRequest, _abc.Awaitable[_log_pb2.GetCheckpointResponse]],
+    ) -> _abc.Awaitable[_log_pb2.GetCheckpointResponse]:
+        """GetCheckpoint returns the published checkpoint of a log. Public: not traced."""
+
+    @_abc_1.abstractmethod
+    def GetTile(
+        self,
+        request: _log_pb2.GetTileRequest,
+        context: _aio.ServicerContext[_log_pb2.GetTileRequest, _abc.Awaitable[_log_pb2.GetTileResponse]],
+    ) -> _abc.Awaitable[_log_pb2.GetTileResponse]:
+        """GetTile returns a tile of a log's tree (c2sp.org/tlog-tiles). Public: not traced."""
+
+    @_abc_1.abstractmethod
+    def GetEntryBundle(
+        self,
+        request: _log_pb2.GetEntryBundleRequest,
+        context: _aio.ServicerContext[_log_pb2.GetEntryBundleRequest, _abc.Awaitable[_log_pb2.GetEntryBundleResponse]],
+    ) -> _abc.Awaitable[_log_pb2.GetEntryBundleResponse]:
+        """GetEntryBundle returns the entries of a level 0 tile (c2sp.org/tlog-tiles).
+        Public: not traced.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckEntries(
+        self,
+        request: _log_pb2.CheckEntriesRequest,
+        context: _aio.ServicerContext[_log_pb2.CheckEntriesRequest, _abc.Awaitable[_log_pb2.CheckEntriesResponse]],
+    ) -> _abc.Awaitable[_log_pb2.CheckEntriesResponse]:
+        """CheckEntries checks stored events against their entries: every column, and the
+        sealed clear part against what the entry commits to. It returns the entries and
+        what is wrong, never a clear part.
+        """
+
+    @_abc_1.abstractmethod
+    def DestroyDossier(
+        self,
+        request: _audit_pb2.DestroyDossierRequest,
+        context: _aio.ServicerContext[_audit_pb2.DestroyDossierRequest, _abc.Awaitable[_audit_pb2.DestroyDossierResponse]],
+    ) -> _abc.Awaitable[_audit_pb2.DestroyDossierResponse]:
+        """DestroyDossier destroys the clear parts of a dossier's events, and what was made
+        of them, for ever. The log and every proof stay valid. Doing it again changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNotices(
+        self,
+        request: _notice_pb2.ListNoticesRequest,
+        context: _aio.ServicerContext[_notice_pb2.ListNoticesRequest, _abc.Awaitable[_notice_pb2.ListNoticesResponse]],
+    ) -> _abc.Awaitable[_notice_pb2.ListNoticesResponse]:
+        """ListNotices lists what a patient was, or is to be, told about a dossier, newest
+        first; to the attending physician, what he was told.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnusualAccesses(
+        self,
+        request: _notice_pb2.ListUnusualAccessesRequest,
+        context: _aio.ServicerContext[_notice_pb2.ListUnusualAccessesRequest, _abc.Awaitable[_notice_pb2.ListUnusualAccessesResponse]],
+    ) -> _abc.Awaitable[_notice_pb2.ListUnusualAccessesResponse]:
+        """ListUnusualAccesses lists the work list of accesses that look unusual, oldest first."""
+
+    @_abc_1.abstractmethod
+    def DecideUnusualAccess(
+        self,
+        request: _notice_pb2.DecideUnusualAccessRequest,
+        context: _aio.ServicerContext[_notice_pb2.DecideUnusualAccessRequest, _abc.Awaitable[_notice_pb2.DecideUnusualAccessResponse]],
+    ) -> _abc.Awaitable[_notice_pb2.DecideUnusualAccessResponse]:
+        """DecideUnusualAccess closes an item of the work list; a confirmed one becomes a
+        notice to the patient.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _aio.Server) -> None: ...

@@ -254,6 +254,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The gateway's file declares this client; it is changed there.
     Example: replacing the registration of a declared client.
     """
+    ERROR_REASON_RECEIPT_NOT_READY: _ErrorReason.ValueType  # 120
+    """The event is durable, but no published checkpoint covers it yet; ask again in a second.
+    Example: the receipt of an event of this very moment.
+    """
+    ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 121
+    """No such event in this trail, or one that the caller may not see.
+    Example: the receipt of another professional's act.
+    """
+    ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND: _ErrorReason.ValueType  # 122
+    """No such item in the work list of unusual accesses, or one that was decided otherwise.
+    Example: an item that another operator has explained.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. The gRPC code, the HTTP
@@ -489,5 +501,17 @@ Example: registering twice without asking to replace.
 ERROR_REASON_PARTNER_DECLARED: ErrorReason.ValueType  # 194
 """The gateway's file declares this client; it is changed there.
 Example: replacing the registration of a declared client.
+"""
+ERROR_REASON_RECEIPT_NOT_READY: ErrorReason.ValueType  # 120
+"""The event is durable, but no published checkpoint covers it yet; ask again in a second.
+Example: the receipt of an event of this very moment.
+"""
+ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 121
+"""No such event in this trail, or one that the caller may not see.
+Example: the receipt of another professional's act.
+"""
+ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND: ErrorReason.ValueType  # 122
+"""No such item in the work list of unusual accesses, or one that was decided otherwise.
+Example: an item that another operator has explained.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

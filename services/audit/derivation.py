@@ -1,0 +1,289 @@
+"""What is made of the trail: counts by day, notices, unusual accesses. In the background, behind the log, exactly once.
+
+A step opens the next events, and keeps what they make in the transaction that moves the cursor. It rests as long as it
+works, so that appends come first. Everything it keeps can be made again from the log, but for what people decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Final
+
+import structlog
+
+from dmp.audit.v1 import audit_pb2, notice_pb2
+from dmp.common.v1 import context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit import derived_store
+from services.audit.derived_store import CountKey, NewNotice, UnderivedRow, WindowRow
+from services.audit.detectors import Detector, Finding, Measure, find
+from services.audit.leaf import EventPlace, open_clear
+from services.audit.notices import emergency_text, item_aad, notice_aad, notice_id, waiting_text
+from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import event_name
+from services.runtime.jobs import Lease
+from services.runtime.keyring import Keyring
+from services.runtime.metrics import Metrics
+from services.runtime.postgres import Connection, Pool, is_transient, transaction
+from services.runtime.sealing import SealBroken, seal
+
+_log = structlog.get_logger("derivation")
+
+_STEP: Final = 256
+_PIECE: Final = 32
+_IDLE: Final = 0.5
+_ACQUIRE_SECONDS: Final = 5.0
+_KEPT: Final = timedelta(hours=49)
+_ACTOR: Final = "dmp/audit/actor-window/v1"
+_EMERGENCIES: Final = frozenset({context_pb2.ACCESS_MODE_BREAK_GLASS, context_pb2.ACCESS_MODE_REGULATION})
+_ACCESSES: Final = frozenset({"document.get", "document.read", "document.search"})
+_CARERS: Final = frozenset(
+    {
+        context_pb2.ACTOR_KIND_PROFESSIONAL,
+        context_pb2.ACTOR_KIND_STRUCTURE,
+        context_pb2.ACTOR_KIND_STRUCTURE_STAFF,
+    }
+)
+WAITING_ACTION: Final = "document.waiting"
+"""The event by which the document service says that an announced document waits unread for two weeks."""
+_BOTH: Final = (notice_pb2.NOTICE_RECIPIENT_PATIENT, notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN)
+_PATIENT: Final = (notice_pb2.NOTICE_RECIPIENT_PATIENT,)
+_PHYSICIAN: Final = (notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An event and where it is."""
+
+    row: UnderivedRow
+    event: audit_pb2.AuditEvent
+
+
+@dataclass(slots=True)
+class _Acts:
+    """What one actor did in the events of one step."""
+
+    last: _Opened
+    added: Counter[Measure] = field(default_factory=Counter)
+
+
+class Derivation:
+    """Looks at one log. Several processes may; one at a time works."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        keys: DossierKeys,
+        keyring: Keyring,
+        log_id: int,
+        detectors: Sequence[Detector],
+        metrics: Metrics,
+        lease: Lease,
+    ) -> None:
+        self._pool = pool
+        self._keys = keys
+        self._keyring = keyring
+        self._log_id = log_id
+        self._detectors = detectors
+        self._lease = lease
+        self._behind = 0
+        self._unusual = metrics.counter("dmp_audit_unusual_total")
+        metrics.gauge("dmp_audit_underived_events", lambda: self._behind, str(log_id))
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lease.keep())
+            group.create_task(self._drive())
+
+    async def _drive(self) -> None:
+        while True:
+            started = time.monotonic()
+            more = False
+            if self._lease.held:
+                try:
+                    more = await self.step()
+                except Exception as error:
+                    if not isinstance(error, DmpError) and not is_transient(error):
+                        raise
+                    _log.warning("derivation_delayed", log=self._log_id, exc_info=error)
+            await asyncio.sleep(time.monotonic() - started if more else _IDLE)
+
+    async def step(self) -> bool:
+        """Looks at the next events; whether there may be more."""
+        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+            start = await derived_store.next_leaf(conn, self._log_id)
+            rows = await derived_store.rows(conn, self._log_id, start, _STEP)
+            if not rows:
+                self._behind = 0
+                return False
+            keys = await self._keys.for_read(conn, [row.health_id for row in rows])
+            opened = await self._open(rows, keys)
+            firsts = await derived_store.first_times(conn, self._log_id, [o.row for o in opened if _is_access(o.event)])
+        async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
+            if not await derived_store.move(conn, self._log_id, start, rows[-1].leaf_index + 1):
+                return True
+            await derived_store.count(conn, self._log_id, _counted(opened))
+            episodes = await self._notify(conn, opened)
+            await self._detect(conn, opened, firsts, episodes)
+        self._behind = len(rows) if len(rows) == _STEP else 0
+        return len(rows) == _STEP
+
+    async def _open(self, rows: Sequence[UnderivedRow], keys: DossierKeyBatch) -> list[_Opened]:
+        """The events that can be opened; a destroyed one is passed over, a damaged one found by verification."""
+        opened: list[_Opened] = []
+        for number, row in enumerate(rows):
+            if number % _PIECE == 0:
+                await asyncio.sleep(0)
+            try:
+                place = EventPlace(row.health_id, row.event_id.bytes, self._log_id)
+                part = open_clear(keys[row.health_id], row.sealed, place)
+            except (DmpError, SealBroken):
+                continue
+            opened.append(_Opened(row, audit_pb2.AuditEvent.FromString(part.clear)))
+        return opened
+
+    async def _notify(self, conn: Connection, opened: Sequence[_Opened]) -> set[int]:
+        """Adds the notices of these events; the places at which an emergency episode began."""
+        wanted = [each for each in opened if _notice_kind(each.event)]
+        if not wanted:
+            return set()
+        keys = await self._keys.for_write(conn, [each.row.health_id for each in wanted])
+        episodes: set[int] = set()
+        for each in wanted:
+            kind = _notice_kind(each.event)
+            emergency = kind == notice_pb2.NOTICE_KIND_EMERGENCY_ACCESS
+            for recipient in _recipients(each.event, emergency):
+                text = emergency_text(each.event, recipient) if emergency else waiting_text()
+                if await self._add_notice(conn, keys, each, kind, recipient, text) and emergency:
+                    episodes.add(each.row.leaf_index)
+        return episodes
+
+    async def _add_notice(
+        self, conn: Connection, keys: DossierKeyBatch, each: _Opened, kind: int, recipient: int, text: str
+    ) -> bool:
+        row = each.row
+        number = notice_id(row.event_id, recipient)
+        try:
+            sealed = seal(keys[row.health_id], text.encode(), notice_aad(row.health_id, number))
+        except DmpError:
+            return False
+        return await derived_store.add_notice(
+            conn,
+            NewNotice(
+                row.health_id,
+                number,
+                kind,
+                recipient,
+                row.actor_digest,
+                self._log_id,
+                row.leaf_index,
+                row.event_time,
+                sealed,
+            ),
+        )
+
+    async def _detect(self, conn: Connection, opened: Sequence[_Opened], firsts: set[int], episodes: set[int]) -> None:
+        acts: dict[tuple[str, datetime], _Acts] = {}
+        for each in opened:
+            added = _measured(each, firsts, episodes)
+            if added:
+                hour = each.row.event_time.replace(minute=0, second=0, microsecond=0)
+                mine = acts.setdefault((each.event.actor.subject, hour), _Acts(each))
+                mine.last = each
+                mine.added.update(added)
+        if not acts:
+            return
+        actors = {subject: self._keyring.digest(_ACTOR, subject.encode()) for subject, _ in acts}
+        oldest = min(hour for _, hour in acts) - timedelta(hours=48)
+        known = await derived_store.windows(conn, list(actors.values()), oldest)
+        await derived_store.add_windows(
+            conn,
+            [
+                WindowRow(actors[subject], hour, mine.added["new_dossiers"], mine.added["break_glass"])
+                for (subject, hour), mine in acts.items()
+            ],
+        )
+        for (subject, hour), mine in acts.items():
+            before = self._before([row for row in known if row.actor == actors[subject]], hour)
+            for finding in find(self._detectors, before, mine.added):
+                await self._report(conn, mine.last, finding)
+        await derived_store.purge_windows(conn, datetime.now(UTC) - _KEPT)
+
+    def _before(self, rows: Sequence[WindowRow], hour: datetime) -> dict[tuple[Measure, int], int]:
+        """What an actor did, by measure and hours, up to and with this hour."""
+        found: Counter[tuple[Measure, int]] = Counter()
+        for hours in {detector.hours for detector in self._detectors if detector.hours}:
+            for row in rows:
+                if hour - timedelta(hours=hours) < row.hour <= hour:
+                    found["new_dossiers", hours] += row.new_dossiers
+                    found["break_glass", hours] += row.break_glass
+        return dict(found)
+
+    async def _report(self, conn: Connection, each: _Opened, finding: Finding) -> None:
+        row = each.row
+        digest = sha256(f"{self._log_id}/{row.leaf_index}/{finding.detector}".encode()).digest()
+        item = uuid.UUID(bytes=digest[:16], version=8)
+        keys = await self._keys.for_write(conn, [row.health_id])
+        content = notice_pb2.UnusualAccess(
+            explanation=finding.explanation,
+            subject=each.event.actor.subject,
+            event=event_name(row.health_id, row.event_id) if row.health_id else "",
+        )
+        try:
+            sealed = seal(keys[row.health_id], content.SerializeToString(), item_aad(row.health_id, item))
+        except DmpError:
+            return
+        await conn.execute(
+            derived_store.ADD_UNUSUAL, item, row.health_id, self._log_id, row.leaf_index, finding.detector, sealed
+        )
+        self._unusual.add(1)
+
+
+def _counted(opened: Sequence[_Opened]) -> Counter[CountKey]:
+    return Counter(
+        (each.row.event_time.date(), each.event.action, each.event.outcome, each.event.actor.access_mode)
+        for each in opened
+    )
+
+
+def _is_access(event: audit_pb2.AuditEvent) -> bool:
+    return (
+        event.action in _ACCESSES and event.outcome == audit_pb2.OUTCOME_SUCCESS and event.actor.actor_kind in _CARERS
+    )
+
+
+def _notice_kind(event: audit_pb2.AuditEvent) -> int:
+    """The kind of the notice that an event makes; 0 for none."""
+    if not event.health_id or event.outcome != audit_pb2.OUTCOME_SUCCESS:
+        return 0
+    if event.action == WAITING_ACTION:
+        return notice_pb2.NOTICE_KIND_DOCUMENT_WAITING
+    emergency = event.actor.access_mode in _EMERGENCIES and event.action in _ACCESSES
+    return notice_pb2.NOTICE_KIND_EMERGENCY_ACCESS if emergency else 0
+
+
+def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]:
+    """A secret connection is not told to the patient's contact, which may be that of the representatives."""
+    if not emergency:
+        return _PATIENT
+    return _PHYSICIAN if event.actor.secret_connection else _BOTH
+
+
+def _measured(each: _Opened, firsts: set[int], episodes: set[int]) -> Counter[Measure]:
+    measured: Counter[Measure] = Counter()
+    if each.row.leaf_index in firsts:
+        measured["new_dossiers"] = 1
+    if each.row.leaf_index in episodes and each.event.actor.access_mode == context_pb2.ACCESS_MODE_BREAK_GLASS:
+        measured["break_glass"] = 1
+    if each.event.reason == reasons.ERROR_REASON_BLOCKED and each.event.health_id:
+        measured["blocked"] = 1
+    return measured

@@ -1,0 +1,80 @@
+"""What was told about a dossier, as its patient or its attending physician reads it. No gRPC, no consent here."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+from dmp.audit.v1 import notice_pb2
+from dmp.common.v1 import context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit import derived_store
+from services.audit.derived_store import NoticeRow
+from services.audit.listing import DEFAULT_PAGE
+from services.audit.notices import notice_aad
+from services.audit.rules import TrailFilter
+from services.runtime.context import Call
+from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import dossier_name, event_name
+from services.runtime.paging import PageTokens, page_scope
+from services.runtime.postgres import Pool, translate
+from services.runtime.sealing import SealBroken, open_sealed
+
+_ACQUIRE_SECONDS: Final = 5.0
+_LAST: Final = uuid.UUID(int=(1 << 128) - 1)
+_IN_PERSON: Final = frozenset({context_pb2.ACTOR_KIND_PATIENT, context_pb2.ACTOR_KIND_REPRESENTATIVE})
+
+
+class NoticeList:
+    """Pages of a dossier's notices."""
+
+    def __init__(self, pool: Pool, keys: DossierKeys, tokens: PageTokens) -> None:
+        self._pool = pool
+        self._keys = keys
+        self._tokens = tokens
+
+    async def page(
+        self, call: Call, visible: TrailFilter, request: notice_pb2.ListNoticesRequest
+    ) -> notice_pb2.ListNoticesResponse:
+        """The notices to the kind of reader that the caller is; none to one who sees his own acts alone."""
+        recipients = _recipients(call, visible)
+        scope = page_scope(b"audit.ListNotices", call.health_id.to_bytes(8, "big"), call.actor.subject.encode())
+        before = uuid.UUID(bytes=self._tokens.read(request.page_token, scope)) if request.page_token else _LAST
+        size = request.page_size or DEFAULT_PAGE
+        try:
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+                rows = await derived_store.notices(conn, call.health_id, recipients, before, size + 1)
+                keys = await self._keys.for_read(conn, [call.health_id])
+                leaves = [leaf for row in rows[:size] for leaf in row.leaves]
+                ids = await derived_store.event_ids(conn, rows[0].log_id, leaves) if rows else {}
+        except Exception as error:
+            raise translate(error) from error
+        response = notice_pb2.ListNoticesResponse(notices=[_notice(row, keys, ids) for row in rows[:size]])
+        if len(rows) > size:
+            response.next_page_token = self._tokens.issue(scope, rows[size - 1].notice_id.bytes)
+        return response
+
+
+def _recipients(call: Call, visible: TrailFilter) -> list[int]:
+    if call.actor.actor_kind in _IN_PERSON:
+        return [notice_pb2.NOTICE_RECIPIENT_PATIENT]
+    return [] if visible.own_only else [notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN]
+
+
+def _notice(row: NoticeRow, keys: DossierKeyBatch, ids: dict[int, uuid.UUID]) -> notice_pb2.Notice:
+    try:
+        text = open_sealed(keys[row.health_id], row.sealed, notice_aad(row.health_id, row.notice_id)).decode()
+    except SealBroken as error:
+        raise DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED) from error
+    notice = notice_pb2.Notice(
+        name=f"{dossier_name(row.health_id)}/notices/{row.notice_id}",
+        kind=row.kind,  # type: ignore[arg-type]
+        recipient=row.recipient,  # type: ignore[arg-type]
+        text=text,
+        events=[event_name(row.health_id, ids[leaf]) for leaf in row.leaves if leaf in ids],
+    )
+    notice.create_time.FromDatetime(row.created_at)
+    if row.delivered_at is not None:
+        notice.deliver_time.FromDatetime(row.delivered_at)
+    return notice
