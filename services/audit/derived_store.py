@@ -26,7 +26,7 @@ WHERE NOT EXISTS (
 """
 COUNT: Final = """
 INSERT INTO day_count (log_id, day, action, outcome, access_mode, event_count)
-SELECT $1::bigint, * FROM unnest($2::date[], $3::text[], $4::smallint[], $5::smallint[], $6::bigint[])
+SELECT $1::bigint, * FROM unnest($2::date[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
 ON CONFLICT (log_id, day, action, outcome, access_mode)
 DO UPDATE SET event_count = day_count.event_count + excluded.event_count
 """
@@ -40,7 +40,7 @@ SELECT actor, hour, new_dossiers, break_glass FROM actor_window WHERE actor = AN
 """
 ADD_WINDOW: Final = """
 INSERT INTO actor_window (actor, hour, new_dossiers, break_glass)
-SELECT * FROM unnest($1::bytea[], $2::timestamptz[], $3::integer[], $4::integer[])
+SELECT * FROM unnest($1::bytea[], $2::timestamptz[], $3::bigint[], $4::bigint[])
 ON CONFLICT (actor, hour) DO UPDATE
 SET new_dossiers = actor_window.new_dossiers + excluded.new_dossiers,
     break_glass = actor_window.break_glass + excluded.break_glass
@@ -62,7 +62,7 @@ VALUES ($1, $2, $3, $4, $5, $6, ARRAY[$7::bigint], $8, $9) ON CONFLICT (health_i
 """
 NOTICES: Final = """
 SELECT health_id, notice_id, kind, recipient, log_id, leaves, created_at, delivered_at, sealed, attempts
-FROM notice WHERE health_id = $1 AND recipient = ANY($2::smallint[]) AND notice_id < $3
+FROM notice WHERE health_id = $1 AND recipient = ANY($2::bigint[]) AND notice_id < $3
 ORDER BY notice_id DESC LIMIT $4
 """
 DUE: Final = """

@@ -39,13 +39,13 @@ FROM event WHERE log_id = $1 AND leaf_index >= $2 AND leaf_index < $3 ORDER BY l
 PUT_TILES: Final = """
 INSERT INTO tile (log_id, level, number, hashes)
 SELECT $1::bigint, level, number, hashes
-FROM unnest($2::smallint[], $3::bigint[], $4::bytea[]) AS grown (level, number, hashes)
+FROM unnest($2::bigint[], $3::bigint[], $4::bytea[]) AS grown (level, number, hashes)
 ON CONFLICT (log_id, level, number) DO UPDATE SET hashes = excluded.hashes
 WHERE tile.hashes = substring(excluded.hashes FROM 1 FOR octet_length(tile.hashes))
 """
 TILES: Final = """
 SELECT level, number, hashes FROM tile
-WHERE log_id = $1 AND (level, number) IN (SELECT * FROM unnest($2::smallint[], $3::bigint[]))
+WHERE log_id = $1 AND (level, number) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))
 """
 
 

@@ -20,7 +20,7 @@ COMMENT ON COLUMN checkpoint.cosigners IS 'The witnesses that cosigned what is p
 
 CREATE TABLE tile (
     log_id bigint NOT NULL,
-    level smallint NOT NULL,
+    level bigint NOT NULL,
     number bigint NOT NULL,
     hashes bytea STORAGE EXTERNAL NOT NULL,
     PRIMARY KEY (log_id, level, number),

@@ -14,8 +14,8 @@ CREATE TABLE day_count (
     log_id bigint NOT NULL,
     day date NOT NULL,
     action text NOT NULL,
-    outcome smallint NOT NULL,
-    access_mode smallint NOT NULL,
+    outcome bigint NOT NULL,
+    access_mode bigint NOT NULL,
     event_count bigint NOT NULL,
     PRIMARY KEY (log_id, day, action, outcome, access_mode)
 );
@@ -23,15 +23,15 @@ CREATE TABLE day_count (
 CREATE TABLE notice (
     health_id bigint NOT NULL,
     notice_id uuid NOT NULL,
-    kind smallint NOT NULL,
-    recipient smallint NOT NULL,
+    kind bigint NOT NULL,
+    recipient bigint NOT NULL,
     actor_digest bytea NOT NULL,
     log_id bigint NOT NULL,
     leaves bigint[] NOT NULL,
     happened_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     sealed bytea NOT NULL,
-    attempts integer NOT NULL DEFAULT 0,
+    attempts bigint NOT NULL DEFAULT 0,
     next_attempt_at timestamptz NOT NULL DEFAULT now(),
     delivered_at timestamptz,
     PRIMARY KEY (health_id, notice_id)
@@ -49,7 +49,7 @@ CREATE TABLE unusual_access (
     detector text NOT NULL,
     detected_at timestamptz NOT NULL DEFAULT now(),
     sealed bytea NOT NULL,
-    decision smallint NOT NULL DEFAULT 0,
+    decision bigint NOT NULL DEFAULT 0,
     decided_at timestamptz,
     decided_by text,
     CONSTRAINT unusual_access_decided CHECK ((decision = 0) = (decided_at IS NULL))
@@ -62,8 +62,8 @@ CREATE INDEX unusual_access_dossier ON unusual_access (health_id);
 CREATE TABLE actor_window (
     actor bytea NOT NULL,
     hour timestamptz NOT NULL,
-    new_dossiers integer NOT NULL DEFAULT 0,
-    break_glass integer NOT NULL DEFAULT 0,
+    new_dossiers bigint NOT NULL DEFAULT 0,
+    break_glass bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (actor, hour)
 );
 COMMENT ON TABLE actor_window IS 'Counts of an actor by the hour, under a keyed digest; deleted after two days.';
