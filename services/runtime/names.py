@@ -16,13 +16,13 @@ import grpc
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2
 from dmp.consent.v1 import consent_pb2
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.gateway.v1 import denial_pb2, partner_pb2
 from dmp.identity.v1 import identity_pb2
 
 RPC_METHODS: Final = tuple(
     f"/{service.full_name}/{method.name}"
-    for file in (identity_pb2, consent_pb2, document_pb2, audit_pb2, partner_pb2, denial_pb2)
+    for file in (identity_pb2, consent_pb2, document_pb2, clinical_pb2, audit_pb2, partner_pb2, denial_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
@@ -34,6 +34,13 @@ AuditAction = Literal[
     "authorization.grant",
     "authorization.revoke",
     "authorization.unblock",
+    "clinical.imaging",
+    "clinical.medications",
+    "clinical.pathway",
+    "clinical.reread",
+    "clinical.results",
+    "clinical.summaries",
+    "clinical.vaccinations",
     "consent.check",
     "contracts.read",
     "denial.apply",
