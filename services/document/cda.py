@@ -244,9 +244,17 @@ def _participant(section: CdaElement, role: str) -> CdaAuthor:
         given=name.text_of("given") if name else None,
         specialty=entity.code("code"),
         organization=_organization(organization) if organization else None,
-        time=time.timestamp() if time and time.attribute("value") else None,
+        time=_participated(time) if time else None,
         software=(device.text_of("softwareName") or device.text_of("manufacturerModelName")) if device else None,
     )
+
+
+def _participated(time: CdaElement) -> Hl7Time | None:
+    """When somebody took part. Metadata have no place for it, so that one which is none does not refuse a document."""
+    try:
+        return time.timestamp() if time.attribute("value") else None
+    except CdaError:
+        return None
 
 
 def _organization(section: CdaElement) -> CdaOrganization:

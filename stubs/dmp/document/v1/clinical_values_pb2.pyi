@@ -204,6 +204,8 @@ class _SummaryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SummaryKi
     """SUMMARY_KIND_HOSPITAL: a hospital letter or report of a stay."""
     SUMMARY_KIND_LETTER: _SummaryKind.ValueType  # 3
     """SUMMARY_KIND_LETTER: another letter between professionals."""
+    SUMMARY_KIND_REPORT: _SummaryKind.ValueType  # 4
+    """SUMMARY_KIND_REPORT: another report in sections."""
 
 class SummaryKind(_SummaryKind, metaclass=_SummaryKindEnumTypeWrapper):
     """SummaryKind is what kind of document sums up."""
@@ -216,6 +218,8 @@ SUMMARY_KIND_HOSPITAL: SummaryKind.ValueType  # 2
 """SUMMARY_KIND_HOSPITAL: a hospital letter or report of a stay."""
 SUMMARY_KIND_LETTER: SummaryKind.ValueType  # 3
 """SUMMARY_KIND_LETTER: another letter between professionals."""
+SUMMARY_KIND_REPORT: SummaryKind.ValueType  # 4
+"""SUMMARY_KIND_REPORT: another report in sections."""
 Global___SummaryKind: _TypeAlias = SummaryKind  # noqa: Y015
 
 class _PathwayCategory:
@@ -1103,7 +1107,7 @@ class Result(_message.Message):
 
     @_builtins.property
     def time(self) -> Global___PartialTime:
-        """time is when it is true of the patient: that of the sample where the document gives it."""
+        """time is that of the result; else of its battery; else of its sample."""
 
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodedText]:
