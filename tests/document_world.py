@@ -100,7 +100,7 @@ class World:
             trail,
             limits,
             served=lambda direction, size: None,
-            committed=lambda: None,
+            committed=lambda _: None,
             clock=self.clock,
         )
 

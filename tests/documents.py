@@ -14,14 +14,19 @@ from dataclasses import dataclass, field
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, coding_pb2, context_pb2
 from dmp.consent.v1 import consent_pb2
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.identity.v1 import identity_pb2
 from services.runtime.access import methods_of
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, unavailable
 from services.runtime.identifiers import dossier_name
 
-METHODS = methods_of([document_pb2.DESCRIPTOR.services_by_name["DocumentService"]])
+METHODS = {
+    path.rpartition("/")[2]: method
+    for path, method in methods_of(
+        service for file in (document_pb2, clinical_pb2) for service in file.DESCRIPTOR.services_by_name.values()
+    ).items()
+}
 AUTHOR = "801234567897"
 OTHER = "801234560801"
 
@@ -155,7 +160,7 @@ def call(
         request_id="correlation",
         deadline=None if timeout is None else time.monotonic() + timeout,
         traceparent="",
-        method=METHODS[f"/dmp.document.v1.DocumentService/{method}"],
+        method=METHODS[method],
         health_id=health_id,
     )
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from dmp.audit.v1 import audit_pb2, log_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.consent.v1 import consent_pb2
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
+from dmp.document.v1 import clinical_values_pb2 as values
 from dmp.identity.v1 import identity_pb2
 from services.runtime.identifiers import dossier_name
 
@@ -97,6 +98,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "SearchDocuments": search,
         "GetDocument": document_pb2.GetDocumentRequest(name=child),
         "ReadDocument": document_pb2.ReadDocumentRequest(name=child),
+        **_clinical(name),
         "BatchAppendEvents": append,
         **_trail(name),
     }
@@ -240,6 +242,27 @@ def _person() -> identity_pb2.Person:
     person.traits.sex, person.traits.birth_place = identity_pb2.SEX_FEMALE, "99999"
     person.identifiers.add(system="1.2.250.1.213.1.4.11", value="250017505691234")
     return person
+
+
+def _clinical(name: str) -> Mapping[str, Message]:
+    """What asks for what documents say."""
+    time = document_pb2.TimeRange()
+    time.start_time.seconds, time.end_time.seconds = 1, 2_000_000_000
+    return {
+        "ListMedications": clinical_pb2.ListMedicationsRequest(
+            parent=name, kinds=[values.MEDICATION_KIND_PRESCRIBED], codes=["N02BE01"], time=time, page_size=2
+        ),
+        "ListResults": clinical_pb2.ListResultsRequest(parent=name, codes=["3016-3"], time=time, page_size=2),
+        "GetVaccinationRecord": clinical_pb2.GetVaccinationRecordRequest(parent=name, page_size=2),
+        "ListImaging": clinical_pb2.ListImagingRequest(parent=name, time=time, page_size=2),
+        "ListSummaries": clinical_pb2.ListSummariesRequest(
+            parent=name, kinds=[values.SUMMARY_KIND_MEDICAL], time=time, page_size=2
+        ),
+        "GetPathway": clinical_pb2.GetPathwayRequest(
+            parent=name, categories=[values.PATHWAY_CATEGORY_BIOLOGY], time=time, page_size=2
+        ),
+        "RereadDocuments": clinical_pb2.RereadDocumentsRequest(restart=True, request_id="rubbish-reread"),
+    }
 
 
 def _submission(name: str) -> document_pb2.SubmitDocumentsRequest:

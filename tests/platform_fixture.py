@@ -28,7 +28,7 @@ import pytest_asyncio
 
 from dmp.audit.v1 import audit_pb2
 from dmp.consent.v1 import consent_pb2
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.identity.v1 import identity_pb2
 from ops.acts import Acts
 from ops.demo.cda_document import DocumentKind, cda_document
@@ -58,6 +58,7 @@ METHODS: Final[Mapping[str, MethodAccess]] = methods_of(
         ("identity", identity_pb2),
         ("consent", consent_pb2),
         ("document", document_pb2),
+        ("clinical", clinical_pb2),
         ("audit", audit_pb2),
     )
 )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
 from services.document.authorship import Authorship
+from services.document.clinical import Listings
+from services.document.clinical_envelope import Digests
+from services.document.clinical_lists import ClinicalLists
+from services.document.clinical_service import ClinicalServicer
+from services.document.clinical_store import ClinicalStore
 from services.document.gate import Checks, Gate
 from services.document.patients import PatientChecks, Verify, verify_through
+from services.document.projecting import Ahead, Projector, ReadingSweep
 from services.document.read import Reader
 from services.document.search import Searcher
 from services.document.service import DocumentServicer, Served
@@ -20,6 +26,7 @@ from services.document.submit import SubmissionLimits, Submitter
 from services.document.unique_ids import UniqueIds
 from services.runtime.checks import AccessChecks
 from services.runtime.dossier_keys import DossierKeys
+from services.runtime.jobs import Job, Jobs, Lease
 from services.runtime.keyring import Keyring
 from services.runtime.metrics import Metrics
 from services.runtime.paging import PageTokens
@@ -43,13 +50,22 @@ class DocumentService:
         limits: SubmissionLimits,
         *,
         served: Served,
-        committed: Callable[[], None],
+        committed: Callable[[Sequence[int]], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         keys = DossierKeys(keyring, "document")
         store = DocumentStore(pool, keys)
         gate = Gate(checks, trail)
         authorship, unique_ids = Authorship(keyring), UniqueIds(keyring)
+        digests, tokens = Digests(keyring), PageTokens(keyring)
+        self._projector = Projector(pool, store, keys, digests, clock)
+        self.ahead = Ahead(self._projector)
+        self.sweep = ReadingSweep(pool, self._projector, trail, clock)
+
+        def told(health_ids: Sequence[int]) -> None:
+            committed(health_ids)
+            self.ahead.told(health_ids)
+
         self._submitter = Submitter(
             pool,
             keys,
@@ -59,17 +75,20 @@ class DocumentService:
             unique_ids,
             limits,
             clock=clock,
-            committed=committed,
+            committed=told,
         )
-        self._searcher = Searcher(store, gate, authorship, unique_ids, PageTokens(keyring), clock)
+        self._searcher = Searcher(store, gate, authorship, unique_ids, tokens, clock)
         self._reader = Reader(store, gate, authorship, clock)
         self.servicer = DocumentServicer(self._submitter, self._searcher, self._reader, served)
+        listings = Listings(ClinicalStore(pool), store, self._projector, gate, authorship, digests, tokens, clock)
+        self.clinical = ClinicalServicer(ClinicalLists(listings), self.sweep)
 
     async def close(self) -> None:
         """Finish what was accepted."""
         await self._submitter.close()
         await self._searcher.close()
         await self._reader.close()
+        await self._projector.close()
 
 
 async def main() -> None:
@@ -90,11 +109,17 @@ async def _serve(service: Service[DocumentSettings]) -> None:
         service.trail,
         SubmissionLimits(settings.max_document_bytes, settings.allow_masked_and_invisible),
         served=_counting(service.telemetry.metrics),
-        committed=relay.kick,
+        committed=lambda _: relay.kick(),
     )
-    descriptor = document_pb2.DESCRIPTOR.services_by_name["DocumentService"]
+    sweep = Job("read-documents", timedelta(minutes=1), document.sweep.run)
+    readings = Jobs(pool, [sweep], lease=Lease(pool, "readings"), metrics=service.telemetry.metrics)
+    servicers = [
+        (document_pb2.DESCRIPTOR.services_by_name["DocumentService"], document.servicer),
+        (clinical_pb2.DESCRIPTOR.services_by_name["ClinicalService"], document.clinical),
+    ]
     try:
-        await service.serve([(descriptor, document.servicer)], background=[relay.run, service.housekeeping().run])
+        background = [relay.run, service.housekeeping().run, readings.run, document.ahead.run]
+        await service.serve(servicers, background=background)
     finally:
         await document.close()
         await checks.close()

@@ -66,7 +66,8 @@ class CdaOrganization:
 class CdaAuthor:
     """Who wrote or vouches for the document: a person, or a device (then `software`, and no family name).
 
-    `specialty` is the profession or speciality (JDV_J01), `time` when this participation took place (None: not readable).
+    `specialty` is the profession or speciality (JDV_J01), `time` when this participation took place (None where that
+    cannot be read).
     """
 
     identifier: InstanceId | None

@@ -80,9 +80,9 @@ class Submitter:
         limits: SubmissionLimits,
         *,
         clock: Callable[[], datetime],
-        committed: Callable[[], None],
+        committed: Callable[[Sequence[int]], None],
     ) -> None:
-        """`committed` is called after each commit: the relay then looks at once."""
+        """`committed` is called with the dossiers concerned after each commit: the relay then looks at once."""
         self._pool = pool
         self._keys = keys
         self._gate = gate
@@ -128,7 +128,7 @@ class Submitter:
                 await idempotency.finish(conn, key, envelope.seal_answer(dossier, digest, answer))
                 faults.point("submit.before_commit")
         faults.point("submit.after_commit")
-        self._committed()
+        self._committed([call.health_id])
         return answer
 
     async def _verify(self, call: Call, prepared: Sequence[Prepared]) -> None:

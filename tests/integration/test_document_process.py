@@ -148,7 +148,7 @@ class Platform:
         return (("authorization", f"Bearer {issuer.issue(claims, 'dmp', 300, scopes=scopes)}"),)
 
     async def ask(self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] | None = None) -> Any:
-        access = METHODS[SERVICE + method]
+        access = METHODS[method]
         call = self.peer.unary(SERVICE + method, access.request, access.response)
         return await call(request, timeout=10, metadata=self.token if metadata is None else metadata)
 

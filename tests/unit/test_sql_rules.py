@@ -30,6 +30,7 @@ _LOCAL: Final[Mapping[str, str]] = {
 }
 _LOCAL_OF: Final[Mapping[str, Mapping[str, str]]] = {
     "gateway": {"denial_list": "the version of the list of denials: one row"},
+    "document": {"reading_sweep": "how far the reading of all documents has come: one row, for one job"},
     "audit": {"dossier_key": "one append holds the keys of many dossiers (decision 0005)"},
 }
 _OFF_PATH: Final[Mapping[str, str]] = {

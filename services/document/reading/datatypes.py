@@ -80,7 +80,7 @@ def concept(page: Page, element: Element | None) -> values.CodedText | None:
         read.text = attribute(element, "displayName") or page.words(element)
     if says_something(read):
         return read
-    if first(element, "originalText", "reference") is not None:
+    if attribute(first(element, "originalText", "reference"), "value").strip("#"):
         page.leave_out()  # its words are somewhere that is not in the document
     return read if read.null_flavor else None
 

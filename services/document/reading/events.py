@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
+from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
-from dmp.document.v1 import document_pb2
+from services.document.hl7_time import PARIS
 from services.document.reading import acts
 from services.document.reading.imaging import IMAGING_CLASS, IMAGING_TYPES, REFERENCE_TYPES
 from services.document.reading.medications import DISPENSATION_TYPES
@@ -73,7 +74,10 @@ def category_of(document: document_pb2.Document) -> values.PathwayCategory.Value
 
 
 def event_of(
-    document: document_pb2.Document, found: Sequence[Projection], stay: values.Period | None = None
+    document: document_pb2.Document,
+    found: Sequence[Projection],
+    unread: clinical_pb2.UnreadReason.ValueType,
+    stay: values.Period | None = None,
 ) -> Projection:
     """The document's own event: at the act it is about, with the first things that it brought."""
     event = values.PathwayEvent(category=category_of(document))
@@ -86,7 +90,7 @@ def event_of(
     event.highlights.extend(_highlights(found))
     _count(event, found)
     happened = acts.occurred(acts.start_of(event.period)) or _service_start(document)
-    return Projection(Kind.EVENT, event, happened, subkind=event.category)
+    return Projection(Kind.EVENT, event, happened, subkind=event.category, unread=unread)
 
 
 def told_of(document: document_pb2.Document, found: Sequence[Projection]) -> Iterator[Projection]:
@@ -174,4 +178,5 @@ def _service_start(document: document_pb2.Document) -> datetime | None:
 
 
 def _same_day(one: datetime, other: datetime | None) -> bool:
-    return other is not None and one.date() == other.date()
+    """Whether both are of one day, in the zone in which days are meant where a document states none."""
+    return other is not None and one.astimezone(PARIS).date() == other.astimezone(PARIS).date()

@@ -62,7 +62,7 @@ class Projection:
     `occurred` is when it was so (aware), None when the document does not say. `subkind` is the message's own kind
     (of medication, summary, pathway event), 0 without one. `codes` find it, `series` keeps results of one code and
     unit together, `links` join reports to references: all three are kept as digests only. `message` is None for a
-    document that stands in its list unread, and `unread` then says why.
+    document that stands in its list unread; `unread` says why, for an event too, whose document could not be read.
     """
 
     kind: Kind
@@ -115,6 +115,11 @@ def codings(concept: clinical_values_pb2.CodedText) -> Iterable[coding_pb2.Codin
     if concept.HasField("code"):
         yield concept.code
     yield from concept.translations
+
+
+def same_code(one: clinical_values_pb2.CodedText, other: clinical_values_pb2.CodedText) -> bool:
+    """Whether two concepts have one code, whatever they are called."""
+    return one.HasField("code") and (one.code.system, one.code.code) == (other.code.system, other.code.code)
 
 
 def label_of(concept: clinical_values_pb2.CodedText) -> str:

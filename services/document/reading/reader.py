@@ -68,9 +68,9 @@ def listed(metadata: document_pb2.Document) -> tuple[Kind, ...]:
     return (Kind.SUMMARY,) if summed_up or group in _SUMMARY_CLASSES else ()
 
 
-def pending(metadata: document_pb2.Document) -> Reading:
-    """What stands for a document that nobody has read yet."""
-    return _whole(metadata, Findings(), clinical_pb2.UNREAD_REASON_PENDING, None)
+def damaged(metadata: document_pb2.Document) -> Reading:
+    """What stands for a document whose content cannot be opened."""
+    return _whole(metadata, Findings(), clinical_pb2.UNREAD_REASON_DAMAGED, None)
 
 
 def _read(content: bytes, metadata: document_pb2.Document, findings: Findings) -> tuple[Unread, values.Period | None]:
@@ -127,8 +127,8 @@ def _whole(metadata: document_pb2.Document, findings: Findings, unread: Unread, 
             subkind = events.summary_kind(metadata) if kind == Kind.SUMMARY else 0
             found.append(Projection(kind, None, subkind=subkind, unread=unread or _NOTHING))
     told = list(events.told_of(metadata, found))
-    event = events.event_of(metadata, found, stay)
+    event = events.event_of(metadata, found, unread, stay)
     return Reading((*found, event, *told), unread, findings.left_out)
 
 
-__all__ = ["NOT_SUMMARIES", "listed", "pending", "read"]
+__all__ = ["NOT_SUMMARIES", "damaged", "listed", "read"]

@@ -14,7 +14,7 @@ from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.reading import acts
 from services.document.reading.datatypes import author, concept, identifiers, says_something, value
-from services.document.reading.model import Kind, Projection, codes_of, label_of
+from services.document.reading.model import Kind, Projection, codes_of, label_of, same_code
 from services.document.reading.node import Element, Page, attribute, every, first, templates
 from services.document.reading.sections import Section
 
@@ -107,7 +107,7 @@ def _within(page: Page, name: str, act: Element, around: Around) -> Iterator[val
 def _deeper(page: Page, act: Element, around: Around) -> Around:
     groups, specimen, performer = around.groups, around.specimen, around.performer
     coded = concept(page, first(act, "code"))
-    if coded is not None and says_something(coded) and (not groups or groups[-1].code != coded.code):
+    if coded is not None and says_something(coded) and not (groups and same_code(groups[-1], coded)):
         groups = (*groups, coded)
     collected = [
         found

@@ -8,6 +8,7 @@ from typing import Final
 
 from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.reading.datatypes import concept
+from services.document.reading.model import same_code
 from services.document.reading.node import Element, Page, attribute, every, first, lines, own_text, templates
 
 MAX_SECTION_TEXT: Final = 16_000
@@ -60,7 +61,7 @@ def _section(page: Page, element: Element, around: Section | None) -> Section:
     if not named.text and title is not None:
         named.text = page.phrase(own_text(title))
     outer = around.concepts if around else ()
-    if named.ByteSize() and (not outer or outer[-1].code != named.code or not named.HasField("code")):
+    if named.ByteSize() and not (outer and same_code(outer[-1], named)):
         outer = (*outer, named)
     return Section(
         element=element,

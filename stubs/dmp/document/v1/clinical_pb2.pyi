@@ -41,8 +41,8 @@ class _UnreadReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnreadRe
     """UNREAD_REASON_MALFORMED: its content is not what its format says."""
     UNREAD_REASON_TOO_LARGE: _UnreadReason.ValueType  # 4
     """UNREAD_REASON_TOO_LARGE: it is larger, or has more entries, than is read."""
-    UNREAD_REASON_PENDING: _UnreadReason.ValueType  # 5
-    """UNREAD_REASON_PENDING: it has just come and has not been read yet."""
+    UNREAD_REASON_DAMAGED: _UnreadReason.ValueType  # 5
+    """UNREAD_REASON_DAMAGED: its stored content is damaged."""
 
 class UnreadReason(_UnreadReason, metaclass=_UnreadReasonEnumTypeWrapper):
     """UnreadReason is why a document is shown as such."""
@@ -57,8 +57,8 @@ UNREAD_REASON_MALFORMED: UnreadReason.ValueType  # 3
 """UNREAD_REASON_MALFORMED: its content is not what its format says."""
 UNREAD_REASON_TOO_LARGE: UnreadReason.ValueType  # 4
 """UNREAD_REASON_TOO_LARGE: it is larger, or has more entries, than is read."""
-UNREAD_REASON_PENDING: UnreadReason.ValueType  # 5
-"""UNREAD_REASON_PENDING: it has just come and has not been read yet."""
+UNREAD_REASON_DAMAGED: UnreadReason.ValueType  # 5
+"""UNREAD_REASON_DAMAGED: its stored content is damaged."""
 Global___UnreadReason: _TypeAlias = UnreadReason  # noqa: Y015
 
 @_typing.final
@@ -932,18 +932,18 @@ class RereadDocumentsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READER_VERSION_FIELD_NUMBER: _builtins.int
-    QUEUED_FIELD_NUMBER: _builtins.int
-    DONE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
-    QUEUED_TOTAL_FIELD_NUMBER: _builtins.int
+    READ_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
     reader_version: _builtins.int
     """reader_version is that of the reader; a newer one reads every document again."""
-    queued: _builtins.int
-    """queued is how many documents wait to be read."""
+    read_count: _builtins.int
+    """read_count is how many documents it has read so far; those that had been read before are not counted."""
+    failed_count: _builtins.int
+    """failed_count is how many it could not open: their content is damaged or could not be fetched."""
     done: _builtins.bool
-    """done says that every document stored before the reading began has been read or waits in the queue."""
-    queued_total: _builtins.int
-    """queued_total is how many documents this reading has put into the queue so far."""
+    """done says that it has come to the end."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """start_time is when this reading of all documents began."""
@@ -952,14 +952,14 @@ class RereadDocumentsResponse(_message.Message):
         self,
         *,
         reader_version: _builtins.int = ...,
-        queued: _builtins.int = ...,
-        done: _builtins.bool = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
-        queued_total: _builtins.int = ...,
+        read_count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
+        done: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "queued", b"queued", "queued_total", b"queued_total", "reader_version", b"reader_version", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed_count", b"failed_count", "read_count", b"read_count", "reader_version", b"reader_version", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

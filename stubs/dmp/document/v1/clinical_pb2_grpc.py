@@ -111,7 +111,7 @@ class ClinicalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSummaries(self, request, context):
-        """ListSummaries lists medical summaries, hospital letters and other letters, the newest first.
+        """ListSummaries lists medical summaries, hospital letters, other letters and reports in sections, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,7 +33,7 @@ class ClinicalServiceStub:
     the caller may read stand by themselves.
     """
     ListSummaries: _aio.UnaryUnaryMultiCallable[_clinical_pb2.ListSummariesRequest, _clinical_pb2.ListSummariesResponse]
-    """ListSummaries lists medical summaries, hospital letters and other letters, the newest first."""
+    """ListSummaries lists medical summaries, hospital letters, other letters and reports in sections, the newest first."""
     GetPathway: _aio.UnaryUnaryMultiCallable[_clinical_pb2.GetPathwayRequest, _clinical_pb2.GetPathwayResponse]
     """GetPathway lists the events of the patient's way through care, of all kinds, the newest first: one for each
     document, and one for each dated vaccination, act or problem that a document tells of afterwards.
@@ -90,7 +90,7 @@ class ClinicalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _clinical_pb2.ListSummariesRequest,
         context: _aio.ServicerContext[_clinical_pb2.ListSummariesRequest, _abc.Awaitable[_clinical_pb2.ListSummariesResponse]],
     ) -> _abc.Awaitable[_clinical_pb2.ListSummariesResponse]:
-        """ListSummaries lists medical summaries, hospital letters and other letters, the newest first."""
+        """ListSummaries lists medical summaries, hospital letters, other letters and reports in sections, the newest first."""
 
     @_abc_1.abstractmethod
     def GetPathway(
