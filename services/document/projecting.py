@@ -22,12 +22,13 @@ import structlog
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
-from services.document import clinical_store, envelope
+from services.document import clinical_store, envelope, sweep_store
 from services.document.clinical_envelope import Clock, Digests, sealed
-from services.document.clinical_store import FIRST, ClinicalStore, NewProjection, Sweep
+from services.document.clinical_store import ClinicalStore, NewProjection
 from services.document.reading import reader
 from services.document.reading.model import READER_VERSION, Reading
 from services.document.store import DocumentKey, DocumentStore, FoundDocument, translated
+from services.document.sweep_store import FIRST, Sweep, SweepStore
 from services.runtime import outbox
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
@@ -188,7 +189,7 @@ class ReadingSweep:
 
     def __init__(self, pool: Pool, projector: Projector, trail: Trail, clock: Clock) -> None:
         self._pool = pool
-        self._store = ClinicalStore(pool)
+        self._store = SweepStore(pool)
         self._projector = projector
         self._trail = trail
         self._clock = clock
@@ -206,7 +207,7 @@ class ReadingSweep:
         row = OutboxRow(call.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())
         with translated():
             async with transaction(self._pool, timeout=call.remaining()) as conn:
-                await clinical_store.restart_sweep(conn, READER_VERSION, self._clock(), call.request_id)
+                await sweep_store.restart_sweep(conn, READER_VERSION, self._clock(), call.request_id)
                 await outbox.put(conn, [row])
             found = await self._store.sweep()
         assert found is not None  # noqa: S101 (it has just been written)

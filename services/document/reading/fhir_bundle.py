@@ -11,14 +11,13 @@ from typing import Final
 
 import structlog
 
-from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from dmp.document.v1 import document_pb2
 from services.document.reading import imaging, kos, medications, results, vaccinations
 from services.document.reading.acts import start_of
 from services.document.reading.cda_body import NOT_SUMMARIES
-from services.document.reading.datatypes import integer
 from services.document.reading.events import summary_kind
+from services.document.reading.fhir_imaging import reference_of, report_of
 from services.document.reading.fhir_medicines import medication_of
 from services.document.reading.fhir_tree import (
     JSON_TYPES,
@@ -43,6 +42,7 @@ from services.document.reading.fhir_values import (
     span,
     status_of,
     value,
+    valued,
     when,
 )
 from services.document.reading.model import Findings, Kind, Projection
@@ -65,7 +65,6 @@ _STATED: Final = {
 }
 _RESULT_CATEGORIES: Final = frozenset({"laboratory", "vital-signs", "exam", "procedure"})
 _RISK_CATEGORIES: Final = frozenset({"social-history"})
-_ACCESSION: Final = "ACSN"
 
 
 def is_fhir(content: bytes, mime_type: str) -> bool:
@@ -123,9 +122,11 @@ class _Reader:
         """What the document is as a whole."""
         if self._references:
             for study in self._bundle.of("ImagingStudy"):
-                self._findings.add(kos.projection(self._reference(study), self._metadata.reference_ids))
+                self._findings.add(kos.projection(reference_of(study), self._metadata.reference_ids))
         elif self._imaging:
-            self._findings.add(imaging.projection(self._report(), self._metadata.reference_ids))
+            self._findings.add(
+                imaging.projection(report_of(self._bundle, self._sections()), self._metadata.reference_ids)
+            )
         elif self._metadata.type_code.code not in NOT_SUMMARIES:
             summary = values.Summary(kind=summary_kind(self._metadata), statements=self._statements)
             summary.sections.extend(self._sections())
@@ -245,7 +246,7 @@ class _Reader:
         for reaction in nodes(resource, "reaction"):
             detail = self._bundle.resolve(node(reaction, "detail"), resource)
             read.reactions.add(
-                code=coded(node(detail, "code")), time=moment(text(reaction, "date")), values=_valued(detail)
+                code=coded(node(detail, "code")), time=moment(text(reaction, "date")), values=valued(detail)
             )
         for performer in nodes(resource, "performer", "actor")[:1]:
             if (named := self._bundle.author(performer, resource)) is not None:
@@ -298,7 +299,7 @@ class _Reader:
             read.details.add(code=manifestation)
         for condition in nodes(resource, "condition"):
             if (problem := coded(node(condition, "code"))) is not None:
-                read.details.add(code=read.code, values=_valued(None))
+                read.details.add(code=read.code, values=valued(None))
                 read.code.CopyFrom(problem)
 
     def _sections(self) -> Iterator[values.ReportSection]:
@@ -321,82 +322,6 @@ class _Reader:
             if read.title or read.text:
                 yield read
             waiting += [(inner, depth + 1) for inner in reversed(nodes(section, "section"))]
-
-    def _report(self) -> values.ImagingReport:
-        read = values.ImagingReport(sections=self._sections())
-        for study in self._bundle.of("ImagingStudy"):
-            numbers, uid = self._study_numbers(study)
-            read.accession_numbers.extend(numbers)
-            read.studies.append(_study(study, uid))
-            act = read.acts.add(study_uid=uid, modalities=_modalities(study))
-            for procedure in coded_all(study, "procedureCode")[:1]:
-                act.code.CopyFrom(procedure)
-            if (at := moment(text(study, "started"))) is not None:
-                act.period.start.CopyFrom(at)
-        for report in self._bundle.of("DiagnosticReport"):
-            if not read.acts and (code := coded(node(report, "code"))) is not None:
-                read.acts.add(code=code, period=when(report, "effectiveDateTime", "effectivePeriod"))
-            if conclusion := text(report, "conclusion"):
-                read.sections.add(title="Conclusion", text=conclusion)
-        for observed in self._bundle.of("Observation"):
-            read.observations.add(
-                code=coded(node(observed, "code")),
-                values=_valued(observed),
-                time=moment(text(observed, "effectiveDateTime")),
-            )
-        first = next((start for act in read.acts if (start := start_of(act.period)) is not None), None)
-        if first is not None:
-            read.time.CopyFrom(first)
-        return read
-
-    def _reference(self, study: Node) -> values.ImagingReference:
-        numbers, uid = self._study_numbers(study)
-        return values.ImagingReference(
-            accession_numbers=numbers,
-            studies=[_study(study, uid)],
-            time=moment(text(study, "started")),
-            description=text(study, "description"),
-        )
-
-    def _study_numbers(self, study: Node) -> tuple[list[coding_pb2.Identifier], str]:
-        """The accession numbers and the study UID among a study's identifiers."""
-        numbers: list[coding_pb2.Identifier] = []
-        uid = ""
-        for item in nodes(study, "identifier"):
-            found = identifiers({"identifier": item})
-            if not found:
-                continue
-            named = found[0]
-            kinds = {text(coding, "code") for coding in nodes(item, "type", "coding")}
-            if _ACCESSION in kinds:
-                numbers.append(named)
-            elif text(item, "system") == "urn:dicom:uid" or not named.system:
-                uid = uid or named.value
-        for based_on in nodes(study, "basedOn"):
-            numbers.extend(identifiers(based_on))
-        return numbers, uid
-
-
-def _study(study: Node, uid: str) -> values.ImagingStudy:
-    read = values.ImagingStudy(study_uid=uid)
-    for series in nodes(study, "series"):
-        count = integer(text(series, "numberOfInstances"))
-        read.series.add(
-            series_uid=text(series, "uid"),
-            modality=text(series, "modality", "code"),
-            instances=count if count is not None and 0 <= count < 2**31 else len(nodes(series, "instance")),
-        )
-    return read
-
-
-def _modalities(study: Node) -> list[values.CodedText]:
-    found = [coded({"coding": item}) for item in nodes(study, "modality")]
-    return [read for read in found if read is not None]
-
-
-def _valued(resource: Node | None) -> list[values.Value]:
-    found = value(resource) if resource is not None else None
-    return [found] if found is not None else []
 
 
 def _div(section: Node) -> str:

@@ -188,6 +188,12 @@ def value(resource: Node, prefix: str = "value") -> values.Value | None:
     return values.Value(text=words) if words else None
 
 
+def valued(resource: Node | None) -> list[values.Value]:
+    """A `value[x]` as a list of it."""
+    found = value(resource) if resource is not None else None
+    return [found] if found is not None else []
+
+
 def identifiers(resource: Node | None, name: str = "identifier") -> list[coding_pb2.Identifier]:
     """All identifiers of that name; a URN as its bare value."""
     found = []
