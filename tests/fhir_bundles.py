@@ -31,7 +31,7 @@ def bundle(*resources: dict[str, Any], sections: list[dict[str, Any]] | None = N
         "identifier": [{"system": "urn:oid:1.2.250.1.71.4.2.1", "value": "801234567897"}],
         "name": [{"family": "MARTIN", "given": ["Anne"]}],
     }
-    entries = [composition, practitioner, *resources]
+    entries: list[dict[str, Any]] = [composition, practitioner, *resources]
     return {
         "resourceType": "Bundle",
         "type": "document",

@@ -33,21 +33,6 @@ BODY = (
 )
 NAMES = sorted(set(re.findall(r"<([A-Za-z]+)", BODY)))
 VALUES = ("", " ", "-1", "1e400", "9" * 20, "20240230", "0000", "true", "NA", "#", "#x", "&lt;&amp;", "é" * 3_000)
-    "",
-    " ",
-    "-1",
-    "1e400",
-    "9" * 20,
-    "20240230",
-    "0000",
-    "true",
-    "NA",
-    "#",
-    "#x",
-    "\u202e",
-    "&lt;&amp;",
-    "é" * 5_000,
-)
 OTHERS = st.one_of(
     st.none(),
     st.booleans(),
