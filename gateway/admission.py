@@ -90,8 +90,11 @@ def counts_for(request: Request, client_id: str) -> None:
 
 
 def operation(scope: Scope) -> str:
-    """What a request is in the usage: its method and the first part of its path that is no id; nothing else of a URL is
-    kept, it may name a patient."""
-    parts = [part for part in scope["path"].split("/") if part.isalpha() or part[:1] in "$_"]
-    named = "/".join(part[:_LONGEST_NAME] for part in parts[:2])
-    return f"{scope['method']} {named or '/'}"
+    """What a request is in the usage: its method, the resource type or endpoint, and the operation on it. Nothing else
+    of a URL is kept, it may name a patient."""
+    first, *others = scope["path"].strip("/").split("/")
+    named = [
+        first if first.isalpha() or first[:1] in "$." else "",
+        *(part for part in others if part[:1] in ("$", "_")),
+    ]
+    return f"{scope['method']} {'/'.join(part[:_LONGEST_NAME] for part in named[:2] if part) or '/'}"

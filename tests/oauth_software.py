@@ -42,7 +42,7 @@ CARE_SCOPES: Final = sorted(
 _numbers = itertools.count(1)
 
 
-def partner_message(client_id: str, key: ECKey, **changes: Any) -> pb.Partner:
+def partner_message(client_id: str, key: ECKey, /, **changes: Any) -> pb.Partner:
     """A registration that allows everything that a partner may."""
     partner = pb.Partner(
         client_id=client_id,
