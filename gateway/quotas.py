@@ -17,8 +17,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
 
 import redis.asyncio
 
@@ -58,7 +59,10 @@ _LEASE_KEPT: Final = 1.0
 """Seconds after which what was not spent of a lease is let go."""
 _LONGEST_REFUSAL: Final = 5.0
 """Seconds after which a client that was refused is looked up again, whatever the bucket said."""
-_MOST_CLIENTS: Final = 4096
+_MOST_ENTRIES: Final = 10_000
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,6 @@ class _Lease:
     refused_until: float = 0.0
     asking: asyncio.Future[None] | None = None
     waiting: int = 0
-    levels: dict[str, _Level] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class Quotas:
         self._gateways = max(1, gateways)
         self._monotonic = monotonic
         self._leases: OrderedDict[tuple[str, int], _Lease] = OrderedDict()
+        self._levels: OrderedDict[tuple[str, str], _Level] = OrderedDict()
 
     async def take(self, client_id: str, quota: QuotaRegistration | None, traffic: int) -> Verdict:
         """Count one call of a client in a class."""
@@ -159,7 +163,7 @@ class Quotas:
             wanted = _wanted(from_buckets, lease.waiting)
             answer = await self._ask(client_id, from_buckets, wanted)
             if answer is None:
-                answer = self._alone(lease, from_buckets, wanted)
+                answer = self._alone(client_id, from_buckets, wanted)
             granted, wait = answer
             now = self._monotonic()
             lease.tokens, lease.kept_until = granted, now + _LEASE_KEPT
@@ -182,12 +186,12 @@ class Quotas:
         fallback: tuple[float, float] | None = None
         return await self._redis.use(command, fallback)
 
-    def _alone(self, lease: _Lease, from_buckets: Sequence[Bucket], wanted: int) -> tuple[float, float]:
+    def _alone(self, client_id: str, from_buckets: Sequence[Bucket], wanted: int) -> tuple[float, float]:
         """The same from buckets of this process: its part of the quota, one token at least."""
         now, levels, wait = self._monotonic(), [], 0.0
         for bucket in from_buckets:
             rate, burst = bucket.rate / self._gateways, max(1.0, bucket.burst / self._gateways)
-            level = lease.levels.setdefault(bucket.name, _Level(burst, now))
+            level = _kept(self._levels, (client_id, bucket.name), partial(_Level, burst, now))
             level.tokens, level.at = min(burst, level.tokens + (now - level.at) * rate), now
             levels.append(level)
             if level.tokens < 1:
@@ -198,15 +202,19 @@ class Quotas:
         return granted, wait
 
     def _lease(self, client_id: str, traffic: int) -> _Lease:
-        key = client_id, traffic
-        lease = self._leases.get(key)
-        if lease is None:
-            lease = self._leases[key] = _Lease()
-            if len(self._leases) > _MOST_CLIENTS:
-                self._leases.popitem(last=False)
-        else:
-            self._leases.move_to_end(key)
-        return lease
+        return _kept(self._leases, (client_id, traffic), _Lease)
+
+
+def _kept(entries: OrderedDict[K, V], key: K, made: Callable[[], V]) -> V:
+    """The entry of `key`, made if there is none; those not asked for longest make room."""
+    entry = entries.get(key)
+    if entry is not None:
+        entries.move_to_end(key)
+        return entry
+    entry = entries[key] = made()
+    if len(entries) > _MOST_ENTRIES:
+        entries.popitem(last=False)
+    return entry
 
 
 def _wanted(from_buckets: Sequence[Bucket], waiting: int) -> int:

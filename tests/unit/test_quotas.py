@@ -1,0 +1,120 @@
+"""Quotas by one gateway alone: buckets, classes, leases, what a flood costs. With Redis: see the integration tests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.quotas import Quotas, buckets
+from gateway.registration import QuotaRegistration
+from services.runtime.limits import BATCH, CARE, EMERGENCY
+from services.runtime.redis import Redis
+
+TEN = QuotaRegistration(requests_per_second=10, burst=20)
+
+
+class Clock:
+    """A clock that goes when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def quotas(clock: Clock, *, gateways: int = 1, default: QuotaRegistration = TEN) -> Quotas:
+    return Quotas(Redis(None), default, gateways=gateways, monotonic=clock)
+
+
+async def served(of: Quotas, count: int, traffic: int = CARE, client: str = "a") -> int:
+    return sum([(await of.take(client, None, traffic)).retry_after is None for _ in range(count)])
+
+
+async def test_a_burst_is_served_and_then_the_rate() -> None:
+    clock = Clock()
+    of = quotas(clock)
+    assert await served(of, 50) == 20
+    clock.now += 0.5
+    assert await served(of, 50) == 5
+    clock.now += 100
+    assert await served(of, 50) == 20
+
+
+async def test_a_refusal_says_when_to_come_back() -> None:
+    clock = Clock()
+    of = quotas(clock)
+    await served(of, 20)
+    verdict = await of.take("a", None, CARE)
+    assert verdict.retry_after is not None
+    assert 0 < verdict.retry_after <= 0.1 + 1e-9
+    clock.now += verdict.retry_after + 1e-9
+    assert (await of.take("a", None, CARE)).retry_after is None
+
+
+async def test_one_client_s_flood_takes_nothing_from_another() -> None:
+    of = quotas(Clock())
+    await served(of, 500, client="flood")
+    assert await served(of, 20, client="polite") == 20
+
+
+async def test_batch_work_has_a_share_and_leaves_the_rest_to_care() -> None:
+    of = quotas(Clock())
+    assert await served(of, 50, BATCH) == 5
+    assert await served(of, 50, CARE) == 15
+
+
+async def test_care_that_has_used_the_quota_leaves_none_for_batch() -> None:
+    of = quotas(Clock())
+    assert await served(of, 50, CARE) == 20
+    assert await served(of, 5, BATCH) == 0
+
+
+async def test_an_emergency_beyond_the_quota_is_served_as_everyday_work() -> None:
+    of = quotas(Clock())
+    await served(of, 50, CARE)
+    verdicts = [await of.take("a", None, EMERGENCY) for _ in range(50)]
+    assert all(verdict.retry_after is None for verdict in verdicts)
+    assert [verdict.traffic for verdict in verdicts] == [EMERGENCY] * 20 + [CARE] * 30
+
+
+async def test_several_gateways_without_redis_give_out_a_quota_together() -> None:
+    clock = Clock()
+    assert sum([await served(quotas(clock, gateways=4), 50) for _ in range(4)]) == 20
+
+
+async def test_the_smallest_quota_serves_one_at_a_time() -> None:
+    clock = Clock()
+    of = quotas(clock, default=QuotaRegistration(requests_per_second=0.5, burst=1))
+    assert await served(of, 3) == 1
+    clock.now += 2
+    assert await served(of, 3) == 1
+
+
+async def test_many_at_once_get_what_there_is_and_nobody_waits_for_ever() -> None:
+    of = quotas(Clock())
+    verdicts = await asyncio.gather(*(of.take("a", None, CARE) for _ in range(200)))
+    assert sum(verdict.retry_after is None for verdict in verdicts) == 20
+
+
+@given(
+    rate=st.floats(0.1, 1000),
+    burst=st.integers(1, 1000),
+    steps=st.lists(st.tuples(st.floats(0, 2), st.integers(1, 100)), max_size=20),
+)
+async def test_never_more_than_the_burst_and_the_rate(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
+    clock = Clock()
+    of = quotas(clock, default=QuotaRegistration(requests_per_second=rate, burst=burst))
+    total, began = 0, clock.now
+    for pause, count in steps:
+        clock.now += pause
+        total += await served(of, count)
+        assert total <= burst + rate * (clock.now - began) + 1e-6
+
+
+def test_buckets_of_a_class() -> None:
+    assert [bucket.name for bucket in buckets(TEN, CARE)] == ["care"]
+    assert [bucket.name for bucket in buckets(TEN, EMERGENCY)] == ["emergency"]
+    assert [(bucket.name, bucket.rate) for bucket in buckets(TEN, BATCH)] == [("care", 10), ("batch", 2.5)]
