@@ -18,6 +18,7 @@ from rich.table import Table
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2
 from ops.acts import Acts
+from ops.content_commands import commands as content_commands
 from ops.demo_platform import demo_professional
 from ops.endpoints import NotRunning, published
 from ops.local.state import SERVICES, ServiceName, State, StateError
@@ -215,6 +216,7 @@ async def _session() -> Any:
         yield session
 
 
+app.add_typer(content_commands, name="content")
 app.add_typer(partner_commands, name="partner")
 
 

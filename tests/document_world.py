@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,9 +17,12 @@ import pytest
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.document.v1 import document_pb2
-from services.document.__main__ import MIGRATIONS, DocumentService
+from services.document.__main__ import MIGRATIONS, DocumentService, Neighbours
+from services.document.scanning import NoScanner
 from services.document.submit import SubmissionLimits
+from services.document.upkeep import UniqueIdIndex
 from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.jobs import Lease
 from services.runtime.keyring import Keyring
 from services.runtime.postgres import Pool, connect, migrate
 from services.runtime.trail import Trail
@@ -51,6 +55,11 @@ class World:
         """Later at each look."""
         return next(self.moments)
 
+    def later(self, by: timedelta) -> None:
+        """Let time pass."""
+        now = next(self.moments) + by
+        self.moments = (now + timedelta(milliseconds=n) for n in itertools.count())
+
     async def submit(
         self, *given: tuple[document_pb2.Document, bytes], request_id: str = "", dossier: int = 0
     ) -> document_pb2.SubmitDocumentsResponse:
@@ -69,6 +78,74 @@ class World:
             metadata.confidentiality.add(system="1.2.250.1.213.1.1.4.13", code=flag)
         content = cda(new_oid(), **given)  # type: ignore[arg-type]
         return (await self.submit((metadata, content))).documents[0]
+
+    async def add_version(self, unique_id: str, extra: str) -> document_pb2.Document:
+        """Submit one CDA with these elements in its header."""
+        return (await self.submit((document_pb2.Document(), cda(unique_id, extra=extra)))).documents[0]
+
+    async def change(
+        self, name: str, change: document_pb2.DocumentChange.ValueType, *, request_id: str = "", **expected: int
+    ) -> document_pb2.Document:
+        request = document_pb2.ChangeDocumentRequest(
+            name=name,
+            change=change,
+            request_id=request_id or f"request-{uuid.uuid4()}",
+            **expected,  # type: ignore[arg-type]
+        )
+        made = call("ChangeDocument", int(name[9:28]))
+        return (await self.service.servicer.ChangeDocument(request, made)).document
+
+    async def versions(self, name: str) -> list[document_pb2.DocumentVersion]:
+        """All versions, two a page."""
+        found: list[document_pb2.DocumentVersion] = []
+        token = ""
+        while True:
+            request = document_pb2.ListDocumentVersionsRequest(name=name, page_size=2, page_token=token)
+            answer = await self.service.servicer.ListDocumentVersions(
+                request, call("ListDocumentVersions", int(name[9:28]))
+            )
+            found += answer.versions
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    async def changes(self, cursor: str, dossier: int = 0) -> document_pb2.ListChangesResponse:
+        dossier = dossier or self.dossier
+        request = document_pb2.ListChangesRequest(parent=dossier_name(dossier), cursor=cursor)
+        return await self.service.servicer.ListChanges(request, call("ListChanges", dossier))
+
+    async def events(self, action: str) -> list[audit_pb2.AuditEvent]:
+        """The events of an action in the outbox."""
+        rows = await self.pool.fetch("SELECT payload FROM outbox WHERE health_id = $1", self.dossier)
+        events = [audit_pb2.AuditEvent.FromString(row["payload"]) for row in rows]
+        return [event for event in events if event.action == action]
+
+    async def index(self) -> None:
+        """Feed the look-up by uniqueId."""
+        index = UniqueIdIndex(self.pool, Lease(self.pool, "unique-ids"), lambda count: None)
+        while await index.feed():
+            pass
+
+    async def upload(self, content: bytes, chunk: int, *, lose: bool = False, stop: int = 0) -> document_pb2.Upload:
+        """Upload in chunks, each sent twice when answers are lost; `stop` ends after so many."""
+        servicer = self.service.servicer
+        request = document_pb2.CreateUploadRequest(
+            parent=dossier_name(self.dossier), size=len(content), request_id=f"request-{uuid.uuid4()}"
+        )
+        made = call("CreateUpload", self.dossier)
+        upload = (await servicer.CreateUpload(request, made)).upload
+        if lose:
+            assert (await servicer.CreateUpload(request, made)).upload == upload
+        for count, start in enumerate(range(0, len(content), chunk)):
+            if stop and count >= stop:
+                break
+            for _ in range(1 + lose):
+                upload = await self.write(upload.name, start, content[start : start + chunk])
+        return upload
+
+    async def write(self, name: str, offset: int, chunk: bytes) -> document_pb2.Upload:
+        request = document_pb2.WriteUploadRequest(name=name, offset=offset, chunk=chunk)
+        return (await self.service.servicer.WriteUpload(request, call("WriteUpload", self.dossier))).upload
 
     async def get(self, name: str, actor: context_pb2.ActingContext | None = None) -> document_pb2.Document:
         request = document_pb2.GetDocumentRequest(name=name)
@@ -95,9 +172,7 @@ class World:
         return DocumentService(
             self.pool,
             keyring,
-            self.consent,
-            self.identity.verify,
-            trail,
+            Neighbours(self.consent, self.identity.verify, trail, NoScanner()),
             limits,
             served=lambda direction, size: None,
             committed=lambda _: None,

@@ -184,10 +184,11 @@ class FakeConsent:
     """Answers every check with `answer`; raises it when it is an error."""
 
     answer: consent_pb2.Decision | DmpError = field(default_factory=decision)
+    any_dossier: bool = False
     actions: list[int] = field(default_factory=list)
 
     async def check(self, call: Call, health_id: int, action: int) -> consent_pb2.Decision:
-        assert call.health_id == health_id
+        assert call.health_id == health_id or self.any_dossier
         self.actions.append(action)
         if isinstance(self.answer, DmpError):
             raise self.answer

@@ -99,6 +99,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "GetDocument": document_pb2.GetDocumentRequest(name=child),
         "ReadDocument": document_pb2.ReadDocumentRequest(name=child),
         **_clinical(name),
+        **_of_documents(health_id, name, child),
         "BatchAppendEvents": append,
         **_trail(name),
     }
@@ -135,6 +136,33 @@ def _trail(name: str) -> dict[str, Message]:
             decision=notice_pb2.UNUSUAL_DECISION_EXPLAINED,
             request_id="rubbish-decide",
         ),
+    }
+
+
+def _of_documents(health_id: int, name: str, child: str) -> dict[str, Message]:
+    """What else is asked of the document service."""
+    upload = f"{name}/uploads/{uuid.UUID(int=8)}"
+    created = f"{name}/submissionSets/{uuid.UUID(int=9)}"
+    return {
+        "CreateUpload": document_pb2.CreateUploadRequest(parent=name, size=3, request_id="rubbish-upload"),
+        "WriteUpload": document_pb2.WriteUploadRequest(name=upload, chunk=b"abc"),
+        "GetUpload": document_pb2.GetUploadRequest(name=upload),
+        "ListDocumentVersions": document_pb2.ListDocumentVersionsRequest(name=child),
+        "ChangeDocument": document_pb2.ChangeDocumentRequest(
+            name=child, change=document_pb2.DOCUMENT_CHANGE_MASK, request_id="rubbish-change"
+        ),
+        "ListSubmissionSets": document_pb2.ListSubmissionSetsRequest(parent=name, page_size=2),
+        "GetSubmissionSet": document_pb2.GetSubmissionSetRequest(name=created),
+        "ListFolders": document_pb2.ListFoldersRequest(parent=name, page_size=2),
+        "GetFirstOpening": document_pb2.GetFirstOpeningRequest(parent=name),
+        "ListChanges": document_pb2.ListChangesRequest(parent=name, page_size=2),
+        "WatchChanges": document_pb2.WatchChangesRequest(parent=name),
+        "ResolveUniqueId": document_pb2.ResolveUniqueIdRequest(parent=name, unique_id="2.25.78"),
+        "DestroyDossier": document_pb2.DestroyDossierRequest(health_id=health_id, request_id="rubbish-destroy"),
+        "VerifyContents": document_pb2.VerifyContentsRequest(limit=2, parent=name),
+        "SweepContents": document_pb2.SweepContentsRequest(limit=2, request_id="rubbish-sweep"),
+        "MoveContents": document_pb2.MoveContentsRequest(limit=2, request_id="rubbish-move"),
+        "RewrapKeys": document_pb2.RewrapKeysRequest(limit=2, request_id="rubbish-rewrap"),
     }
 
 

@@ -53,6 +53,10 @@ async def invoke(
     return [await unary(data, metadata=tuple(metadata), timeout=timeout)]
 
 
+WATCHED: Final = 3.0
+"""Seconds that a stream without an end is listened to."""
+
+
 async def attempt(
     channel: grpc.aio.Channel,
     method: MethodAccess,
@@ -61,7 +65,9 @@ async def attempt(
     *,
     timeout: float = LONGEST,
 ) -> DmpError | None:
-    """The refusal of a call, checked for its form; None when it was served."""
+    """The refusal of a call, checked for its form; None when it was served. A watch is served until its deadline."""
+    if method.path.endswith("/WatchChanges"):
+        timeout = min(timeout, WATCHED)
     try:
         await invoke(channel, method.path, request, metadata, streaming=method.server_streaming, timeout=timeout)
     except grpc.aio.AioRpcError as error:

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from dmp.document.v1 import clinical_pb2, document_pb2
+from services.document.admission import Admission
 from services.document.authorship import Authorship
+from services.document.change import Changer
+from services.document.changes import Changes, Watched
 from services.document.clinical import Listings
 from services.document.clinical_envelope import Digests
 from services.document.clinical_lists import ClinicalLists
 from services.document.clinical_service import ClinicalServicer
 from services.document.clinical_store import ClinicalStore
+from services.document.committing import Committer
+from services.document.contents import Contents
+from services.document.criteria import CriteriaReader
 from services.document.gate import Checks, Gate
+from services.document.listing import Lister
+from services.document.objects import ObjectStore
+from services.document.operations import Operations
+from services.document.pages import Cursors, Opener
 from services.document.patients import PatientChecks, Verify, verify_through
 from services.document.projecting import Ahead, Projector, ReadingSweep
 from services.document.read import Reader
+from services.document.scanning import ClamdScanner, NoScanner, Scanner
 from services.document.search import Searcher
-from services.document.service import DocumentServicer, Served
+from services.document.service import DocumentServicer, Rooms, Served
 from services.document.settings import DocumentSettings
-from services.document.store import DocumentStore
+from services.document.store.reading import DocumentStore
+from services.document.store.searching import SearchStore
 from services.document.submit import SubmissionLimits, Submitter
 from services.document.unique_ids import UniqueIds
+from services.document.upkeep import Deadlines, UniqueIdIndex
+from services.document.uploads import Uploads
+from services.document.verification import Verifier
 from services.runtime.checks import AccessChecks
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.jobs import Job, Jobs, Lease
@@ -31,10 +47,22 @@ from services.runtime.keyring import Keyring
 from services.runtime.metrics import Metrics
 from services.runtime.paging import PageTokens
 from services.runtime.postgres import Pool
-from services.runtime.server import Service, open_service, run
+from services.runtime.server import Service, StartRefused, open_service, run
 from services.runtime.trail import Trail
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What the service asks of others."""
+
+    checks: Checks
+    verify: Verify
+    trail: Trail
+    scanner: Scanner
+    objects: ObjectStore | None = None
+    write_objects: bool = True
 
 
 class DocumentService:
@@ -44,51 +72,62 @@ class DocumentService:
         self,
         pool: Pool,
         keyring: Keyring,
-        checks: Checks,
-        verify: Verify,
-        trail: Trail,
+        neighbours: Neighbours,
         limits: SubmissionLimits,
         *,
         served: Served,
         committed: Callable[[Sequence[int]], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        grace: timedelta = timedelta(days=1),
     ) -> None:
+        """`grace` is how long what belongs to nothing is left alone by the sweep."""
         keys = DossierKeys(keyring, "document")
-        store = DocumentStore(pool, keys)
-        gate = Gate(checks, trail)
+        store, found = DocumentStore(pool, keys), SearchStore(pool)
+        gate = Gate(neighbours.checks, neighbours.trail)
         authorship, unique_ids = Authorship(keyring), UniqueIds(keyring)
-        digests, tokens = Digests(keyring), PageTokens(keyring)
-        self._projector = Projector(pool, store, keys, digests, clock)
+        tokens, watched = PageTokens(keyring), Watched()
+        cursors, opener = Cursors(tokens), Opener(store)
+        contents = Contents(store, neighbours.objects, write_objects=neighbours.write_objects)
+        digests = Digests(keyring)
+        self._projector = Projector(pool, store, contents, keys, digests, clock)
         self.ahead = Ahead(self._projector)
-        self.sweep = ReadingSweep(pool, self._projector, trail, clock)
+        self.sweep = ReadingSweep(pool, self._projector, neighbours.trail, clock)
 
         def told(health_ids: Sequence[int]) -> None:
+            watched.committed(health_ids)
             committed(health_ids)
             self.ahead.told(health_ids)
 
-        self._submitter = Submitter(
-            pool,
-            keys,
-            gate,
-            PatientChecks(verify),
-            authorship,
-            unique_ids,
-            limits,
-            clock=clock,
-            committed=told,
+        admission = Admission(authorship, unique_ids)
+        committer = Committer(pool, keys, admission, clock=clock, committed=told, group=limits.group)
+        checks, scanner = PatientChecks(neighbours.verify), neighbours.scanner
+        uploads = Uploads(pool, keys, gate, limits.max_document_bytes, clock)
+        reader = Reader(store, contents, gate, authorship, clock)
+        verifier = Verifier(store, contents, authorship, unique_ids)
+        self._rooms = Rooms(
+            Submitter(pool, keys, gate, checks, unique_ids, uploads, contents, scanner, committer, limits),
+            uploads,
+            Searcher(found, gate, authorship, CriteriaReader(authorship, unique_ids), opener, tokens, cursors, clock),
+            reader,
+            Lister(found, store, reader, gate, authorship, unique_ids, opener, tokens, clock),
+            Changer(pool, keys, gate, authorship, both=limits.allow_masked_and_invisible, clock=clock, committed=told),
+            Changes(found, gate, authorship, opener, cursors, watched, clock),
+            Operations(pool, keys, keyring, contents, verifier, gate, tokens, clock=clock, grace=grace),
         )
-        self._searcher = Searcher(store, gate, authorship, unique_ids, tokens, clock)
-        self._reader = Reader(store, gate, authorship, clock)
-        self.servicer = DocumentServicer(self._submitter, self._searcher, self._reader, served)
+        self._opener, self._contents = opener, contents
+        self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)
+        self.servicer = DocumentServicer(self._rooms, served)
         listings = Listings(ClinicalStore(pool), store, self._projector, gate, authorship, digests, tokens, clock)
         self.clinical = ClinicalServicer(ClinicalLists(listings), self.sweep)
 
     async def close(self) -> None:
         """Finish what was accepted."""
-        await self._submitter.close()
-        await self._searcher.close()
-        await self._reader.close()
+        await self._rooms.submitter.close()
+        await self._rooms.changes.close()
+        await self._opener.close()
+        await self._rooms.reader.close()
         await self._projector.close()
+        await self._contents.close()
 
 
 async def main() -> None:
@@ -98,31 +137,58 @@ async def main() -> None:
 
 
 async def _serve(service: Service[DocumentSettings]) -> None:
-    settings, pool = service.settings, service.pool
+    settings, pool, metrics = service.settings, service.pool, service.telemetry.metrics
     checks = AccessChecks(service.peer("consent"))
     relay = service.outbox_relay()
+    elsewhere = metrics.counter("dmp_unique_id_elsewhere_total")
+    index = UniqueIdIndex(pool, Lease(pool, "unique-ids"), elsewhere.add)
+
+    def committed(_: Sequence[int]) -> None:
+        relay.kick()
+        index.kick()
+
     document = DocumentService(
         pool,
         service.keyring,
-        checks,
-        verify_through(service.peer("identity")),
-        service.trail,
-        SubmissionLimits(settings.max_document_bytes, settings.allow_masked_and_invisible),
-        served=_counting(service.telemetry.metrics),
-        committed=lambda _: relay.kick(),
+        Neighbours(
+            checks,
+            verify_through(service.peer("identity")),
+            service.trail,
+            NoScanner() if settings.scanner_address is None else ClamdScanner(settings.scanner_address),
+            _objects(settings),
+            settings.object_store_writes,
+        ),
+        SubmissionLimits(
+            settings.max_document_bytes,
+            settings.allow_masked_and_invisible,
+            settings.max_submission_bytes,
+            group=settings.submission_group,
+        ),
+        served=_counting(metrics),
+        committed=committed,
     )
     sweep = Job("read-documents", timedelta(minutes=1), document.sweep.run)
-    readings = Jobs(pool, [sweep], lease=Lease(pool, "readings"), metrics=service.telemetry.metrics)
+    readings = Jobs(pool, [sweep], lease=Lease(pool, "readings"), metrics=metrics)
     servicers = [
         (document_pb2.DESCRIPTOR.services_by_name["DocumentService"], document.servicer),
         (clinical_pb2.DESCRIPTOR.services_by_name["ClinicalService"], document.clinical),
     ]
+    housekeeping = service.housekeeping([document.deadlines.job()])
+    background = [relay.run, index.run, housekeeping.run, readings.run, document.ahead.run]
     try:
-        background = [relay.run, service.housekeeping().run, readings.run, document.ahead.run]
         await service.serve(servicers, background=background)
     finally:
         await document.close()
         await checks.close()
+
+
+def _objects(settings: DocumentSettings) -> ObjectStore | None:
+    if settings.object_store_url is None:
+        return None
+    try:
+        return ObjectStore.configured(settings.object_store_url, settings.object_store_config_file)
+    except (ValueError, OSError) as error:
+        raise StartRefused(f"DMP_OBJECT_STORE_URL: {error}") from error
 
 
 def _counting(metrics: Metrics) -> Served:

@@ -9,27 +9,42 @@ from __future__ import annotations
 
 import calendar
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
 
+PATIENT_DEPOSITED: Final = ("DOCPAT", "EXPPAT")
+"""Types of documents that patients deposit begin so (domain.md §4)."""
 VISIBLE: int = reasons.ERROR_REASON_UNSPECIFIED
 
 
 class View(NamedTuple):
     """What a caller may know of.
 
-    `sees_masked` goes for every masked document, `own_digest` for those of the author with that digest (None: none).
-    `patient_cutoff`, for the patient, is the submission time after which INVISIBLE_PATIENT still hides; else None.
+    `sees_masked` goes for every masked document, `masked_own_digest` for those of the author with that digest (None:
+    none). `patient_cutoff`, for the patient, is the submission time after which INVISIBLE_PATIENT still hides; else
+    None. `restriction` (consent's DocumentRestriction) leaves only those of `own_digest`, of `structure_digest`, or of
+    the types that patients deposit.
     """
 
     denied_types: frozenset[str]
     sees_masked: bool
-    own_digest: bytes | None
+    masked_own_digest: bytes | None
     patient_cutoff: datetime | None
     as_representative: bool
+    hidden_statuses: frozenset[int]
+    restriction: int = consent_pb2.DOCUMENT_RESTRICTION_UNSPECIFIED
+    own_digest: bytes | None = None
+    structure_digest: bytes | None = None
+
+
+class Caller(NamedTuple):
+    """The digests by which the documents of a caller, and of the caller's structure, are known."""
+
+    own: bytes | None = None
+    structure: bytes | None = None
 
 
 class Visibility(Protocol):
@@ -49,33 +64,57 @@ class Visibility(Protocol):
     def invisible_representatives(self) -> bool: ...
     @property
     def author_digests(self) -> list[bytes]: ...
+    @property
+    def institution_digests(self) -> list[bytes]: ...
 
 
-def view_of(allowed: consent_pb2.Filter, own_digest: bytes | None, now: datetime) -> View:
-    """The view that consent's filter gives to the caller whose author digest is `own_digest`."""
-    masked = allowed.masked
+def view_of(allowed: consent_pb2.Filter, caller: Caller, now: datetime) -> View:
+    """The view that consent's filter gives to a caller."""
+    hidden = {
+        document_pb2.DOCUMENT_STATUS_DELETED: not allowed.deleted_traces,
+        document_pb2.DOCUMENT_STATUS_ARCHIVED: allowed.without_archived,
+        document_pb2.DOCUMENT_STATUS_DEPRECATED: allowed.without_deprecated,
+    }
     return View(
-        frozenset(allowed.denied_type_codes),
-        masked == consent_pb2.MASKED_VIEW_ALL,
-        own_digest if masked == consent_pb2.MASKED_VIEW_OWN else None,
-        month_before(now) if allowed.patient_view else None,
-        allowed.representative_view,
+        denied_types=frozenset(allowed.denied_type_codes),
+        sees_masked=allowed.masked == consent_pb2.MASKED_VIEW_ALL,
+        masked_own_digest=caller.own if allowed.masked == consent_pb2.MASKED_VIEW_OWN else None,
+        patient_cutoff=month_before(now) if allowed.patient_view else None,
+        as_representative=allowed.representative_view,
+        hidden_statuses=frozenset(status for status, hides in hidden.items() if hides),
+        restriction=allowed.restriction,
+        own_digest=caller.own,
+        structure_digest=caller.structure,
     )
 
 
 def hidden_because(row: Visibility, view: View) -> int:
     """VISIBLE, or the ErrorReason that goes into the trail; the caller is told DOCUMENT_NOT_FOUND whatever it is."""
-    if row.status == document_pb2.DOCUMENT_STATUS_DELETED:
-        return reasons.ERROR_REASON_DOCUMENT_NOT_FOUND
+    if row.status in view.hidden_statuses:
+        deleted = row.status == document_pb2.DOCUMENT_STATUS_DELETED
+        return reasons.ERROR_REASON_DOCUMENT_NOT_FOUND if deleted else reasons.ERROR_REASON_RIGHT_DENIED
     if row.type_code in view.denied_types:
         return reasons.ERROR_REASON_TYPE_DENIED
-    if row.masked and not view.sees_masked and view.own_digest not in row.author_digests:
+    if row.masked and not view.sees_masked and view.masked_own_digest not in row.author_digests:
         return reasons.ERROR_REASON_RIGHT_DENIED
     if row.invisible_patient and view.patient_cutoff is not None and row.submitted_at > view.patient_cutoff:
         return reasons.ERROR_REASON_RIGHT_DENIED
     if row.invisible_representatives and view.as_representative:
         return reasons.ERROR_REASON_RIGHT_DENIED
-    return VISIBLE
+    return VISIBLE if _within(row, view) else reasons.ERROR_REASON_RIGHT_DENIED
+
+
+def _within(row: Visibility, view: View) -> bool:
+    """Whether the document is among those that a restriction leaves."""
+    if view.restriction == consent_pb2.DOCUMENT_RESTRICTION_UNSPECIFIED:
+        return True
+    if view.restriction == consent_pb2.DOCUMENT_RESTRICTION_OWN:
+        return view.own_digest in row.author_digests
+    if view.restriction == consent_pb2.DOCUMENT_RESTRICTION_STRUCTURE:
+        return view.structure_digest in row.author_digests or view.structure_digest in row.institution_digests
+    if view.restriction == consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES:
+        return row.type_code.startswith(PATIENT_DEPOSITED)
+    return False
 
 
 def month_before(now: datetime) -> datetime:

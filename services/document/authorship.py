@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from dmp.common.v1 import coding_pb2, context_pb2
+from services.document.access import Caller
 from services.runtime.keyring import Keyring
 
 IDNPS: Final = "1.2.250.1.71.4.2.1"
@@ -31,13 +32,30 @@ class Authorship:
 
     def of_authors(self, authors: Iterable[coding_pb2.Author]) -> tuple[bytes, ...]:
         """The digests to store: one for each identified author and live generation of the keyring."""
-        identified = (f"{author.id.system}|{author.id.value}".encode() for author in authors if author.id.value)
-        return tuple(dict.fromkeys(digest for value in identified for digest in self._keyring.digests(_LABEL, value)))
+        return self._digests(author.id for author in authors)
 
-    def of_actor(self, actor: context_pb2.ActingContext) -> bytes | None:
-        """The digest that the actor's own documents carry; None for those who are no author (patients, systems)."""
+    def of_institutions(self, authors: Iterable[coding_pb2.Author]) -> tuple[bytes, ...]:
+        """The same for the structures where the authors act."""
+        return self._digests(author.institution_id for author in authors)
+
+    def wanted(self, identifiers: Iterable[coding_pb2.Identifier]) -> list[bytes] | None:
+        """The digests by which authors or structures are searched; None when none is asked for."""
+        return [self._digest(identifier.system, identifier.value) for identifier in identifiers] or None
+
+    def of_caller(self, actor: context_pb2.ActingContext) -> Caller:
+        """By what the actor's own documents, and those of the actor's structure, are known; nothing for those who
+        are no author (patients, systems)."""
         system = _SYSTEMS.get(actor.actor_kind)
-        return None if system is None else self._asked(system, actor.subject)
+        if system is None:
+            return Caller()
+        own = self._asked(system, actor.subject)
+        if system == IDNST:
+            return Caller(own, own)
+        return Caller(own, self._asked(IDNST, actor.structure) if actor.structure else None)
+
+    def _digests(self, identifiers: Iterable[coding_pb2.Identifier]) -> tuple[bytes, ...]:
+        stated = (f"{identifier.system}|{identifier.value}".encode() for identifier in identifiers if identifier.value)
+        return tuple(dict.fromkeys(digest for value in stated for digest in self._keyring.digests(_LABEL, value)))
 
     def _digest(self, system: str, value: str) -> bytes:
         return self._keyring.digest(_LABEL, f"{system}|{value}".encode())

@@ -87,13 +87,6 @@ def claim_of_info(info: document_pb2.SourcePatientInfo) -> identity_pb2.PatientC
     )
 
 
-def set_version(header: CdaHeader) -> str | None:
-    """setId and versionNumber as one text, unique in a dossier (domain.md §4); None without both."""
-    if header.set_id is None or header.version_number is None:
-        return None
-    return f"{canonical(header.set_id.unique_id)}#{header.version_number}"
-
-
 def disagreements(given: document_pb2.Document, header: CdaHeader) -> Iterator[Violation]:
     """Where metadata say something else than the document that they describe. Titles and labels may differ."""
     if given.unique_id and canonical(given.unique_id) not in spellings(header.document_id):

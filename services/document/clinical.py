@@ -21,12 +21,12 @@ from services.document.access import VISIBLE, View, hidden_because, view_of
 from services.document.authorship import Authorship
 from services.document.clinical_envelope import Clock, Digests, opened
 from services.document.clinical_store import ClinicalStore, Place, ProjectionRow
-from services.document.envelope import open_metadata
+from services.document.entries import opened as opened_document
 from services.document.gate import Gate
 from services.document.projecting import Projector
-from services.document.read import with_row
 from services.document.reading.model import Message
-from services.document.store import DocumentKey, DocumentStore, translated
+from services.document.store.reading import DocumentStore, translated
+from services.document.store.rows import DocumentKey
 from services.document.text import control_characters
 from services.document.times import EPOCH, instant, is_valid
 from services.runtime.context import Call
@@ -107,7 +107,7 @@ class Listings:
         scope = _scope(request, call)
         after = self._tokens.read(token, scope) if token else b""
         await self._projector.catch_up(call.health_id)
-        view = view_of(decision.filter, self._authorship.of_actor(call.actor), self._clock())
+        view = view_of(decision.filter, self._authorship.of_caller(call.actor), self._clock())
         return Asked(call, decision, view, scope, size or default_size, after)
 
     async def items(self, asked: Asked, rows: Sequence[ProjectionRow]) -> list[Item]:
@@ -160,7 +160,7 @@ class Listings:
             if hidden_because(one.row, asked.view) != VISIBLE:
                 continue
             key = one.key
-            document = with_row(open_metadata(key, one.row.document_id, one.row.sealed).document, one.row)
+            document = opened_document(key, one.row)
             sources[one.row.document_id] = _source(document, left_out.get(one.row.document_id, 0))
         return sources, key
 

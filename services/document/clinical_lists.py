@@ -12,7 +12,7 @@ from services.document.clinical import MOST_UNREAD, Asked, Item, Listings, Span,
 from services.document.clinical_store import Place, ProjectionRow, Rows
 from services.document.reading.model import Kind
 from services.document.reading.results import unit_of
-from services.document.store import translated
+from services.document.store.reading import translated
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 

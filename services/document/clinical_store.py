@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from services.document.access import View
-from services.document.store import DocumentKey
+from services.document.store.rows import DocumentKey
 from services.runtime.postgres import Connection, Pool
 
 _APPROVED: Final = "d.status = 1"
@@ -200,7 +200,13 @@ class NewProjection(NamedTuple):
 
 def view_values(view: View) -> tuple[Any, ...]:
     """A view as the parameters $2 to $6."""
-    return (list(view.denied_types), view.sees_masked, view.own_digest, view.patient_cutoff, view.as_representative)
+    return (
+        list(view.denied_types),
+        view.sees_masked,
+        view.masked_own_digest,
+        view.patient_cutoff,
+        view.as_representative,
+    )
 
 
 class ClinicalStore:

@@ -72,6 +72,11 @@ class Gate:
         )
         await self._trail.record(event, call.remaining())
 
+    async def record_work(self, call: Call, objects: Sequence[str], count: int) -> None:
+        """Return when an operator's work is durable in the trail."""
+        event = build_event(call, outcome=audit_pb2.OUTCOME_SUCCESS, objects=objects, result_count=count)
+        await self._trail.record(event, call.remaining())
+
     async def _record(
         self,
         call: Call,

@@ -20,6 +20,7 @@ from typing import Final
 from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import document_pb2
 from services.document import codes
+from services.document.access import PATIENT_DEPOSITED
 from services.document.cda import CdaHeader
 from services.document.cda_metadata import disagreements, document_of
 from services.document.codes import Coded, Violation
@@ -30,11 +31,25 @@ from services.document.unique_ids import canonical
 
 DEFAULT_LANGUAGE: Final = "fr-FR"
 CDA_MIME_TYPE: Final = "text/xml"
-PATIENT_DEPOSITED: Final = ("DOCPAT", "EXPPAT")
-"""Types of documents that patients deposit begin so (domain.md §4)."""
 
 # What only the service says; whatever a request holds there is dropped.
-_OWN_FIELDS: Final = ("name", "logical_id", "version", "status", "submit_time", "submission_set")
+_OWN_FIELDS: Final = (
+    "name",
+    "logical_id",
+    "version",
+    "status",
+    "submit_time",
+    "submission_set",
+    "entry_id",
+    "change_time",
+    "relationships",
+    "replaced_by",
+    "folders",
+    "findings",
+    "on_demand",
+    "set_id",
+    "set_version",
+)
 _REQUIRED: Final = (
     "unique_id",
     "mime_type",
@@ -86,6 +101,8 @@ class MetadataRules:
 
     by_patient: bool
     allow_masked_and_invisible: bool = False
+    secret: bool = False
+    """A secret connection: what is fed in it is hidden from legal representatives from the start."""
 
 
 def mime_type_of(given: str, content: bytes) -> str:
@@ -118,8 +135,12 @@ def complete(
     if header is not None:
         violations += disagreements(given, header)
         _fill_from(document, document_of(header))
+        if header.set_id is not None and header.version_number is not None:
+            document.set_id, document.set_version = canonical(header.set_id.unique_id), header.version_number
     _fill_systems(document)
     _fill_defaults(document)
+    if rules.secret and codes.INVISIBLE_TO_REPRESENTATIVES not in flags_of(document):
+        document.confidentiality.add(system=codes.VISIBILITY, code=codes.INVISIBLE_TO_REPRESENTATIVES)
     violations += _missing(document)
     violations += _broken(document, rules)
     return Completed(document, tuple(dict.fromkeys(violations)))

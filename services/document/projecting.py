@@ -25,9 +25,11 @@ from dmp.document.v1 import document_pb2
 from services.document import clinical_store, envelope, sweep_store
 from services.document.clinical_envelope import Clock, Digests, sealed
 from services.document.clinical_store import ClinicalStore, NewProjection
+from services.document.contents import Contents
 from services.document.reading import reader
 from services.document.reading.model import READER_VERSION, Reading
-from services.document.store import DocumentKey, DocumentStore, FoundDocument, translated
+from services.document.store.reading import DocumentStore, FoundDocument, translated
+from services.document.store.rows import DocumentKey
 from services.document.sweep_store import FIRST, Sweep, SweepStore
 from services.runtime import outbox
 from services.runtime.context import Call
@@ -66,9 +68,18 @@ class _Opened:
 class Projector:
     """Reads documents and keeps what they say."""
 
-    def __init__(self, pool: Pool, documents: DocumentStore, keys: DossierKeys, digests: Digests, clock: Clock) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        documents: DocumentStore,
+        contents: Contents,
+        keys: DossierKeys,
+        digests: Digests,
+        clock: Clock,
+    ) -> None:
         self._pool = pool
         self._documents = documents
+        self._contents = contents
         self._keys = keys
         self._digests = digests
         self._clock = clock
@@ -130,7 +141,7 @@ class Projector:
         if found is None or found.row.status != document_pb2.DOCUMENT_STATUS_APPROVED:
             return None
         dossier = found.key
-        document, pointer = envelope.open_metadata(dossier, key.id, found.row.sealed)
+        document, pointer = envelope.open_metadata(dossier, found.row)
         try:
             content = await self._content(found, dossier, pointer, document.size)
         except DmpError as error:
@@ -142,11 +153,9 @@ class Projector:
     async def _content(
         self, found: FoundDocument, dossier: DossierKey, pointer: envelope.ContentPointer, size: int
     ) -> bytes:
-        with translated():
-            [blob] = await self._documents.contents([DocumentKey(found.row.health_id, pointer.content_id)])
-        if blob is None:
-            raise DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED)
-        return await envelope.off_loop(size, envelope.open_content, dossier, pointer, size, blob)
+        wanted = DocumentKey(found.row.health_id, pointer.content_id)
+        blob = await self._contents.get(wanted, found.row.stored_size, None)
+        return (await envelope.off_loop(size, envelope.open_content, dossier, pointer, size, blob)).content
 
     def _project(self, opened: _Opened) -> tuple[Reading, list[NewProjection]]:
         document, content = opened.document, opened.content

@@ -8,6 +8,7 @@ tells from a root, so it is accepted as a second spelling of a CDA's own id (`sp
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Final
 
 from services.document.cda import InstanceId
@@ -47,6 +48,24 @@ class UniqueIds:
         """The digest of a submission set's uniqueId."""
         return self._keyring.digest("submission-set-unique-id", canonical(unique_id).encode())
 
-    def of_set_version(self, set_version: str) -> bytes:
-        """The digest of a CDA's setId and versionNumber (`cda_metadata.set_version`)."""
-        return self._keyring.digest("document-set-version", set_version.encode())
+    def of_folder(self, unique_id: str) -> bytes:
+        """The digest of a folder's uniqueId."""
+        return self._keyring.digest("folder-unique-id", canonical(unique_id).encode())
+
+    def of_cda_set(self, set_id: str) -> bytes:
+        """The digest of a CDA's setId."""
+        return self._keyring.digest("document-set-id", canonical(set_id).encode())
+
+    def of_reference(self, system: str, value: str) -> bytes:
+        """The digest of a reference id."""
+        return self._keyring.digest("document-reference-id", f"{system}|{value}".encode())
+
+    def of_content(self, health_id: int, sha256: bytes) -> uuid.UUID:
+        """The id of a content: the same bytes in the same dossier have the same one, and nobody else can tell."""
+        made = bytearray(self._keyring.digest("content-id", health_id.to_bytes(8, "big") + sha256)[:16])
+        made[6], made[8] = made[6] & 0x0F | 0x80, made[8] & 0x3F | 0x80
+        return uuid.UUID(bytes=bytes(made))
+
+    def title_key(self, health_id: int) -> bytes:
+        """The key of the digests of a dossier's titles."""
+        return self._keyring.digest("document-title", health_id.to_bytes(8, "big"))

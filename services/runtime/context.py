@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmp.common.v1.context_pb2 import ActingContext, ItemContext
 from services.runtime.access import MethodAccess
@@ -54,6 +54,10 @@ class Call:
             self.method,
             health_id,
         )
+
+    def within(self, health_id: int) -> Call:
+        """This call as one about a dossier that its request does not name."""
+        return replace(self, health_id=health_id)
 
     @property
     def trace_id(self) -> str:

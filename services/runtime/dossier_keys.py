@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
@@ -63,6 +63,18 @@ UPDATE dossier_key SET wrapped = NULL, destroyed_at = $2
 WHERE health_id = $1 AND destroyed_at IS NULL
 """
 
+_DESTROYED_AT: Final = "SELECT destroyed_at FROM dossier_key WHERE health_id = $1"
+
+_SLICE: Final = """
+SELECT health_id, wrapped FROM dossier_key WHERE health_id > $1 ORDER BY health_id LIMIT $2
+"""
+
+_REWRAP: Final = """
+UPDATE dossier_key k SET wrapped = made.wrapped
+FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS made (health_id, before, wrapped)
+WHERE k.health_id = made.health_id AND k.wrapped = made.before
+"""
+
 
 class UnwrapFailed(Exception):
     """The wrapped key was altered, belongs to another owner, or its generation is not in the keyring."""
@@ -85,6 +97,15 @@ class KeyWrapper(Protocol):
     async def wrap_batch(self, items: Sequence[KeyForOwner]) -> list[bytes]: ...
 
     async def unwrap_batch(self, items: Sequence[KeyForOwner]) -> list[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """What one slice of `rewrap` did: the keys looked at, the last of their dossiers, those wrapped anew."""
+
+    looked_at: int
+    last: int
+    rewrapped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +179,27 @@ class DossierKeys:
         await conn.execute(_LOCK, health_id)
         self._unwrapped.pop(health_id, None)
         return bool(await conn.execute(_DESTROY, health_id, at) == "UPDATE 1")
+
+    async def destroyed_at(self, conn: Connection, health_id: int) -> datetime | None:
+        """When the dossier's key was destroyed; None while it is not."""
+        at: datetime | None = await conn.fetchval(_DESTROYED_AT, health_id)
+        return at
+
+    async def rewrap(
+        self, conn: Connection, after: int, limit: int, current: int, generation: Callable[[bytes], int]
+    ) -> Rewrapped:
+        """Wrap anew, under the current generation, the keys of the next dossiers that an older one wraps. One that is
+        destroyed meanwhile stays so. Raises UnwrapFailed for a key that was altered."""
+        records = await conn.fetch(_SLICE, after, limit)
+        stale = [row for row in records if row["wrapped"] is not None and generation(row["wrapped"]) != current]
+        if stale:
+            owners = [(row["health_id"], self._aad(row["health_id"])) for row in stale]
+            wrapped = [KeyForOwner(row["wrapped"], aad) for row, (_, aad) in zip(stale, owners, strict=True)]
+            plain = await self._wrapper.unwrap_batch(wrapped)
+            anew = [KeyForOwner(key, aad) for key, (_, aad) in zip(plain, owners, strict=True)]
+            before = [row["wrapped"] for row in stale]
+            await conn.execute(_REWRAP, [owner for owner, _ in owners], before, await self._wrapper.wrap_batch(anew))
+        return Rewrapped(len(records), records[-1]["health_id"] if records else after, len(stale))
 
     def _aad(self, health_id: int) -> bytes:
         return self._binding + health_id.to_bytes(8, "big")

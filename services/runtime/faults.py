@@ -15,8 +15,23 @@ from typing import Final
 
 POINTS: Final = frozenset(
     {
+        "submit.entered",
+        "submit.prepared",
+        "submit.verified",
+        "submit.content_stored",
+        "submit.begun",
+        "submit.locked",
+        "submit.keyed",
+        "submit.read",
+        "submit.written",
         "submit.before_commit",
         "submit.after_commit",
+        "change.locked",
+        "change.before_commit",
+        "change.after_commit",
+        "move.stored",
+        "move.committed",
+        "sweep.removed",
         "consent.before_commit",
         "consent.after_commit",
         "sequencer.before_commit",

@@ -9,6 +9,7 @@ are: what fails (``UNAVAILABLE`` above all) is never remembered, and may be retr
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,6 +32,15 @@ _ANSWER = """
 UPDATE idempotency SET response = $5
 WHERE health_id = $1 AND client = $2 AND method = $3 AND request_id = $4 AND response IS NULL
 RETURNING true
+"""
+_FIND_MANY = """
+SELECT i.health_id, i.client, i.method, i.request_id, i.body_digest, i.response
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS k (health_id, client, method, request_id)
+JOIN idempotency i USING (health_id, client, method, request_id)
+"""
+_PUT_MANY = """
+INSERT INTO idempotency (health_id, client, method, request_id, body_digest, response)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
 """
 # In slices, so that no DELETE holds many rows or outlasts the statement timeout.
 _SLICE_END = """
@@ -79,6 +89,50 @@ async def finish(conn: Connection, key: IdempotencyKey, response: bytes) -> None
     """Remembers the answer, in the transaction in which ``begin`` claimed the key. LookupError if it did not."""
     if not await conn.fetchval(_ANSWER, key.health_id, key.client, key.method, key.request_id, response):
         raise LookupError("finish() without begin(), or called twice")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer, and the digest of the body that it answers."""
+
+    body_digest: bytes
+    response: bytes
+
+
+def replay(kept: Kept | None, body_digest: bytes) -> bytes | None:
+    """The answer to give again, None for a new request; REQUEST_ID_REUSED if the key was used with another body."""
+    if kept is None:
+        return None
+    if kept.body_digest != body_digest:
+        raise DmpError(reasons.ERROR_REASON_REQUEST_ID_REUSED)
+    return kept.response
+
+
+async def find_many(conn: Connection | Pool, keys: Sequence[IdempotencyKey]) -> dict[IdempotencyKey, Kept]:
+    """The answers kept under some of these keys, for those who work on many requests in one transaction.
+
+    Whoever uses this, and not ``begin``, must hold a lock that everybody takes who may use these keys: nothing here
+    waits for a transaction under way.
+    """
+    columns = ([k.health_id for k in keys], [k.client for k in keys], [k.method for k in keys])
+    records = await conn.fetch(_FIND_MANY, *columns, [k.request_id for k in keys])
+    return {
+        IdempotencyKey(row[0], row[1], row[2], row[3]): Kept(row[4], row[5]) for row in records if row[5] is not None
+    }
+
+
+async def put_many(conn: Connection, answers: Mapping[IdempotencyKey, Kept]) -> None:
+    """Remembers answers, in the transaction of their effects and under the lock that ``find_many`` needs."""
+    keys, kept = list(answers), list(answers.values())
+    await conn.execute(
+        _PUT_MANY,
+        [k.health_id for k in keys],
+        [k.client for k in keys],
+        [k.method for k in keys],
+        [k.request_id for k in keys],
+        [k.body_digest for k in kept],
+        [k.response for k in kept],
+    )
 
 
 async def purge(pool: Pool, older_than: timedelta = KEPT, *, slice_size: int = 2000) -> int:

@@ -93,6 +93,16 @@ def submission_set_name(health_id: int, submission_set_id: uuid.UUID) -> str:
     return f"dossiers/{format_health_id(health_id)}/submissionSets/{submission_set_id}"
 
 
+def folder_name(health_id: int, folder_id: uuid.UUID) -> str:
+    """The resource name of a folder."""
+    return f"dossiers/{format_health_id(health_id)}/folders/{folder_id}"
+
+
+def upload_name(health_id: int, upload_id: uuid.UUID) -> str:
+    """The resource name of an upload."""
+    return f"dossiers/{format_health_id(health_id)}/uploads/{upload_id}"
+
+
 def event_name(health_id: int, event_id: uuid.UUID) -> str:
     """The resource name of an event of a dossier's trail."""
     return f"dossiers/{format_health_id(health_id)}/events/{event_id}"

@@ -154,6 +154,22 @@ _SPECS: dict[int, ReasonSpec] = {
         _Code.NOT_FOUND, 404, "not-found", None, "No such event."),
     reasons.ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND: ReasonSpec(
         _Code.NOT_FOUND, 404, "not-found", None, "No such item in the work list."),
+    reasons.ERROR_REASON_REPLACE_FAILED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 422, "business-rule", "XDSReplaceFailed",
+        "The document cannot be related to the other like this."),
+    reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 422, "business-rule", None, "The document cannot be changed like this any more."),
+    reasons.ERROR_REASON_CONTENT_REFUSED: ReasonSpec(
+        _Code.INVALID_ARGUMENT, 422, "value", "XDSRepositoryMetadataError", "The content is not what its type says."),
+    reasons.ERROR_REASON_CONTENT_INFECTED: ReasonSpec(
+        _Code.INVALID_ARGUMENT, 422, "security", "XDSRepositoryError", "The virus scanner refused the content."),
+    reasons.ERROR_REASON_UPLOAD_OUT_OF_STEP: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "conflict", None, "The chunk does not continue the upload."),
+    reasons.ERROR_REASON_UPLOAD_NOT_FOUND: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "No such upload."),
+    reasons.ERROR_REASON_ON_DEMAND_NOT_SUPPORTED: ReasonSpec(
+        _Code.INVALID_ARGUMENT, 422, "not-supported", "XDSRepositoryMetadataError",
+        "On-demand entries are not supported."),
 }
 # fmt: on
 

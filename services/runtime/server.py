@@ -110,14 +110,14 @@ class Service(Generic[S]):
         deliver = deliver_through(append_through(self.peer("audit")))
         return Relay(self.pool, deliver, lease=Lease(self.pool, "outbox"), metrics=self.telemetry.metrics)
 
-    def housekeeping(self) -> Jobs:
-        """The jobs of every service that changes state; run them in the background."""
+    def housekeeping(self, more: Sequence[Job] = ()) -> Jobs:
+        """The jobs of every service that changes state, and `more`; run them in the background."""
 
         async def forget_requests(_now: datetime) -> None:
             await idempotency.purge(self.pool)
 
         job = Job("purge-idempotency", timedelta(hours=1), forget_requests)
-        return Jobs(self.pool, [job], lease=Lease(self.pool, "jobs"), metrics=self.telemetry.metrics)
+        return Jobs(self.pool, [job, *more], lease=Lease(self.pool, "jobs"), metrics=self.telemetry.metrics)
 
     async def serve(
         self,

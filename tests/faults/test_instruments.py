@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from services.document.store import translated
+from services.document.store.reading import translated
 from services.runtime import faults
 from services.runtime.errors import DmpError
 from tests.faults.proxy import FAIR, Proxy, Weather

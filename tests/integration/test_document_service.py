@@ -13,7 +13,7 @@ import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
-from services.document import store as store_module
+from services.document.store import reading, searching, uploads, writing
 from services.runtime.identifiers import dossier_name
 from tests import documents
 from tests.document_world import World
@@ -61,7 +61,7 @@ async def test_a_document_has_the_metadata_of_its_header_and_those_of_the_servic
 
 
 async def test_large_contents_and_plain_formats_come_back_too(world: World) -> None:
-    noise = os.urandom(3 << 20)
+    noise = b"%PDF-1.7 " + os.urandom(3 << 20)
     response = await world.submit(
         (documents.plain_metadata(new_oid()), noise), (documents.plain_metadata(new_oid()), b"%PDF-1.7 small")
     )
@@ -167,16 +167,34 @@ async def test_every_request_goes_through_an_index_that_begins_with_the_dossier(
         await conn.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
         try:
             for statement, parameters in (
-                (store_module._FIND, 2),
-                (store_module._CONTENTS, 2),
-                (store_module._SEARCH, 20),
+                (reading.FIND, 2),
+                (reading.CONTENTS, 2),
+                (reading.BY_ENTRY, 2),
+                (reading.VERSIONS, 4),
+                *((statement, 38) for statement in searching.SEARCHES.values()),
+                (searching.SETS, 20),
+                (searching.SET, 2),
+                (searching.SET_DOCUMENTS, 11),
+                (searching.FOLDERS, 18),
+                (searching.CHANGES, 13),
+                (searching.LATEST_OF, 1),
+                (searching.REFERENCES, 2),
+                (writing.FACTS, 4),
+                (writing.TAKEN, 4),
+                (writing.UPDATE, 14),
+                (uploads.FIND, 3),
+                (uploads.ADVANCE, 5),
+                (uploads.CHUNKS, 2),
+                (uploads.OPEN, 2),
             ):
                 await conn.execute(f"PREPARE probe AS {statement}")
                 nulls = ", ".join(["NULL"] * parameters)
                 plan = "\n".join(r[0] for r in await conn.fetch(f"EXPLAIN EXECUTE probe({nulls})"))
                 await conn.execute("DEALLOCATE probe")
-                assert "Seq Scan" not in plan
-                assert "Index Cond: ((health_id" in plan or "Index Cond: (health_id" in plan
+                assert "Seq Scan" not in plan, statement
+                conditions = [line for line in plan.splitlines() if "Index Cond:" in line]
+                assert conditions
+                assert all("health_id =" in line for line in conditions), plan
         finally:
             await conn.execute("RESET plan_cache_mode; RESET enable_seqscan")
 
@@ -185,5 +203,6 @@ async def test_what_serves_requests_begins_with_the_dossier(world: World) -> Non
     indexes = await world.pool.fetch(
         "SELECT tablename, indexdef FROM pg_indexes WHERE tablename IN ('document', 'content', 'submission_set')"
     )
-    assert len(indexes) == 8
-    assert all("(health_id" in record["indexdef"] for record in indexes)
+    assert len(indexes) == 10
+    serving = [record["indexdef"] for record in indexes if "document_waiting" not in record["indexdef"]]
+    assert all("(health_id" in definition for definition in serving)

@@ -71,9 +71,9 @@ async def test_of_two_submissions_of_one_identifier_at_once_one_wins(world: Worl
 async def test_a_cda_version_is_taken_once(world: World) -> None:
     version = '<setId root="1.2.250.1.996"/><versionNumber value="1"/>'
     await world.submit((document_pb2.Document(), cda(new_oid(), extra=version)))
-    with refused(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, "documents"):
+    with refused(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, "documents[0].document.unique_id"):
         await world.submit((document_pb2.Document(), cda(new_oid(), extra=version)))
-    await world.submit((document_pb2.Document(), cda(new_oid(), extra=version.replace('"1"/>', '"2"/>'))))
+    await world.submit((document_pb2.Document(), cda(new_oid(), extra=version.replace('"1"/>', '"3"/>'))))
 
 
 async def test_a_document_of_another_patient_is_refused_and_recorded(world: World) -> None:

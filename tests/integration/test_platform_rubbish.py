@@ -37,7 +37,7 @@ from tests.platform_arena import (
     check_statuses,
     close_service_channels,
 )
-from tests.platform_calls import attempt, bearer, invoke, refusal_of
+from tests.platform_calls import LONGEST, WATCHED, attempt, bearer, invoke, refusal_of
 from tests.platform_fixture import METHODS, Patient, Platform, method
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -71,7 +71,11 @@ async def test_whatever_bytes_a_method_is_sent_its_answer_is_clear(
     channel, metadata = await arena.way_in(access, way)
     request = well_formed((await arena.patient(name)).health_id)[name]
     payloads = data.draw(st.lists(hostile_bytes(request), min_size=AT_ONCE, max_size=AT_ONCE))
-    calls = (invoke(channel, access.path, payload, metadata, streaming=access.server_streaming) for payload in payloads)
+    longest = WATCHED if name == "WatchChanges" else LONGEST
+    calls = (
+        invoke(channel, access.path, payload, metadata, streaming=access.server_streaming, timeout=longest)
+        for payload in payloads
+    )
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(outcome, grpc.aio.AioRpcError):
             check_refusal(refusal_of(outcome))

@@ -10,10 +10,10 @@ import pytest
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
-from services.document.access import VISIBLE, hidden_because, month_before, view_of
+from services.document.access import VISIBLE, Caller, hidden_because, month_before, view_of
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
-ME, OTHER = b"m" * 32, b"o" * 32
+ME, OTHER, HOUSE = b"m" * 32, b"o" * 32, b"h" * 32
 RIGHT, TYPE, ABSENT = (
     reasons.ERROR_REASON_RIGHT_DENIED,
     reasons.ERROR_REASON_TYPE_DENIED,
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     invisible_patient: bool = False
     invisible_representatives: bool = False
     author_digests: list[bytes] = [OTHER]  # noqa: RUF012 (never changed)
+    institution_digests: list[bytes] = []  # noqa: RUF012
 
 
 @pytest.mark.parametrize(
@@ -54,15 +55,26 @@ class Row(NamedTuple):
         (Row(invisible_patient=True), {"representative_view": True}, VISIBLE),
         (Row(invisible_representatives=True), {"patient_view": True}, VISIBLE),
         (Row(invisible_representatives=True), {"representative_view": True}, RIGHT),
+        (Row(status=document_pb2.DOCUMENT_STATUS_DELETED), {"deleted_traces": True}, VISIBLE),
+        (Row(status=document_pb2.DOCUMENT_STATUS_ARCHIVED), {"without_archived": True}, RIGHT),
+        (Row(status=document_pb2.DOCUMENT_STATUS_DEPRECATED), {"without_deprecated": True}, RIGHT),
+        (Row(), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_OWN}, RIGHT),
+        (Row(author_digests=[ME]), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_OWN}, VISIBLE),
+        (Row(masked=True, author_digests=[ME]), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_OWN}, RIGHT),
+        (Row(author_digests=[ME]), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_STRUCTURE}, RIGHT),
+        (Row(institution_digests=[HOUSE]), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_STRUCTURE}, VISIBLE),
+        (Row(), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES}, RIGHT),
+        (Row(type_code="DOCPAT001"), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES}, VISIBLE),
+        (Row(author_digests=[ME]), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_REFERENCE}, RIGHT),
     ],
 )
 def test_a_document_is_shown_or_hidden(row: Row, allowed: dict[str, object], expected: int) -> None:
-    view = view_of(consent_pb2.Filter(**allowed), ME, NOW)  # type: ignore[arg-type]
+    view = view_of(consent_pb2.Filter(**allowed), Caller(ME, HOUSE), NOW)  # type: ignore[arg-type]
     assert hidden_because(row, view) == expected
 
 
 def test_who_is_no_author_has_no_own_documents() -> None:
-    view = view_of(consent_pb2.Filter(masked=OWN), None, NOW)
+    view = view_of(consent_pb2.Filter(masked=OWN), Caller(), NOW)
     assert hidden_because(Row(masked=True, author_digests=[]), view) == RIGHT
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
@@ -22,6 +24,7 @@ REFUSALS = {
     reasons.ERROR_REASON_HASH_MISMATCH,
     reasons.ERROR_REASON_SIZE_MISMATCH,
     reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID,
+    reasons.ERROR_REASON_CONTENT_REFUSED,
 }
 texts = st.text(max_size=20) | st.sampled_from(["N", "MASQUE_PS", "11488-4", "SA07", "urn:oid:1.2", "text/xml"])
 codings = st.builds(coding_pb2.Coding, code=texts, system=texts)
@@ -68,7 +71,7 @@ async def test_hostile_xml_is_refused_by_name() -> None:
 async def _prepared(document: document_pb2.Document, content: bytes) -> Prepared | DmpError:
     """The one document of a submission, or why it is refused."""
     try:
-        [prepared] = await prepare(submission(1, (document, content)), RULES)
+        [prepared] = await prepare(submission(1, (document, content)), [content], RULES)
     except DmpError as error:
         return error
     return prepared
@@ -77,7 +80,7 @@ async def _prepared(document: document_pb2.Document, content: bytes) -> Prepared
 async def test_every_document_at_fault_is_named_at_once() -> None:
     request = submission(1, (document_pb2.Document(), b"<a/>"), (document_pb2.Document(), b"%PDF"))
     with pytest.raises(DmpError) as refused:
-        await prepare(request, RULES)
+        await prepare(request, [submitted.content for submitted in request.documents], RULES)
     assert {violation.field[:12] for violation in refused.value.fields} == {"documents[0]", "documents[1]"}
 
 
@@ -85,7 +88,7 @@ async def test_the_digest_of_a_request_is_all_that_it_says_but_its_request_id() 
     first = submission(1, (plain_metadata("1.2.3"), b"%PDF"), request_id="request-1")
 
     async def digest(change: document_pb2.SubmitDocumentsRequest) -> bytes:
-        return body_digest(change, await prepare(change, RULES))
+        return body_digest(change, [hashlib.sha256(submitted.content).digest() for submitted in change.documents])
 
     again = document_pb2.SubmitDocumentsRequest()
     again.CopyFrom(first)

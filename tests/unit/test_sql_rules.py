@@ -46,6 +46,9 @@ _OFF_PATH: Final[Mapping[str, str]] = {
     "notice_due": "the delivery",
     "unusual_access_list": "the work list of operators, not of a dossier",
     "unusual_access_dossier": "the destruction of a dossier",
+    "document_waiting": "the job of visibility deadlines",
+    "upload_created_at": "the sweep",
+    "unique_id_by_dossier": "the destruction of a dossier",
 }
 """Indexes that serve no request about a dossier, or say so in their migration; each by what it serves."""
 _STATEMENT: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "MERGE", "SET", "LISTEN", "NOTIFY")

@@ -266,6 +266,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No such item in the work list of unusual accesses, or one that was decided otherwise.
     Example: an item that another operator has explained.
     """
+    ERROR_REASON_REPLACE_FAILED: _ErrorReason.ValueType  # 160
+    """The document cannot take the place of the other, or complete it: that one is not there, or not approved.
+    Example: a replacement of a document that another has replaced already.
+    """
+    ERROR_REASON_CHANGE_NOT_APPLICABLE: _ErrorReason.ValueType  # 161
+    """The change cannot be made to a document in its present state.
+    Example: unarchiving what is not archived.
+    """
+    ERROR_REASON_CONTENT_REFUSED: _ErrorReason.ValueType  # 162
+    """The content is not what its media type says, or is of two kinds at once, or hides what it holds.
+    Example: a program that is called a PDF.
+    """
+    ERROR_REASON_CONTENT_INFECTED: _ErrorReason.ValueType  # 163
+    """The virus scanner found something in the content.
+    Example: the EICAR test file.
+    """
+    ERROR_REASON_UPLOAD_OUT_OF_STEP: _ErrorReason.ValueType  # 164
+    """The chunk does not begin where the upload ends, or the upload is not complete.
+    Example: the third chunk after the first.
+    """
+    ERROR_REASON_UPLOAD_NOT_FOUND: _ErrorReason.ValueType  # 165
+    """There is no such upload: it was submitted, or has expired.
+    Example: an upload of last week.
+    """
+    ERROR_REASON_ON_DEMAND_NOT_SUPPORTED: _ErrorReason.ValueType  # 166
+    """Entries whose content is made when it is read are not supported.
+    Example: a submission with an on-demand entry.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. The gRPC code, the HTTP
@@ -513,5 +541,33 @@ Example: the receipt of another professional's act.
 ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND: ErrorReason.ValueType  # 122
 """No such item in the work list of unusual accesses, or one that was decided otherwise.
 Example: an item that another operator has explained.
+"""
+ERROR_REASON_REPLACE_FAILED: ErrorReason.ValueType  # 160
+"""The document cannot take the place of the other, or complete it: that one is not there, or not approved.
+Example: a replacement of a document that another has replaced already.
+"""
+ERROR_REASON_CHANGE_NOT_APPLICABLE: ErrorReason.ValueType  # 161
+"""The change cannot be made to a document in its present state.
+Example: unarchiving what is not archived.
+"""
+ERROR_REASON_CONTENT_REFUSED: ErrorReason.ValueType  # 162
+"""The content is not what its media type says, or is of two kinds at once, or hides what it holds.
+Example: a program that is called a PDF.
+"""
+ERROR_REASON_CONTENT_INFECTED: ErrorReason.ValueType  # 163
+"""The virus scanner found something in the content.
+Example: the EICAR test file.
+"""
+ERROR_REASON_UPLOAD_OUT_OF_STEP: ErrorReason.ValueType  # 164
+"""The chunk does not begin where the upload ends, or the upload is not complete.
+Example: the third chunk after the first.
+"""
+ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 165
+"""There is no such upload: it was submitted, or has expired.
+Example: an upload of last week.
+"""
+ERROR_REASON_ON_DEMAND_NOT_SUPPORTED: ErrorReason.ValueType  # 166
+"""Entries whose content is made when it is read are not supported.
+Example: a submission with an on-demand entry.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

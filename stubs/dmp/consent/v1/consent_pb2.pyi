@@ -153,6 +153,32 @@ class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Action.ValueTy
     """ACTION_READ_TRACES: read the trail of the dossier."""
     ACTION_READ_ADMINISTRATIVE: _Action.ValueType  # 6
     """ACTION_READ_ADMINISTRATIVE: read administrative data (TD1.3)."""
+    ACTION_CHANGE_ADMINISTRATIVE: _Action.ValueType  # 7
+    """ACTION_CHANGE_ADMINISTRATIVE: change administrative data (TD1.3)."""
+    ACTION_MASK: _Action.ValueType  # 8
+    """ACTION_MASK: mask documents from professionals (TD3.3 a)."""
+    ACTION_UNMASK: _Action.ValueType  # 9
+    """ACTION_UNMASK: show masked documents to professionals again (TD3.3 a)."""
+    ACTION_MAKE_VISIBLE: _Action.ValueType  # 10
+    """ACTION_MAKE_VISIBLE: make documents visible to the patient or to representatives (TD3.3 b)."""
+    ACTION_DELETE: _Action.ValueType  # 11
+    """ACTION_DELETE: delete documents (TD3.3 c)."""
+    ACTION_ARCHIVE: _Action.ValueType  # 12
+    """ACTION_ARCHIVE: archive documents (TD3.3 d)."""
+    ACTION_UNARCHIVE: _Action.ValueType  # 13
+    """ACTION_UNARCHIVE: take documents out of the archive (TD3.3 d)."""
+    ACTION_CHECK_DOSSIER: _Action.ValueType  # 14
+    """ACTION_CHECK_DOSSIER: ask whether a dossier exists and may be read (TD0.2)."""
+    ACTION_LIST_AUTHORIZATIONS: _Action.ValueType  # 15
+    """ACTION_LIST_AUTHORIZATIONS: list who is authorised and blocked (TD1.6)."""
+    ACTION_FIND_PATIENT: _Action.ValueType  # 16
+    """ACTION_FIND_PATIENT: find a patient without the INS (TD0.5). About no dossier: health_id is 0."""
+    ACTION_OPEN_PATIENT_ACCESS: _Action.ValueType  # 17
+    """ACTION_OPEN_PATIENT_ACCESS: open the patient's own internet access (TD1.5)."""
+    ACTION_LIST_ACCESSIBLE: _Action.ValueType  # 18
+    """ACTION_LIST_ACCESSIBLE: list the dossiers that one is authorised on (TD0.4). About no dossier: health_id is 0."""
+    ACTION_WEB_ACCESS: _Action.ValueType  # 19
+    """ACTION_WEB_ACCESS: enter the web access for professionals (TD0.9)."""
 
 class Action(_Action, metaclass=_ActionEnumTypeWrapper):
     """Action is what the caller of a check wants to do."""
@@ -171,7 +197,65 @@ ACTION_READ_TRACES: Action.ValueType  # 5
 """ACTION_READ_TRACES: read the trail of the dossier."""
 ACTION_READ_ADMINISTRATIVE: Action.ValueType  # 6
 """ACTION_READ_ADMINISTRATIVE: read administrative data (TD1.3)."""
+ACTION_CHANGE_ADMINISTRATIVE: Action.ValueType  # 7
+"""ACTION_CHANGE_ADMINISTRATIVE: change administrative data (TD1.3)."""
+ACTION_MASK: Action.ValueType  # 8
+"""ACTION_MASK: mask documents from professionals (TD3.3 a)."""
+ACTION_UNMASK: Action.ValueType  # 9
+"""ACTION_UNMASK: show masked documents to professionals again (TD3.3 a)."""
+ACTION_MAKE_VISIBLE: Action.ValueType  # 10
+"""ACTION_MAKE_VISIBLE: make documents visible to the patient or to representatives (TD3.3 b)."""
+ACTION_DELETE: Action.ValueType  # 11
+"""ACTION_DELETE: delete documents (TD3.3 c)."""
+ACTION_ARCHIVE: Action.ValueType  # 12
+"""ACTION_ARCHIVE: archive documents (TD3.3 d)."""
+ACTION_UNARCHIVE: Action.ValueType  # 13
+"""ACTION_UNARCHIVE: take documents out of the archive (TD3.3 d)."""
+ACTION_CHECK_DOSSIER: Action.ValueType  # 14
+"""ACTION_CHECK_DOSSIER: ask whether a dossier exists and may be read (TD0.2)."""
+ACTION_LIST_AUTHORIZATIONS: Action.ValueType  # 15
+"""ACTION_LIST_AUTHORIZATIONS: list who is authorised and blocked (TD1.6)."""
+ACTION_FIND_PATIENT: Action.ValueType  # 16
+"""ACTION_FIND_PATIENT: find a patient without the INS (TD0.5). About no dossier: health_id is 0."""
+ACTION_OPEN_PATIENT_ACCESS: Action.ValueType  # 17
+"""ACTION_OPEN_PATIENT_ACCESS: open the patient's own internet access (TD1.5)."""
+ACTION_LIST_ACCESSIBLE: Action.ValueType  # 18
+"""ACTION_LIST_ACCESSIBLE: list the dossiers that one is authorised on (TD0.4). About no dossier: health_id is 0."""
+ACTION_WEB_ACCESS: Action.ValueType  # 19
+"""ACTION_WEB_ACCESS: enter the web access for professionals (TD0.9)."""
 Global___Action: _TypeAlias = Action  # noqa: Y015
+
+class _DocumentRestriction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentRestrictionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentRestriction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_RESTRICTION_UNSPECIFIED: _DocumentRestriction.ValueType  # 0
+    """Not set: every document that the filter lets the caller know of."""
+    DOCUMENT_RESTRICTION_OWN: _DocumentRestriction.ValueType  # 1
+    """DOCUMENT_RESTRICTION_OWN: those that the caller authored."""
+    DOCUMENT_RESTRICTION_STRUCTURE: _DocumentRestriction.ValueType  # 2
+    """DOCUMENT_RESTRICTION_STRUCTURE: those that the caller's structure authored."""
+    DOCUMENT_RESTRICTION_PATIENT_TYPES: _DocumentRestriction.ValueType  # 3
+    """DOCUMENT_RESTRICTION_PATIENT_TYPES: those of the types that patients deposit (DOCPAT*, EXPPAT*)."""
+    DOCUMENT_RESTRICTION_REFERENCE: _DocumentRestriction.ValueType  # 4
+    """DOCUMENT_RESTRICTION_REFERENCE: nothing but the technical id of a document whose uniqueId is given."""
+
+class DocumentRestriction(_DocumentRestriction, metaclass=_DocumentRestrictionEnumTypeWrapper):
+    """DocumentRestriction says on which documents alone a permitted action may be done."""
+
+DOCUMENT_RESTRICTION_UNSPECIFIED: DocumentRestriction.ValueType  # 0
+"""Not set: every document that the filter lets the caller know of."""
+DOCUMENT_RESTRICTION_OWN: DocumentRestriction.ValueType  # 1
+"""DOCUMENT_RESTRICTION_OWN: those that the caller authored."""
+DOCUMENT_RESTRICTION_STRUCTURE: DocumentRestriction.ValueType  # 2
+"""DOCUMENT_RESTRICTION_STRUCTURE: those that the caller's structure authored."""
+DOCUMENT_RESTRICTION_PATIENT_TYPES: DocumentRestriction.ValueType  # 3
+"""DOCUMENT_RESTRICTION_PATIENT_TYPES: those of the types that patients deposit (DOCPAT*, EXPPAT*)."""
+DOCUMENT_RESTRICTION_REFERENCE: DocumentRestriction.ValueType  # 4
+"""DOCUMENT_RESTRICTION_REFERENCE: nothing but the technical id of a document whose uniqueId is given."""
+Global___DocumentRestriction: _TypeAlias = DocumentRestriction  # noqa: Y015
 
 class _MaskedView:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -1008,6 +1092,12 @@ class Filter(_message.Message):
     REPRESENTATIVE_VIEW_FIELD_NUMBER: _builtins.int
     TRACES_FIELD_NUMBER: _builtins.int
     IMPUTED_STRUCTURE_FIELD_NUMBER: _builtins.int
+    RESTRICTION_FIELD_NUMBER: _builtins.int
+    WITHOUT_ARCHIVED_FIELD_NUMBER: _builtins.int
+    WITHOUT_DEPRECATED_FIELD_NUMBER: _builtins.int
+    DELETED_TRACES_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    MASKED_AND_INVISIBLE_ALLOWED_FIELD_NUMBER: _builtins.int
     masked: Global___MaskedView.ValueType
     """masked says which masked documents may be known of."""
     content_readable: _builtins.bool
@@ -1020,6 +1110,20 @@ class Filter(_message.Message):
     """traces says which events may be seen, for ACTION_READ_TRACES."""
     imputed_structure: _builtins.str
     """imputed_structure is the IDNST that a structure's act is imputed to; empty otherwise."""
+    restriction: Global___DocumentRestriction.ValueType
+    """restriction says on which documents alone the action may be done."""
+    without_archived: _builtins.bool
+    """without_archived hides documents with status Archived."""
+    without_deprecated: _builtins.bool
+    """without_deprecated hides documents with status Deprecated."""
+    deleted_traces: _builtins.bool
+    """deleted_traces shows that a deleted document existed; its content is gone for all."""
+    secret: _builtins.bool
+    """secret tells that this is a secret connection: what is fed in it is hidden from legal
+    representatives from the start, and its events are secret.
+    """
+    masked_and_invisible_allowed: _builtins.bool
+    """masked_and_invisible_allowed lets a document be MASQUE_PS and INVISIBLE_PATIENT at once; refused by default."""
     @_builtins.property
     def denied_type_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """denied_type_codes are the document types that the caller's profession may not read."""
@@ -1034,10 +1138,16 @@ class Filter(_message.Message):
         representative_view: _builtins.bool = ...,
         traces: Global___TraceView.ValueType = ...,
         imputed_structure: _builtins.str = ...,
+        restriction: Global___DocumentRestriction.ValueType = ...,
+        without_archived: _builtins.bool = ...,
+        without_deprecated: _builtins.bool = ...,
+        deleted_traces: _builtins.bool = ...,
+        secret: _builtins.bool = ...,
+        masked_and_invisible_allowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_readable", b"content_readable", "denied_type_codes", b"denied_type_codes", "imputed_structure", b"imputed_structure", "masked", b"masked", "patient_view", b"patient_view", "representative_view", b"representative_view", "traces", b"traces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_readable", b"content_readable", "deleted_traces", b"deleted_traces", "denied_type_codes", b"denied_type_codes", "imputed_structure", b"imputed_structure", "masked", b"masked", "masked_and_invisible_allowed", b"masked_and_invisible_allowed", "patient_view", b"patient_view", "representative_view", b"representative_view", "restriction", b"restriction", "secret", b"secret", "traces", b"traces", "without_archived", b"without_archived", "without_deprecated", b"without_deprecated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

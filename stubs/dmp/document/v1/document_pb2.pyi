@@ -55,6 +55,258 @@ DOCUMENT_STATUS_DELETED: DocumentStatus.ValueType  # 4
 """DOCUMENT_STATUS_DELETED: deleted by its author."""
 Global___DocumentStatus: _TypeAlias = DocumentStatus  # noqa: Y015
 
+class _RelationshipType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RelationshipTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RelationshipType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELATIONSHIP_TYPE_UNSPECIFIED: _RelationshipType.ValueType  # 0
+    """Not set."""
+    RELATIONSHIP_TYPE_REPLACES: _RelationshipType.ValueType  # 1
+    """RELATIONSHIP_TYPE_REPLACES: it takes the other's place, which becomes deprecated (RPLC)."""
+    RELATIONSHIP_TYPE_APPENDS: _RelationshipType.ValueType  # 2
+    """RELATIONSHIP_TYPE_APPENDS: it completes the other (APND)."""
+    RELATIONSHIP_TYPE_TRANSFORMS: _RelationshipType.ValueType  # 3
+    """RELATIONSHIP_TYPE_TRANSFORMS: it is the other in another form (XFRM)."""
+
+class RelationshipType(_RelationshipType, metaclass=_RelationshipTypeEnumTypeWrapper):
+    """RelationshipType says what a document is to another of its dossier."""
+
+RELATIONSHIP_TYPE_UNSPECIFIED: RelationshipType.ValueType  # 0
+"""Not set."""
+RELATIONSHIP_TYPE_REPLACES: RelationshipType.ValueType  # 1
+"""RELATIONSHIP_TYPE_REPLACES: it takes the other's place, which becomes deprecated (RPLC)."""
+RELATIONSHIP_TYPE_APPENDS: RelationshipType.ValueType  # 2
+"""RELATIONSHIP_TYPE_APPENDS: it completes the other (APND)."""
+RELATIONSHIP_TYPE_TRANSFORMS: RelationshipType.ValueType  # 3
+"""RELATIONSHIP_TYPE_TRANSFORMS: it is the other in another form (XFRM)."""
+Global___RelationshipType: _TypeAlias = RelationshipType  # noqa: Y015
+
+class _ContentFinding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContentFindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContentFinding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTENT_FINDING_UNSPECIFIED: _ContentFinding.ValueType  # 0
+    """Not set."""
+    CONTENT_FINDING_SCRIPT: _ContentFinding.ValueType  # 1
+    """CONTENT_FINDING_SCRIPT: it holds a script or an action that runs when it is opened."""
+    CONTENT_FINDING_EMBEDDED_FILE: _ContentFinding.ValueType  # 2
+    """CONTENT_FINDING_EMBEDDED_FILE: it holds other files."""
+    CONTENT_FINDING_EXTERNAL_LINK: _ContentFinding.ValueType  # 3
+    """CONTENT_FINDING_EXTERNAL_LINK: it fetches or sends something by itself when it is opened."""
+    CONTENT_FINDING_ENCRYPTED: _ContentFinding.ValueType  # 4
+    """CONTENT_FINDING_ENCRYPTED: it is encrypted, so that nothing could be checked."""
+
+class ContentFinding(_ContentFinding, metaclass=_ContentFindingEnumTypeWrapper):
+    """ContentFinding is something in a content that its readers should know before they open it."""
+
+CONTENT_FINDING_UNSPECIFIED: ContentFinding.ValueType  # 0
+"""Not set."""
+CONTENT_FINDING_SCRIPT: ContentFinding.ValueType  # 1
+"""CONTENT_FINDING_SCRIPT: it holds a script or an action that runs when it is opened."""
+CONTENT_FINDING_EMBEDDED_FILE: ContentFinding.ValueType  # 2
+"""CONTENT_FINDING_EMBEDDED_FILE: it holds other files."""
+CONTENT_FINDING_EXTERNAL_LINK: ContentFinding.ValueType  # 3
+"""CONTENT_FINDING_EXTERNAL_LINK: it fetches or sends something by itself when it is opened."""
+CONTENT_FINDING_ENCRYPTED: ContentFinding.ValueType  # 4
+"""CONTENT_FINDING_ENCRYPTED: it is encrypted, so that nothing could be checked."""
+Global___ContentFinding: _TypeAlias = ContentFinding  # noqa: Y015
+
+class _DocumentOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_ORDER_UNSPECIFIED: _DocumentOrder.ValueType  # 0
+    """Not set: newest submission first."""
+    DOCUMENT_ORDER_SUBMIT_TIME_DESC: _DocumentOrder.ValueType  # 1
+    """DOCUMENT_ORDER_SUBMIT_TIME_DESC: newest submission first."""
+    DOCUMENT_ORDER_SUBMIT_TIME: _DocumentOrder.ValueType  # 2
+    """DOCUMENT_ORDER_SUBMIT_TIME: oldest submission first."""
+    DOCUMENT_ORDER_SERVICE_TIME_DESC: _DocumentOrder.ValueType  # 3
+    """DOCUMENT_ORDER_SERVICE_TIME_DESC: latest act first."""
+    DOCUMENT_ORDER_SERVICE_TIME: _DocumentOrder.ValueType  # 4
+    """DOCUMENT_ORDER_SERVICE_TIME: earliest act first."""
+    DOCUMENT_ORDER_CREATE_TIME_DESC: _DocumentOrder.ValueType  # 5
+    """DOCUMENT_ORDER_CREATE_TIME_DESC: latest authored first."""
+    DOCUMENT_ORDER_CREATE_TIME: _DocumentOrder.ValueType  # 6
+    """DOCUMENT_ORDER_CREATE_TIME: earliest authored first."""
+
+class DocumentOrder(_DocumentOrder, metaclass=_DocumentOrderEnumTypeWrapper):
+    """DocumentOrder is the order of a search; documents that are equal in it are in the order of their names."""
+
+DOCUMENT_ORDER_UNSPECIFIED: DocumentOrder.ValueType  # 0
+"""Not set: newest submission first."""
+DOCUMENT_ORDER_SUBMIT_TIME_DESC: DocumentOrder.ValueType  # 1
+"""DOCUMENT_ORDER_SUBMIT_TIME_DESC: newest submission first."""
+DOCUMENT_ORDER_SUBMIT_TIME: DocumentOrder.ValueType  # 2
+"""DOCUMENT_ORDER_SUBMIT_TIME: oldest submission first."""
+DOCUMENT_ORDER_SERVICE_TIME_DESC: DocumentOrder.ValueType  # 3
+"""DOCUMENT_ORDER_SERVICE_TIME_DESC: latest act first."""
+DOCUMENT_ORDER_SERVICE_TIME: DocumentOrder.ValueType  # 4
+"""DOCUMENT_ORDER_SERVICE_TIME: earliest act first."""
+DOCUMENT_ORDER_CREATE_TIME_DESC: DocumentOrder.ValueType  # 5
+"""DOCUMENT_ORDER_CREATE_TIME_DESC: latest authored first."""
+DOCUMENT_ORDER_CREATE_TIME: DocumentOrder.ValueType  # 6
+"""DOCUMENT_ORDER_CREATE_TIME: earliest authored first."""
+Global___DocumentOrder: _TypeAlias = DocumentOrder  # noqa: Y015
+
+class _ContentEncoding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContentEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContentEncoding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTENT_ENCODING_UNSPECIFIED: _ContentEncoding.ValueType  # 0
+    """Not set: the bytes themselves."""
+    CONTENT_ENCODING_IDENTITY: _ContentEncoding.ValueType  # 1
+    """CONTENT_ENCODING_IDENTITY: the bytes themselves."""
+    CONTENT_ENCODING_ZSTD: _ContentEncoding.ValueType  # 2
+    """CONTENT_ENCODING_ZSTD: one zstd frame (RFC 8878) that states its content size."""
+
+class ContentEncoding(_ContentEncoding, metaclass=_ContentEncodingEnumTypeWrapper):
+    """ContentEncoding is how content is sent."""
+
+CONTENT_ENCODING_UNSPECIFIED: ContentEncoding.ValueType  # 0
+"""Not set: the bytes themselves."""
+CONTENT_ENCODING_IDENTITY: ContentEncoding.ValueType  # 1
+"""CONTENT_ENCODING_IDENTITY: the bytes themselves."""
+CONTENT_ENCODING_ZSTD: ContentEncoding.ValueType  # 2
+"""CONTENT_ENCODING_ZSTD: one zstd frame (RFC 8878) that states its content size."""
+Global___ContentEncoding: _TypeAlias = ContentEncoding  # noqa: Y015
+
+class _DocumentChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_CHANGE_UNSPECIFIED: _DocumentChange.ValueType  # 0
+    """Not set."""
+    DOCUMENT_CHANGE_MASK: _DocumentChange.ValueType  # 1
+    """DOCUMENT_CHANGE_MASK hides it from professionals but its author and the attending physician (TD3.3a)."""
+    DOCUMENT_CHANGE_UNMASK: _DocumentChange.ValueType  # 2
+    """DOCUMENT_CHANGE_UNMASK shows it to professionals again (TD3.3a)."""
+    DOCUMENT_CHANGE_SHOW_TO_PATIENT: _DocumentChange.ValueType  # 3
+    """DOCUMENT_CHANGE_SHOW_TO_PATIENT makes it visible to the patient; never undone (TD3.3b)."""
+    DOCUMENT_CHANGE_SHOW_TO_REPRESENTATIVES: _DocumentChange.ValueType  # 4
+    """DOCUMENT_CHANGE_SHOW_TO_REPRESENTATIVES makes it visible to legal representatives; never undone (TD3.3b)."""
+    DOCUMENT_CHANGE_ARCHIVE: _DocumentChange.ValueType  # 5
+    """DOCUMENT_CHANGE_ARCHIVE puts an approved or deprecated document away (TD3.3d)."""
+    DOCUMENT_CHANGE_UNARCHIVE: _DocumentChange.ValueType  # 6
+    """DOCUMENT_CHANGE_UNARCHIVE brings it back to the status that it had (TD3.3d)."""
+    DOCUMENT_CHANGE_DELETE: _DocumentChange.ValueType  # 7
+    """DOCUMENT_CHANGE_DELETE deletes it, by its author: its content is gone for all (TD3.3c)."""
+    DOCUMENT_CHANGE_DEPRECATE: _DocumentChange.ValueType  # 8
+    """DOCUMENT_CHANGE_DEPRECATE withdraws an approved document, by its author."""
+    DOCUMENT_CHANGE_SUBMIT: _DocumentChange.ValueType  # 9
+    """DOCUMENT_CHANGE_SUBMIT: it was submitted. Seen in changes, never asked for."""
+    DOCUMENT_CHANGE_REPLACE: _DocumentChange.ValueType  # 10
+    """DOCUMENT_CHANGE_REPLACE: another took its place. Seen in changes, never asked for."""
+
+class DocumentChange(_DocumentChange, metaclass=_DocumentChangeEnumTypeWrapper):
+    """DocumentChange is a change of a document after it was submitted."""
+
+DOCUMENT_CHANGE_UNSPECIFIED: DocumentChange.ValueType  # 0
+"""Not set."""
+DOCUMENT_CHANGE_MASK: DocumentChange.ValueType  # 1
+"""DOCUMENT_CHANGE_MASK hides it from professionals but its author and the attending physician (TD3.3a)."""
+DOCUMENT_CHANGE_UNMASK: DocumentChange.ValueType  # 2
+"""DOCUMENT_CHANGE_UNMASK shows it to professionals again (TD3.3a)."""
+DOCUMENT_CHANGE_SHOW_TO_PATIENT: DocumentChange.ValueType  # 3
+"""DOCUMENT_CHANGE_SHOW_TO_PATIENT makes it visible to the patient; never undone (TD3.3b)."""
+DOCUMENT_CHANGE_SHOW_TO_REPRESENTATIVES: DocumentChange.ValueType  # 4
+"""DOCUMENT_CHANGE_SHOW_TO_REPRESENTATIVES makes it visible to legal representatives; never undone (TD3.3b)."""
+DOCUMENT_CHANGE_ARCHIVE: DocumentChange.ValueType  # 5
+"""DOCUMENT_CHANGE_ARCHIVE puts an approved or deprecated document away (TD3.3d)."""
+DOCUMENT_CHANGE_UNARCHIVE: DocumentChange.ValueType  # 6
+"""DOCUMENT_CHANGE_UNARCHIVE brings it back to the status that it had (TD3.3d)."""
+DOCUMENT_CHANGE_DELETE: DocumentChange.ValueType  # 7
+"""DOCUMENT_CHANGE_DELETE deletes it, by its author: its content is gone for all (TD3.3c)."""
+DOCUMENT_CHANGE_DEPRECATE: DocumentChange.ValueType  # 8
+"""DOCUMENT_CHANGE_DEPRECATE withdraws an approved document, by its author."""
+DOCUMENT_CHANGE_SUBMIT: DocumentChange.ValueType  # 9
+"""DOCUMENT_CHANGE_SUBMIT: it was submitted. Seen in changes, never asked for."""
+DOCUMENT_CHANGE_REPLACE: DocumentChange.ValueType  # 10
+"""DOCUMENT_CHANGE_REPLACE: another took its place. Seen in changes, never asked for."""
+Global___DocumentChange: _TypeAlias = DocumentChange  # noqa: Y015
+
+class _ContentFaultKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContentFaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContentFaultKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTENT_FAULT_KIND_UNSPECIFIED: _ContentFaultKind.ValueType  # 0
+    """Not set."""
+    CONTENT_FAULT_KIND_KEY: _ContentFaultKind.ValueType  # 1
+    """CONTENT_FAULT_KIND_KEY: the dossier's key is absent or was altered."""
+    CONTENT_FAULT_KIND_METADATA: _ContentFaultKind.ValueType  # 2
+    """CONTENT_FAULT_KIND_METADATA: sealed metadata were altered, or a column that is bound to them."""
+    CONTENT_FAULT_KIND_COLUMN: _ContentFaultKind.ValueType  # 3
+    """CONTENT_FAULT_KIND_COLUMN: a column does not say what the metadata say."""
+    CONTENT_FAULT_KIND_CONTENT_MISSING: _ContentFaultKind.ValueType  # 4
+    """CONTENT_FAULT_KIND_CONTENT_MISSING: there is no content."""
+    CONTENT_FAULT_KIND_CONTENT: _ContentFaultKind.ValueType  # 5
+    """CONTENT_FAULT_KIND_CONTENT: the content was altered."""
+
+class ContentFaultKind(_ContentFaultKind, metaclass=_ContentFaultKindEnumTypeWrapper):
+    """ContentFaultKind says what is wrong with something stored."""
+
+CONTENT_FAULT_KIND_UNSPECIFIED: ContentFaultKind.ValueType  # 0
+"""Not set."""
+CONTENT_FAULT_KIND_KEY: ContentFaultKind.ValueType  # 1
+"""CONTENT_FAULT_KIND_KEY: the dossier's key is absent or was altered."""
+CONTENT_FAULT_KIND_METADATA: ContentFaultKind.ValueType  # 2
+"""CONTENT_FAULT_KIND_METADATA: sealed metadata were altered, or a column that is bound to them."""
+CONTENT_FAULT_KIND_COLUMN: ContentFaultKind.ValueType  # 3
+"""CONTENT_FAULT_KIND_COLUMN: a column does not say what the metadata say."""
+CONTENT_FAULT_KIND_CONTENT_MISSING: ContentFaultKind.ValueType  # 4
+"""CONTENT_FAULT_KIND_CONTENT_MISSING: there is no content."""
+CONTENT_FAULT_KIND_CONTENT: ContentFaultKind.ValueType  # 5
+"""CONTENT_FAULT_KIND_CONTENT: the content was altered."""
+Global___ContentFaultKind: _TypeAlias = ContentFaultKind  # noqa: Y015
+
+@_typing.final
+class Relationship(_message.Message):
+    """Relationship is one of a document's relations to another document of its dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TARGET_UNIQUE_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    type: Global___RelationshipType.ValueType
+    """type is the relation."""
+    target: _builtins.str
+    """target is the other document: `dossiers/{dossier}/documents/{document}`. In a request it may be left empty
+    when target_unique_id is given.
+    """
+    target_unique_id: _builtins.str
+    """target_unique_id is the other document's uniqueId."""
+    expected_version: _builtins.int
+    """expected_version, when not 0, is the metadata version that the target must have: else CONCURRENT_CHANGE."""
+    def __init__(
+        self,
+        *,
+        type: Global___RelationshipType.ValueType = ...,
+        target: _builtins.str = ...,
+        target_unique_id: _builtins.str = ...,
+        expected_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_version", b"expected_version", "target", b"target", "target_unique_id", b"target_unique_id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Relationship: _TypeAlias = Relationship  # noqa: Y015
+
 @_typing.final
 class Document(_message.Message):
     """Document is a document's metadata (XDS DocumentEntry)."""
@@ -89,10 +341,21 @@ class Document(_message.Message):
     SOURCE_PATIENT_INFO_FIELD_NUMBER: _builtins.int
     REFERENCE_IDS_FIELD_NUMBER: _builtins.int
     SUBMISSION_SET_FIELD_NUMBER: _builtins.int
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    RELATIONSHIPS_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
+    FOLDERS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_FIELD_NUMBER: _builtins.int
+    SET_ID_FIELD_NUMBER: _builtins.int
+    SET_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """name is `dossiers/{dossier}/documents/{document}`; the document is the entryUUID."""
+    """name is `dossiers/{dossier}/documents/{document}`; the document is the logical id, so the name is stable over
+    metadata versions. Methods that take a name also take any of the document's entryUUIDs there.
+    """
     logical_id: _builtins.str
-    """logical_id is stable over metadata versions."""
+    """logical_id is stable over metadata versions: the entryUUID of the first of them."""
     version: _builtins.int
     """version counts metadata versions from 1."""
     unique_id: _builtins.str
@@ -115,6 +378,16 @@ class Document(_message.Message):
     """submission_set is the name of the submission set that brought it:
     `dossiers/{dossier}/submissionSets/{submission_set}`.
     """
+    entry_id: _builtins.str
+    """entry_id is the entryUUID: a UUID of its own for each metadata version."""
+    replaced_by: _builtins.str
+    """replaced_by is the name of the document that took its place; empty when none did."""
+    on_demand: _builtins.bool
+    """on_demand asks for an entry whose content is made when it is read: always refused (ON_DEMAND_NOT_SUPPORTED)."""
+    set_id: _builtins.str
+    """set_id is the identifier of the set of versions that a CDA belongs to (`setId`); empty without one."""
+    set_version: _builtins.int
+    """set_version is its number in that set (`versionNumber`); 0 without one."""
     @_builtins.property
     def authors(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Author]:
         """authors wrote it."""
@@ -179,6 +452,22 @@ class Document(_message.Message):
     def reference_ids(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
         """reference_ids are further identifiers."""
 
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """change_time is when this metadata version began; set by the service."""
+
+    @_builtins.property
+    def relationships(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relationship]:
+        """relationships are what it is to other documents; set when it is submitted, never changed."""
+
+    @_builtins.property
+    def folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """folders are the names of the folders that it lies in."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedScalarFieldContainer[Global___ContentFinding.ValueType]:
+        """findings are what its readers should know of its content; set by the service."""
+
     def __init__(
         self,
         *,
@@ -210,10 +499,19 @@ class Document(_message.Message):
         source_patient_info: Global___SourcePatientInfo | None = ...,
         reference_ids: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
         submission_set: _builtins.str = ...,
+        entry_id: _builtins.str = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+        relationships: _abc.Iterable[Global___Relationship] | None = ...,
+        replaced_by: _builtins.str = ...,
+        folders: _abc.Iterable[_builtins.str] | None = ...,
+        findings: _abc.Iterable[Global___ContentFinding.ValueType] | None = ...,
+        on_demand: _builtins.bool = ...,
+        set_id: _builtins.str = ...,
+        set_version: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["class_code", b"class_code", "create_time", b"create_time", "facility_type", b"facility_type", "format_code", b"format_code", "legal_authenticator", b"legal_authenticator", "practice_setting", b"practice_setting", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "submit_time", b"submit_time", "type_code", b"type_code"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "class_code", b"class_code", "create_time", b"create_time", "facility_type", b"facility_type", "format_code", b"format_code", "legal_authenticator", b"legal_authenticator", "practice_setting", b"practice_setting", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "submit_time", b"submit_time", "type_code", b"type_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "class_code", b"class_code", "comments", b"comments", "confidentiality", b"confidentiality", "create_time", b"create_time", "event_codes", b"event_codes", "facility_type", b"facility_type", "format_code", b"format_code", "hash", b"hash", "language", b"language", "legal_authenticator", b"legal_authenticator", "logical_id", b"logical_id", "mime_type", b"mime_type", "name", b"name", "practice_setting", b"practice_setting", "reference_ids", b"reference_ids", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "size", b"size", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "status", b"status", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_code", b"type_code", "unique_id", b"unique_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "change_time", b"change_time", "class_code", b"class_code", "comments", b"comments", "confidentiality", b"confidentiality", "create_time", b"create_time", "entry_id", b"entry_id", "event_codes", b"event_codes", "facility_type", b"facility_type", "findings", b"findings", "folders", b"folders", "format_code", b"format_code", "hash", b"hash", "language", b"language", "legal_authenticator", b"legal_authenticator", "logical_id", b"logical_id", "mime_type", b"mime_type", "name", b"name", "on_demand", b"on_demand", "practice_setting", b"practice_setting", "reference_ids", b"reference_ids", "relationships", b"relationships", "replaced_by", b"replaced_by", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "set_id", b"set_id", "set_version", b"set_version", "size", b"size", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "status", b"status", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_code", b"type_code", "unique_id", b"unique_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,6 +574,8 @@ class SubmissionSet(_message.Message):
     AUTHOR_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     SUBMIT_TIME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    COMMENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `dossiers/{dossier}/submissionSets/{submission_set}`; set by the service."""
     unique_id: _builtins.str
@@ -284,6 +584,10 @@ class SubmissionSet(_message.Message):
     """source_id is the OID of the producing system."""
     title: _builtins.str
     """title of the set."""
+    status: Global___DocumentStatus.ValueType
+    """status is approved for as long as the set stands."""
+    comments: _builtins.str
+    """comments are the producer's."""
     @_builtins.property
     def content_type(self) -> _coding_pb2.Coding:
         """content_type is the act that led to the submission."""
@@ -306,14 +610,70 @@ class SubmissionSet(_message.Message):
         author: _coding_pb2.Author | None = ...,
         title: _builtins.str = ...,
         submit_time: _timestamp_pb2.Timestamp | None = ...,
+        status: Global___DocumentStatus.ValueType = ...,
+        comments: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "content_type", b"content_type", "submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "content_type", b"content_type", "name", b"name", "source_id", b"source_id", "submit_time", b"submit_time", "title", b"title", "unique_id", b"unique_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "comments", b"comments", "content_type", b"content_type", "name", b"name", "source_id", b"source_id", "status", b"status", "submit_time", b"submit_time", "title", b"title", "unique_id", b"unique_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmissionSet: _TypeAlias = SubmissionSet  # noqa: Y015
+
+@_typing.final
+class Folder(_message.Message):
+    """Folder groups documents of a dossier, such as those of an episode of care."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UNIQUE_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    COMMENTS_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SUBMISSION_SET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/folders/{folder}`; set by the service."""
+    unique_id: _builtins.str
+    """unique_id is the producer's identifier of the folder."""
+    title: _builtins.str
+    """title of the folder."""
+    comments: _builtins.str
+    """comments are the producer's."""
+    status: Global___DocumentStatus.ValueType
+    """status is approved for as long as the folder stands."""
+    submission_set: _builtins.str
+    """submission_set is the name of the set that made it."""
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Coding]:
+        """codes say what the folder is for."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """update_time is when a document was last put into it; set by the service."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        unique_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        comments: _builtins.str = ...,
+        codes: _abc.Iterable[_coding_pb2.Coding] | None = ...,
+        status: Global___DocumentStatus.ValueType = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        submission_set: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "comments", b"comments", "name", b"name", "status", b"status", "submission_set", b"submission_set", "title", b"title", "unique_id", b"unique_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Folder: _TypeAlias = Folder  # noqa: Y015
 
 @_typing.final
 class SubmittedDocument(_message.Message):
@@ -323,8 +683,13 @@ class SubmittedDocument(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    RELATIONSHIPS_FIELD_NUMBER: _builtins.int
+    FOLDERS_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    """content is the document's very bytes."""
+    """content is the document's very bytes; empty when `upload` is given."""
+    upload: _builtins.str
+    """upload is the name of a complete upload that holds the bytes instead: `dossiers/{dossier}/uploads/{upload}`."""
     @_builtins.property
     def document(self) -> Global___Document:
         """document is its metadata. What a CDA's header says may be left out and is then
@@ -332,15 +697,28 @@ class SubmittedDocument(_message.Message):
         submit_time are the service's own.
         """
 
+    @_builtins.property
+    def relationships(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relationship]:
+        """relationships are what it is to other documents of the dossier. A CDA's own relatedDocument counts without
+        being repeated here.
+        """
+
+    @_builtins.property
+    def folders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """folders are the folders to put it into: names of existing ones, or unique ids of those of this submission."""
+
     def __init__(
         self,
         *,
         document: Global___Document | None = ...,
         content: _builtins.bytes = ...,
+        upload: _builtins.str = ...,
+        relationships: _abc.Iterable[Global___Relationship] | None = ...,
+        folders: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "folders", b"folders", "relationships", b"relationships", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,6 +734,7 @@ class SubmitDocumentsRequest(_message.Message):
     SUBMISSION_SET_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FOLDERS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     request_id: _builtins.str
@@ -368,6 +747,10 @@ class SubmitDocumentsRequest(_message.Message):
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmittedDocument]:
         """documents are the documents, at least one."""
 
+    @_builtins.property
+    def folders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Folder]:
+        """folders are new folders."""
+
     def __init__(
         self,
         *,
@@ -375,10 +758,11 @@ class SubmitDocumentsRequest(_message.Message):
         submission_set: Global___SubmissionSet | None = ...,
         documents: _abc.Iterable[Global___SubmittedDocument] | None = ...,
         request_id: _builtins.str = ...,
+        folders: _abc.Iterable[Global___Folder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["submission_set", b"submission_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "parent", b"parent", "request_id", b"request_id", "submission_set", b"submission_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "folders", b"folders", "parent", b"parent", "request_id", b"request_id", "submission_set", b"submission_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,6 +776,7 @@ class SubmitDocumentsResponse(_message.Message):
 
     SUBMISSION_SET_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    FOLDERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def submission_set(self) -> Global___SubmissionSet:
         """submission_set is the set."""
@@ -400,15 +785,20 @@ class SubmitDocumentsResponse(_message.Message):
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
         """documents are its documents, in the order of the request."""
 
+    @_builtins.property
+    def folders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Folder]:
+        """folders are the new folders, in the order of the request."""
+
     def __init__(
         self,
         *,
         submission_set: Global___SubmissionSet | None = ...,
         documents: _abc.Iterable[Global___Document] | None = ...,
+        folders: _abc.Iterable[Global___Folder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["submission_set", b"submission_set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "submission_set", b"submission_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "folders", b"folders", "submission_set", b"submission_set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -461,6 +851,22 @@ class SearchDocumentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FORMAT_CODES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    SERVICE_STOP_TIME_FIELD_NUMBER: _builtins.int
+    FACILITY_TYPES_FIELD_NUMBER: _builtins.int
+    PRACTICE_SETTINGS_FIELD_NUMBER: _builtins.int
+    CONFIDENTIALITY_CODES_FIELD_NUMBER: _builtins.int
+    EVENT_CODES_FIELD_NUMBER: _builtins.int
+    AUTHORS_FIELD_NUMBER: _builtins.int
+    REFERENCE_IDS_FIELD_NUMBER: _builtins.int
+    UNIQUE_IDS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    RELATED_TO_FIELD_NUMBER: _builtins.int
+    RELATIONSHIP_TYPES_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    SUBMISSION_SET_FIELD_NUMBER: _builtins.int
+    AUTHOR_INSTITUTIONS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     unique_id: _builtins.str
@@ -469,6 +875,18 @@ class SearchDocumentsRequest(_message.Message):
     """page_size is how many at most; 0 for 20; at most 200."""
     page_token: _builtins.str
     """page_token continues a search; it is bound to the dossier, the criteria and the caller."""
+    order: Global___DocumentOrder.ValueType
+    """order of the documents."""
+    folder: _builtins.str
+    """folder that holds them, by name; empty for any."""
+    related_to: _builtins.str
+    """related_to is the name of a document that they replace, complete or transform; empty for any."""
+    title: _builtins.str
+    """title holds words, each of which a word of the title must be or begin with, whatever their case and accents;
+    words shorter than three letters are not looked for unless they are the whole word.
+    """
+    submission_set: _builtins.str
+    """submission_set that brought them, by name; empty for any."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___DocumentStatus.ValueType]:
         """statuses wanted; empty for approved ones."""
@@ -497,6 +915,50 @@ class SearchDocumentsRequest(_message.Message):
     def format_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """format_codes wanted; empty for any."""
 
+    @_builtins.property
+    def service_stop_time(self) -> Global___TimeRange:
+        """service_stop_time bounds when the act ended; one without an end ended when it began."""
+
+    @_builtins.property
+    def facility_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """facility_types wanted; empty for any."""
+
+    @_builtins.property
+    def practice_settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """practice_settings wanted; empty for any."""
+
+    @_builtins.property
+    def confidentiality_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """confidentiality_codes wanted, levels (N, R, V) or visibility flags; a document with one of them matches."""
+
+    @_builtins.property
+    def event_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """event_codes wanted; a document with one of them matches."""
+
+    @_builtins.property
+    def authors(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """authors wanted, by identifier; a document by one of them matches."""
+
+    @_builtins.property
+    def reference_ids(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """reference_ids wanted; a document with one of them matches."""
+
+    @_builtins.property
+    def unique_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """unique_ids wanted, besides unique_id; empty for any."""
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """documents wanted, by name or entryUUID; empty for any."""
+
+    @_builtins.property
+    def relationship_types(self) -> _containers.RepeatedScalarFieldContainer[Global___RelationshipType.ValueType]:
+        """relationship_types narrows related_to; alone, documents with such a relation match."""
+
+    @_builtins.property
+    def author_institutions(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """author_institutions wanted, by identifier of the structure where an author acts."""
+
     def __init__(
         self,
         *,
@@ -511,10 +973,26 @@ class SearchDocumentsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         format_codes: _abc.Iterable[_builtins.str] | None = ...,
+        order: Global___DocumentOrder.ValueType = ...,
+        service_stop_time: Global___TimeRange | None = ...,
+        facility_types: _abc.Iterable[_builtins.str] | None = ...,
+        practice_settings: _abc.Iterable[_builtins.str] | None = ...,
+        confidentiality_codes: _abc.Iterable[_builtins.str] | None = ...,
+        event_codes: _abc.Iterable[_builtins.str] | None = ...,
+        authors: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        reference_ids: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        unique_ids: _abc.Iterable[_builtins.str] | None = ...,
+        documents: _abc.Iterable[_builtins.str] | None = ...,
+        folder: _builtins.str = ...,
+        related_to: _builtins.str = ...,
+        relationship_types: _abc.Iterable[Global___RelationshipType.ValueType] | None = ...,
+        title: _builtins.str = ...,
+        submission_set: _builtins.str = ...,
+        author_institutions: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "service_time", b"service_time", "submit_time", b"submit_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_codes", b"class_codes", "create_time", b"create_time", "format_codes", b"format_codes", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "service_time", b"service_time", "statuses", b"statuses", "submit_time", b"submit_time", "type_codes", b"type_codes", "unique_id", b"unique_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_institutions", b"author_institutions", "authors", b"authors", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,7 +1013,7 @@ class SearchDocumentsResponse(_message.Message):
     """total_size is how many match and may be known of, over all pages."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
-        """documents are newest submission first."""
+        """documents are in the order asked for."""
 
     def __init__(
         self,
@@ -605,16 +1083,20 @@ class ReadDocumentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ACCEPT_ZSTD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `dossiers/{dossier}/documents/{document}`."""
+    accept_zstd: _builtins.bool
+    """accept_zstd lets the service send the content's zstd frame as it is stored."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        accept_zstd: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_zstd", b"accept_zstd", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -628,8 +1110,11 @@ class ReadDocumentResponse(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """chunk is the next bytes of the content."""
+    encoding: Global___ContentEncoding.ValueType
+    """encoding is that of the chunks; said once, with the head."""
     @_builtins.property
     def document(self) -> Global___Document:
         """document is the metadata."""
@@ -639,13 +1124,1226 @@ class ReadDocumentResponse(_message.Message):
         *,
         document: Global___Document | None = ...,
         chunk: _builtins.bytes = ...,
+        encoding: Global___ContentEncoding.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document", b"document", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document", b"document", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "document", b"document", "encoding", b"encoding", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["document", "chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___ReadDocumentResponse: _TypeAlias = ReadDocumentResponse  # noqa: Y015
+
+@_typing.final
+class CreateUploadRequest(_message.Message):
+    """CreateUploadRequest asks to begin an upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    size: _builtins.int
+    """size is how many bytes will be written."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        size: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateUploadRequest: _TypeAlias = CreateUploadRequest  # noqa: Y015
+
+@_typing.final
+class CreateUploadResponse(_message.Message):
+    """CreateUploadResponse holds the upload; the same one for the same request_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """upload that was begun."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateUploadResponse: _TypeAlias = CreateUploadResponse  # noqa: Y015
+
+@_typing.final
+class Upload(_message.Message):
+    """Upload is a content on its way in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/uploads/{upload}`."""
+    size: _builtins.int
+    """size is how many bytes it will have."""
+    written: _builtins.int
+    """written is how many of them are durable, from the first on."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """expire_time is when it is swept if it has not been submitted."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size: _builtins.int = ...,
+        written: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "name", b"name", "size", b"size", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upload: _TypeAlias = Upload  # noqa: Y015
+
+@_typing.final
+class WriteUploadRequest(_message.Message):
+    """WriteUploadRequest holds a chunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/uploads/{upload}`."""
+    offset: _builtins.int
+    """offset is where the chunk begins."""
+    chunk: _builtins.bytes
+    """chunk holds the bytes, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "name", b"name", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteUploadRequest: _TypeAlias = WriteUploadRequest  # noqa: Y015
+
+@_typing.final
+class WriteUploadResponse(_message.Message):
+    """WriteUploadResponse says how far the upload is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """upload as it is now."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteUploadResponse: _TypeAlias = WriteUploadResponse  # noqa: Y015
+
+@_typing.final
+class GetUploadRequest(_message.Message):
+    """GetUploadRequest asks how far an upload is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/uploads/{upload}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadRequest: _TypeAlias = GetUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetUploadResponse(_message.Message):
+    """GetUploadResponse says how far the upload is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """upload as it is now."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadResponse: _TypeAlias = GetUploadResponse  # noqa: Y015
+
+@_typing.final
+class ChangeDocumentRequest(_message.Message):
+    """ChangeDocumentRequest asks for one change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_STATUS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/documents/{document}`."""
+    change: Global___DocumentChange.ValueType
+    """change to make."""
+    expected_version: _builtins.int
+    """expected_version, when not 0, is the metadata version that the document must have."""
+    expected_status: Global___DocumentStatus.ValueType
+    """expected_status, when set, is the status that the document must have."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        change: Global___DocumentChange.ValueType = ...,
+        expected_version: _builtins.int = ...,
+        expected_status: Global___DocumentStatus.ValueType = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "expected_status", b"expected_status", "expected_version", b"expected_version", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDocumentRequest: _TypeAlias = ChangeDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ChangeDocumentResponse(_message.Message):
+    """ChangeDocumentResponse holds the document as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """document in its new metadata version; of a deleted one only names, version and status."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeDocumentResponse: _TypeAlias = ChangeDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentVersionsRequest(_message.Message):
+    """ListDocumentVersionsRequest asks for the metadata versions of a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/documents/{document}`."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 20; at most 200."""
+    page_token: _builtins.str
+    """page_token continues; it is bound to the dossier, the criteria and the caller."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentVersionsRequest: _TypeAlias = ListDocumentVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentVersionsResponse(_message.Message):
+    """ListDocumentVersionsResponse holds a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentVersion]:
+        """versions are newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___DocumentVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentVersionsResponse: _TypeAlias = ListDocumentVersionsResponse  # noqa: Y015
+
+@_typing.final
+class DocumentVersion(_message.Message):
+    """DocumentVersion is a document's metadata as they were."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    change: Global___DocumentChange.ValueType
+    """change that made the version."""
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """document in that version."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is when the next version took its place; absent for the current one."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+        change: Global___DocumentChange.ValueType = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "document", b"document", "end_time", b"end_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentVersion: _TypeAlias = DocumentVersion  # noqa: Y015
+
+@_typing.final
+class ListSubmissionSetsRequest(_message.Message):
+    """ListSubmissionSetsRequest asks for submission sets. All criteria given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SUBMIT_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPES_FIELD_NUMBER: _builtins.int
+    AUTHORS_FIELD_NUMBER: _builtins.int
+    UNIQUE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AUTHOR_INSTITUTIONS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    source_id: _builtins.str
+    """source_id of the producing system; empty for any."""
+    unique_id: _builtins.str
+    """unique_id of the set; empty for any."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 20; at most 200."""
+    page_token: _builtins.str
+    """page_token continues; it is bound to the dossier, the criteria and the caller."""
+    @_builtins.property
+    def submit_time(self) -> Global___TimeRange:
+        """submit_time bounds when they were submitted."""
+
+    @_builtins.property
+    def content_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """content_types wanted; empty for any."""
+
+    @_builtins.property
+    def authors(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """authors wanted, by identifier; empty for any."""
+
+    @_builtins.property
+    def author_institutions(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """author_institutions wanted, by identifier; empty for any."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        submit_time: Global___TimeRange | None = ...,
+        source_id: _builtins.str = ...,
+        content_types: _abc.Iterable[_builtins.str] | None = ...,
+        authors: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        unique_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        author_institutions: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["submit_time", b"submit_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_institutions", b"author_institutions", "authors", b"authors", "content_types", b"content_types", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "source_id", b"source_id", "submit_time", b"submit_time", "unique_id", b"unique_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubmissionSetsRequest: _TypeAlias = ListSubmissionSetsRequest  # noqa: Y015
+
+@_typing.final
+class ListSubmissionSetsResponse(_message.Message):
+    """ListSubmissionSetsResponse holds a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBMISSION_SETS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    total_size: _builtins.int
+    """total_size is how many match and may be known of, over all pages."""
+    @_builtins.property
+    def submission_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmissionSet]:
+        """submission_sets are newest first."""
+
+    def __init__(
+        self,
+        *,
+        submission_sets: _abc.Iterable[Global___SubmissionSet] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "submission_sets", b"submission_sets", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubmissionSetsResponse: _TypeAlias = ListSubmissionSetsResponse  # noqa: Y015
+
+@_typing.final
+class GetSubmissionSetRequest(_message.Message):
+    """GetSubmissionSetRequest asks for a submission set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/submissionSets/{submission_set}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSubmissionSetRequest: _TypeAlias = GetSubmissionSetRequest  # noqa: Y015
+
+@_typing.final
+class GetSubmissionSetResponse(_message.Message):
+    """GetSubmissionSetResponse holds a submission set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBMISSION_SET_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def submission_set(self) -> Global___SubmissionSet:
+        """submission_set asked for."""
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """documents are those of the set that the caller may know of."""
+
+    def __init__(
+        self,
+        *,
+        submission_set: Global___SubmissionSet | None = ...,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["submission_set", b"submission_set"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "submission_set", b"submission_set"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSubmissionSetResponse: _TypeAlias = GetSubmissionSetResponse  # noqa: Y015
+
+@_typing.final
+class ListFoldersRequest(_message.Message):
+    """ListFoldersRequest asks for folders. All criteria given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    UNIQUE_ID_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    unique_id: _builtins.str
+    """unique_id of the folder; empty for any."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 20; at most 200."""
+    page_token: _builtins.str
+    """page_token continues; it is bound to the dossier, the criteria and the caller."""
+    folder: _builtins.str
+    """folder by name; empty for any."""
+    @_builtins.property
+    def update_time(self) -> Global___TimeRange:
+        """update_time bounds when a document was last put into them."""
+
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """codes wanted; empty for any."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        update_time: Global___TimeRange | None = ...,
+        unique_id: _builtins.str = ...,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        folder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "folder", b"folder", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "unique_id", b"unique_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFoldersRequest: _TypeAlias = ListFoldersRequest  # noqa: Y015
+
+@_typing.final
+class ListFoldersResponse(_message.Message):
+    """ListFoldersResponse holds a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    total_size: _builtins.int
+    """total_size is how many match and may be known of, over all pages."""
+    @_builtins.property
+    def folders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Folder]:
+        """folders are newest change first."""
+
+    def __init__(
+        self,
+        *,
+        folders: _abc.Iterable[Global___Folder] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folders", b"folders", "next_page_token", b"next_page_token", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFoldersResponse: _TypeAlias = ListFoldersResponse  # noqa: Y015
+
+@_typing.final
+class GetFirstOpeningRequest(_message.Message):
+    """GetFirstOpeningRequest asks for what a first opening shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 1000; at most 2000."""
+    page_token: _builtins.str
+    """page_token continues; it is bound to the dossier, the criteria and the caller."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFirstOpeningRequest: _TypeAlias = GetFirstOpeningRequest  # noqa: Y015
+
+@_typing.final
+class GetFirstOpeningResponse(_message.Message):
+    """GetFirstOpeningResponse holds what a first opening shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    total_size: _builtins.int
+    """total_size is how many there are and may be known of, over all pages."""
+    cursor: _builtins.str
+    """cursor from which ListChanges and WatchChanges go on without missing anything; the same on every page."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """documents are newest submission first."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "documents", b"documents", "next_page_token", b"next_page_token", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFirstOpeningResponse: _TypeAlias = GetFirstOpeningResponse  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """Change is something that happened to a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    change: Global___DocumentChange.ValueType
+    """change that happened."""
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """change_time is when."""
+
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """document as it is now."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___DocumentChange.ValueType = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+        document: Global___Document | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "change_time", b"change_time", "document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class ListChangesRequest(_message.Message):
+    """ListChangesRequest asks for what happened since a cursor or a time; since ever without either."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    cursor: _builtins.str
+    """cursor of an earlier answer; bound to the dossier."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 20; at most 200."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """since_time bounds when it happened, inclusive, when there is no cursor."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "page_size", b"page_size", "parent", b"parent", "since_time", b"since_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChangesRequest: _TypeAlias = ListChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListChangesResponse(_message.Message):
+    """ListChangesResponse holds a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """cursor to give next time: after the last change of this page, or where there is nothing more."""
+    total_size: _builtins.int
+    """total_size is how many changes there are after the cursor given, these included."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """changes are oldest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+        cursor: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cursor", b"cursor", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChangesResponse: _TypeAlias = ListChangesResponse  # noqa: Y015
+
+@_typing.final
+class WatchChangesRequest(_message.Message):
+    """WatchChangesRequest asks to be told what happens from a cursor on; from now on without one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    cursor: _builtins.str
+    """cursor of an earlier answer."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchChangesRequest: _TypeAlias = WatchChangesRequest  # noqa: Y015
+
+@_typing.final
+class WatchChangesResponse(_message.Message):
+    """WatchChangesResponse is a part of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """cursor after them."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """changes are oldest first; empty to say that the stream lives."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchChangesResponse: _TypeAlias = WatchChangesResponse  # noqa: Y015
+
+@_typing.final
+class ResolveUniqueIdRequest(_message.Message):
+    """ResolveUniqueIdRequest asks for the technical id of a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    UNIQUE_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`; empty to look through all dossiers."""
+    unique_id: _builtins.str
+    """unique_id is the producer's identifier."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        unique_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "unique_id", b"unique_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveUniqueIdRequest: _TypeAlias = ResolveUniqueIdRequest  # noqa: Y015
+
+@_typing.final
+class ResolveUniqueIdResponse(_message.Message):
+    """ResolveUniqueIdResponse holds what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentReference]:
+        """documents found; more than one when several dossiers hold the uniqueId."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___DocumentReference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveUniqueIdResponse: _TypeAlias = ResolveUniqueIdResponse  # noqa: Y015
+
+@_typing.final
+class DocumentReference(_message.Message):
+    """DocumentReference is what a feeder may know of a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}/documents/{document}`."""
+    entry_id: _builtins.str
+    """entry_id is the entryUUID of its current metadata version."""
+    version: _builtins.int
+    """version is its current metadata version."""
+    status: Global___DocumentStatus.ValueType
+    """status is where it is in its life."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        entry_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        status: Global___DocumentStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "name", b"name", "status", b"status", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentReference: _TypeAlias = DocumentReference  # noqa: Y015
+
+@_typing.final
+class DestroyDossierRequest(_message.Message):
+    """DestroyDossierRequest asks to destroy what this service keeps of a dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    health_id: _builtins.int
+    """health_id of the dossier."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        health_id: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_id", b"health_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyDossierRequest: _TypeAlias = DestroyDossierRequest  # noqa: Y015
+
+@_typing.final
+class DestroyDossierResponse(_message.Message):
+    """DestroyDossierResponse says that it is destroyed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTROY_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def destroy_time(self) -> _timestamp_pb2.Timestamp:
+        """destroy_time is when its key was destroyed."""
+
+    def __init__(
+        self,
+        *,
+        destroy_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_time", b"destroy_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyDossierResponse: _TypeAlias = DestroyDossierResponse  # noqa: Y015
+
+@_typing.final
+class VerifyContentsRequest(_message.Message):
+    """VerifyContentsRequest asks to check a slice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SAMPLE_PER_MILLE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """page_token is the next_page_token of the slice before; empty to begin."""
+    sample_per_mille: _builtins.int
+    """sample_per_mille is how many of a thousand documents to check, chosen at random; 0 for all of them."""
+    limit: _builtins.int
+    """limit is how many documents the slice looks at; 0 for 200."""
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}` to check one dossier only."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+        sample_per_mille: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token", "parent", b"parent", "sample_per_mille", b"sample_per_mille"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyContentsRequest: _TypeAlias = VerifyContentsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyContentsResponse(_message.Message):
+    """VerifyContentsResponse says what the slice showed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    checked: _builtins.int
+    """checked is how many documents were checked."""
+    bytes: _builtins.int
+    """bytes is how many bytes of content were opened."""
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentFault]:
+        """faults are what is wrong."""
+
+    def __init__(
+        self,
+        *,
+        checked: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        faults: _abc.Iterable[Global___ContentFault] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "checked", b"checked", "faults", b"faults", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyContentsResponse: _TypeAlias = VerifyContentsResponse  # noqa: Y015
+
+@_typing.final
+class ContentFault(_message.Message):
+    """ContentFault is something stored that is not as it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """document concerned: `dossiers/{dossier}/documents/{document}`."""
+    kind: Global___ContentFaultKind.ValueType
+    """kind of fault."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+        kind: Global___ContentFaultKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentFault: _TypeAlias = ContentFault  # noqa: Y015
+
+@_typing.final
+class SweepContentsRequest(_message.Message):
+    """SweepContentsRequest asks to sweep a slice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """page_token is the next_page_token of the slice before; empty to begin."""
+    limit: _builtins.int
+    """limit is how many things the slice looks at; 0 for 500."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SweepContentsRequest: _TypeAlias = SweepContentsRequest  # noqa: Y015
+
+@_typing.final
+class SweepContentsResponse(_message.Message):
+    """SweepContentsResponse says what the slice removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    UPLOADS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    looked_at: _builtins.int
+    """looked_at is how many things the slice looked at."""
+    contents: _builtins.int
+    """contents removed that no living document has."""
+    objects: _builtins.int
+    """objects removed from the object store that belong to no content."""
+    uploads: _builtins.int
+    """uploads removed that were never submitted."""
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    def __init__(
+        self,
+        *,
+        looked_at: _builtins.int = ...,
+        contents: _builtins.int = ...,
+        objects: _builtins.int = ...,
+        uploads: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "looked_at", b"looked_at", "next_page_token", b"next_page_token", "objects", b"objects", "uploads", b"uploads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SweepContentsResponse: _TypeAlias = SweepContentsResponse  # noqa: Y015
+
+@_typing.final
+class MoveContentsRequest(_message.Message):
+    """MoveContentsRequest asks to move a slice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TO_OBJECT_STORE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """page_token is the next_page_token of the slice before; empty to begin."""
+    to_object_store: _builtins.bool
+    """to_object_store says where to: the object store that is configured, else the database."""
+    limit: _builtins.int
+    """limit is how many contents the slice looks at; 0 for 100."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+        to_object_store: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token", "request_id", b"request_id", "to_object_store", b"to_object_store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveContentsRequest: _TypeAlias = MoveContentsRequest  # noqa: Y015
+
+@_typing.final
+class MoveContentsResponse(_message.Message):
+    """MoveContentsResponse says what the slice moved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    moved: _builtins.int
+    """moved is how many contents were moved."""
+    bytes: _builtins.int
+    """bytes is how many bytes they have, sealed."""
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    def __init__(
+        self,
+        *,
+        moved: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "moved", b"moved", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveContentsResponse: _TypeAlias = MoveContentsResponse  # noqa: Y015
+
+@_typing.final
+class RewrapKeysRequest(_message.Message):
+    """RewrapKeysRequest asks to wrap a slice of keys anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """page_token is the next_page_token of the slice before; empty to begin."""
+    limit: _builtins.int
+    """limit is how many keys the slice looks at; 0 for 500."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewrapKeysRequest: _TypeAlias = RewrapKeysRequest  # noqa: Y015
+
+@_typing.final
+class RewrapKeysResponse(_message.Message):
+    """RewrapKeysResponse says what the slice wrapped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWRAPPED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    rewrapped: _builtins.int
+    """rewrapped is how many keys were wrapped anew."""
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    def __init__(
+        self,
+        *,
+        rewrapped: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rewrapped", b"rewrapped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewrapKeysResponse: _TypeAlias = RewrapKeysResponse  # noqa: Y015

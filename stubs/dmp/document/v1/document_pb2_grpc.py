@@ -55,6 +55,91 @@ class DocumentServiceStub(object):
                 request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ReadDocumentRequest.SerializeToString,
                 response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ReadDocumentResponse.FromString,
                 _registered_method=True)
+        self.CreateUpload = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/CreateUpload',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.CreateUploadRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.CreateUploadResponse.FromString,
+                _registered_method=True)
+        self.WriteUpload = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/WriteUpload',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadResponse.FromString,
+                _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/GetUpload',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
+        self.ListDocumentVersions = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ListDocumentVersions',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListDocumentVersionsRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListDocumentVersionsResponse.FromString,
+                _registered_method=True)
+        self.ChangeDocument = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ChangeDocument',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ChangeDocumentRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ChangeDocumentResponse.FromString,
+                _registered_method=True)
+        self.ListSubmissionSets = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ListSubmissionSets',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListSubmissionSetsRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListSubmissionSetsResponse.FromString,
+                _registered_method=True)
+        self.GetSubmissionSet = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/GetSubmissionSet',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetSubmissionSetRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.GetSubmissionSetResponse.FromString,
+                _registered_method=True)
+        self.ListFolders = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ListFolders',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListFoldersRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListFoldersResponse.FromString,
+                _registered_method=True)
+        self.GetFirstOpening = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/GetFirstOpening',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetFirstOpeningRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.GetFirstOpeningResponse.FromString,
+                _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ListChanges',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
+        self.WatchChanges = channel.unary_stream(
+                '/dmp.document.v1.DocumentService/WatchChanges',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesResponse.FromString,
+                _registered_method=True)
+        self.ResolveUniqueId = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ResolveUniqueId',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdResponse.FromString,
+                _registered_method=True)
+        self.DestroyDossier = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/DestroyDossier',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.DestroyDossierRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.DestroyDossierResponse.FromString,
+                _registered_method=True)
+        self.VerifyContents = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/VerifyContents',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.VerifyContentsRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.VerifyContentsResponse.FromString,
+                _registered_method=True)
+        self.SweepContents = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/SweepContents',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.SweepContentsRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.SweepContentsResponse.FromString,
+                _registered_method=True)
+        self.MoveContents = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/MoveContents',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.MoveContentsRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.MoveContentsResponse.FromString,
+                _registered_method=True)
+        self.RewrapKeys = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/RewrapKeys',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.RewrapKeysRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.RewrapKeysResponse.FromString,
+                _registered_method=True)
 
 
 class DocumentServiceServicer(object):
@@ -62,7 +147,8 @@ class DocumentServiceServicer(object):
     """
 
     def SubmitDocuments(self, request, context):
-        """SubmitDocuments adds a submission set with its documents, all or nothing (TD2.1, TD2.2).
+        """SubmitDocuments adds a submission set with its documents and folders, all or nothing (TD2.1, TD2.2).
+        A document may replace, complete or transform others of the dossier.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +156,7 @@ class DocumentServiceServicer(object):
 
     def SearchDocuments(self, request, context):
         """SearchDocuments lists the documents that match and that the caller may know of,
-        newest submission first, with their exact total (TD3.1).
+        in the order asked for, with their exact total (TD3.1). Each page is authorised and recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +172,150 @@ class DocumentServiceServicer(object):
 
     def ReadDocument(self, request, context):
         """ReadDocument streams a document's content (TD3.2): first its metadata, then the
-        very bytes that were submitted, in chunks of at most 64 KiB.
+        very bytes that were submitted, in chunks of at most 64 KiB; or, to those who
+        accept it, their zstd frame as it is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateUpload(self, request, context):
+        """CreateUpload begins the upload of a content that is too large for one message, or that must survive a
+        broken connection: declare its size, write it in chunks, submit it by its name. Nobody sees it before. An
+        upload that is not submitted within a day is swept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteUpload(self, request, context):
+        """WriteUpload adds the next chunk of an upload, of at most 1 MiB, at the offset where the last one ended.
+        A chunk written before is accepted again and changes nothing, so a lost answer is repeated; what does not
+        follow is UPLOAD_OUT_OF_STEP, and GetUpload says where to go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """GetUpload says how many bytes of an upload are durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocumentVersions(self, request, context):
+        """ListDocumentVersions lists the metadata versions of a document, newest first: what changed, when. Who
+        changed it is in the trail. DOCUMENT_NOT_FOUND as for GetDocument.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeDocument(self, request, context):
+        """ChangeDocument changes a document's visibility or status (TD3.3 a to d) and gives it a new metadata version.
+        Refused, with nothing changed, when `expected_version` or `expected_status` does not hold (CONCURRENT_CHANGE),
+        when the change cannot be made from there (CHANGE_NOT_APPLICABLE), or by the rights (RIGHT_DENIED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSubmissionSets(self, request, context):
+        """ListSubmissionSets lists the submission sets of a dossier that hold a document the caller may know of, newest
+        first, with their exact total (ITI-66).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSubmissionSet(self, request, context):
+        """GetSubmissionSet gives a submission set and those of its documents that the caller may know of; absent when
+        there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFolders(self, request, context):
+        """ListFolders lists the folders of a dossier that hold a document the caller may know of, newest change first,
+        with their exact total (ITI-66).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFirstOpening(self, request, context):
+        """GetFirstOpening gives what a professional's software shows at the first opening of a dossier: every approved
+        document of the last two years that the caller may know of, newest first, in one indexed call, and the cursor
+        from which ListChanges and WatchChanges go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChanges(self, request, context):
+        """ListChanges lists what happened to the documents of a dossier since the caller's last visit: new ones,
+        replacements, changes of metadata, oldest first, with their metadata as they are now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchChanges(self, request, context):
+        """WatchChanges streams what ListChanges lists as it happens. Rights are checked, and the access recorded, anew
+        for each answer. It begins with an empty answer that holds the cursor, and repeats one at least every 30
+        seconds; to resume, give the last cursor received. It ends with a refusal as soon as the caller may no longer
+        enter the dossier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveUniqueId(self, request, context):
+        """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
+        Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
+        just submitted may take some seconds to be found so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DestroyDossier(self, request, context):
+        """DestroyDossier destroys all that this service keeps of a dossier, by law: its key, so that nothing sealed can be
+        opened any more wherever a copy lies, then the rows and objects. Nothing commits to the dossier after. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyContents(self, request, context):
+        """VerifyContents checks a slice of what is stored, whole or a sample: every seal, digest and size, every column
+        against the metadata that it stands for. Ask again with the token until it is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SweepContents(self, request, context):
+        """SweepContents removes a slice of what belongs to nothing any more: contents without a living document,
+        objects without a row, uploads never submitted. Ask again with the token until it is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveContents(self, request, context):
+        """MoveContents moves a slice of the contents to another store while they are served. Ask again with the token
+        until it is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewrapKeys(self, request, context):
+        """RewrapKeys wraps a slice of the dossiers' keys under the keyring's current generation. Ask again with the token
+        until it is empty; a generation under which no key is left may be retired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +343,91 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.ReadDocument,
                     request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ReadDocumentRequest.FromString,
                     response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ReadDocumentResponse.SerializeToString,
+            ),
+            'CreateUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUpload,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.CreateUploadRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.CreateUploadResponse.SerializeToString,
+            ),
+            'WriteUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteUpload,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadResponse.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.GetUploadRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetUploadResponse.SerializeToString,
+            ),
+            'ListDocumentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocumentVersions,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListDocumentVersionsRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListDocumentVersionsResponse.SerializeToString,
+            ),
+            'ChangeDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeDocument,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ChangeDocumentRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ChangeDocumentResponse.SerializeToString,
+            ),
+            'ListSubmissionSets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubmissionSets,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListSubmissionSetsRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListSubmissionSetsResponse.SerializeToString,
+            ),
+            'GetSubmissionSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubmissionSet,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.GetSubmissionSetRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetSubmissionSetResponse.SerializeToString,
+            ),
+            'ListFolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFolders,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListFoldersRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListFoldersResponse.SerializeToString,
+            ),
+            'GetFirstOpening': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFirstOpening,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.GetFirstOpeningRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetFirstOpeningResponse.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListChangesRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'WatchChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchChanges,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesResponse.SerializeToString,
+            ),
+            'ResolveUniqueId': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveUniqueId,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdResponse.SerializeToString,
+            ),
+            'DestroyDossier': grpc.unary_unary_rpc_method_handler(
+                    servicer.DestroyDossier,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.DestroyDossierRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.DestroyDossierResponse.SerializeToString,
+            ),
+            'VerifyContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyContents,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.VerifyContentsRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.VerifyContentsResponse.SerializeToString,
+            ),
+            'SweepContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.SweepContents,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.SweepContentsRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.SweepContentsResponse.SerializeToString,
+            ),
+            'MoveContents': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveContents,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.MoveContentsRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.MoveContentsResponse.SerializeToString,
+            ),
+            'RewrapKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewrapKeys,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.RewrapKeysRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.RewrapKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +539,465 @@ class DocumentService(object):
             '/dmp.document.v1.DocumentService/ReadDocument',
             dmp_dot_document_dot_v1_dot_document__pb2.ReadDocumentRequest.SerializeToString,
             dmp_dot_document_dot_v1_dot_document__pb2.ReadDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/CreateUpload',
+            dmp_dot_document_dot_v1_dot_document__pb2.CreateUploadRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.CreateUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/WriteUpload',
+            dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/GetUpload',
+            dmp_dot_document_dot_v1_dot_document__pb2.GetUploadRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocumentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ListDocumentVersions',
+            dmp_dot_document_dot_v1_dot_document__pb2.ListDocumentVersionsRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ListDocumentVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ChangeDocument',
+            dmp_dot_document_dot_v1_dot_document__pb2.ChangeDocumentRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ChangeDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubmissionSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ListSubmissionSets',
+            dmp_dot_document_dot_v1_dot_document__pb2.ListSubmissionSetsRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ListSubmissionSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubmissionSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/GetSubmissionSet',
+            dmp_dot_document_dot_v1_dot_document__pb2.GetSubmissionSetRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.GetSubmissionSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ListFolders',
+            dmp_dot_document_dot_v1_dot_document__pb2.ListFoldersRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ListFoldersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFirstOpening(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/GetFirstOpening',
+            dmp_dot_document_dot_v1_dot_document__pb2.GetFirstOpeningRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.GetFirstOpeningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ListChanges',
+            dmp_dot_document_dot_v1_dot_document__pb2.ListChangesRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/WatchChanges',
+            dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveUniqueId(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ResolveUniqueId',
+            dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DestroyDossier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/DestroyDossier',
+            dmp_dot_document_dot_v1_dot_document__pb2.DestroyDossierRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.DestroyDossierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/VerifyContents',
+            dmp_dot_document_dot_v1_dot_document__pb2.VerifyContentsRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.VerifyContentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SweepContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/SweepContents',
+            dmp_dot_document_dot_v1_dot_document__pb2.SweepContentsRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.SweepContentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveContents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/MoveContents',
+            dmp_dot_document_dot_v1_dot_document__pb2.MoveContentsRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.MoveContentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewrapKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/RewrapKeys',
+            dmp_dot_document_dot_v1_dot_document__pb2.RewrapKeysRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.RewrapKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,10 +19,12 @@ class DocumentServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.SubmitDocumentsRequest, _document_pb2.SubmitDocumentsResponse]
-    """SubmitDocuments adds a submission set with its documents, all or nothing (TD2.1, TD2.2)."""
+    """SubmitDocuments adds a submission set with its documents and folders, all or nothing (TD2.1, TD2.2).
+    A document may replace, complete or transform others of the dossier.
+    """
     SearchDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.SearchDocumentsRequest, _document_pb2.SearchDocumentsResponse]
     """SearchDocuments lists the documents that match and that the caller may know of,
-    newest submission first, with their exact total (TD3.1).
+    in the order asked for, with their exact total (TD3.1). Each page is authorised and recorded.
     """
     GetDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.GetDocumentRequest, _document_pb2.GetDocumentResponse]
     """GetDocument gives a document's metadata. DOCUMENT_NOT_FOUND for one that the
@@ -30,7 +32,81 @@ class DocumentServiceStub:
     """
     ReadDocument: _aio.UnaryStreamMultiCallable[_document_pb2.ReadDocumentRequest, _document_pb2.ReadDocumentResponse]
     """ReadDocument streams a document's content (TD3.2): first its metadata, then the
-    very bytes that were submitted, in chunks of at most 64 KiB.
+    very bytes that were submitted, in chunks of at most 64 KiB; or, to those who
+    accept it, their zstd frame as it is stored.
+    """
+    CreateUpload: _aio.UnaryUnaryMultiCallable[_document_pb2.CreateUploadRequest, _document_pb2.CreateUploadResponse]
+    """CreateUpload begins the upload of a content that is too large for one message, or that must survive a
+    broken connection: declare its size, write it in chunks, submit it by its name. Nobody sees it before. An
+    upload that is not submitted within a day is swept.
+    """
+    WriteUpload: _aio.UnaryUnaryMultiCallable[_document_pb2.WriteUploadRequest, _document_pb2.WriteUploadResponse]
+    """WriteUpload adds the next chunk of an upload, of at most 1 MiB, at the offset where the last one ended.
+    A chunk written before is accepted again and changes nothing, so a lost answer is repeated; what does not
+    follow is UPLOAD_OUT_OF_STEP, and GetUpload says where to go on.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_document_pb2.GetUploadRequest, _document_pb2.GetUploadResponse]
+    """GetUpload says how many bytes of an upload are durable."""
+    ListDocumentVersions: _aio.UnaryUnaryMultiCallable[_document_pb2.ListDocumentVersionsRequest, _document_pb2.ListDocumentVersionsResponse]
+    """ListDocumentVersions lists the metadata versions of a document, newest first: what changed, when. Who
+    changed it is in the trail. DOCUMENT_NOT_FOUND as for GetDocument.
+    """
+    ChangeDocument: _aio.UnaryUnaryMultiCallable[_document_pb2.ChangeDocumentRequest, _document_pb2.ChangeDocumentResponse]
+    """ChangeDocument changes a document's visibility or status (TD3.3 a to d) and gives it a new metadata version.
+    Refused, with nothing changed, when `expected_version` or `expected_status` does not hold (CONCURRENT_CHANGE),
+    when the change cannot be made from there (CHANGE_NOT_APPLICABLE), or by the rights (RIGHT_DENIED).
+    """
+    ListSubmissionSets: _aio.UnaryUnaryMultiCallable[_document_pb2.ListSubmissionSetsRequest, _document_pb2.ListSubmissionSetsResponse]
+    """ListSubmissionSets lists the submission sets of a dossier that hold a document the caller may know of, newest
+    first, with their exact total (ITI-66).
+    """
+    GetSubmissionSet: _aio.UnaryUnaryMultiCallable[_document_pb2.GetSubmissionSetRequest, _document_pb2.GetSubmissionSetResponse]
+    """GetSubmissionSet gives a submission set and those of its documents that the caller may know of; absent when
+    there is none.
+    """
+    ListFolders: _aio.UnaryUnaryMultiCallable[_document_pb2.ListFoldersRequest, _document_pb2.ListFoldersResponse]
+    """ListFolders lists the folders of a dossier that hold a document the caller may know of, newest change first,
+    with their exact total (ITI-66).
+    """
+    GetFirstOpening: _aio.UnaryUnaryMultiCallable[_document_pb2.GetFirstOpeningRequest, _document_pb2.GetFirstOpeningResponse]
+    """GetFirstOpening gives what a professional's software shows at the first opening of a dossier: every approved
+    document of the last two years that the caller may know of, newest first, in one indexed call, and the cursor
+    from which ListChanges and WatchChanges go on.
+    """
+    ListChanges: _aio.UnaryUnaryMultiCallable[_document_pb2.ListChangesRequest, _document_pb2.ListChangesResponse]
+    """ListChanges lists what happened to the documents of a dossier since the caller's last visit: new ones,
+    replacements, changes of metadata, oldest first, with their metadata as they are now.
+    """
+    WatchChanges: _aio.UnaryStreamMultiCallable[_document_pb2.WatchChangesRequest, _document_pb2.WatchChangesResponse]
+    """WatchChanges streams what ListChanges lists as it happens. Rights are checked, and the access recorded, anew
+    for each answer. It begins with an empty answer that holds the cursor, and repeats one at least every 30
+    seconds; to resume, give the last cursor received. It ends with a refusal as soon as the caller may no longer
+    enter the dossier.
+    """
+    ResolveUniqueId: _aio.UnaryUnaryMultiCallable[_document_pb2.ResolveUniqueIdRequest, _document_pb2.ResolveUniqueIdResponse]
+    """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
+    Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
+    just submitted may take some seconds to be found so.
+    """
+    DestroyDossier: _aio.UnaryUnaryMultiCallable[_document_pb2.DestroyDossierRequest, _document_pb2.DestroyDossierResponse]
+    """DestroyDossier destroys all that this service keeps of a dossier, by law: its key, so that nothing sealed can be
+    opened any more wherever a copy lies, then the rows and objects. Nothing commits to the dossier after. Idempotent.
+    """
+    VerifyContents: _aio.UnaryUnaryMultiCallable[_document_pb2.VerifyContentsRequest, _document_pb2.VerifyContentsResponse]
+    """VerifyContents checks a slice of what is stored, whole or a sample: every seal, digest and size, every column
+    against the metadata that it stands for. Ask again with the token until it is empty.
+    """
+    SweepContents: _aio.UnaryUnaryMultiCallable[_document_pb2.SweepContentsRequest, _document_pb2.SweepContentsResponse]
+    """SweepContents removes a slice of what belongs to nothing any more: contents without a living document,
+    objects without a row, uploads never submitted. Ask again with the token until it is empty.
+    """
+    MoveContents: _aio.UnaryUnaryMultiCallable[_document_pb2.MoveContentsRequest, _document_pb2.MoveContentsResponse]
+    """MoveContents moves a slice of the contents to another store while they are served. Ask again with the token
+    until it is empty.
+    """
+    RewrapKeys: _aio.UnaryUnaryMultiCallable[_document_pb2.RewrapKeysRequest, _document_pb2.RewrapKeysResponse]
+    """RewrapKeys wraps a slice of the dossiers' keys under the keyring's current generation. Ask again with the token
+    until it is empty; a generation under which no key is left may be retired.
     """
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -42,7 +118,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.SubmitDocumentsRequest,
         context: _aio.ServicerContext[_document_pb2.SubmitDocumentsRequest, _abc.Awaitable[_document_pb2.SubmitDocumentsResponse]],
     ) -> _abc.Awaitable[_document_pb2.SubmitDocumentsResponse]:
-        """SubmitDocuments adds a submission set with its documents, all or nothing (TD2.1, TD2.2)."""
+        """SubmitDocuments adds a submission set with its documents and folders, all or nothing (TD2.1, TD2.2).
+        A document may replace, complete or transform others of the dossier.
+        """
 
     @_abc_1.abstractmethod
     def SearchDocuments(
@@ -51,7 +129,7 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_document_pb2.SearchDocumentsRequest, _abc.Awaitable[_document_pb2.SearchDocumentsResponse]],
     ) -> _abc.Awaitable[_document_pb2.SearchDocumentsResponse]:
         """SearchDocuments lists the documents that match and that the caller may know of,
-        newest submission first, with their exact total (TD3.1).
+        in the order asked for, with their exact total (TD3.1). Each page is authorised and recorded.
         """
 
     @_abc_1.abstractmethod
@@ -71,7 +149,183 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_document_pb2.ReadDocumentRequest, _abc.AsyncIterator[_document_pb2.ReadDocumentResponse]],
     ) -> _abc.AsyncIterator[_document_pb2.ReadDocumentResponse]:
         """ReadDocument streams a document's content (TD3.2): first its metadata, then the
-        very bytes that were submitted, in chunks of at most 64 KiB.
+        very bytes that were submitted, in chunks of at most 64 KiB; or, to those who
+        accept it, their zstd frame as it is stored.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateUpload(
+        self,
+        request: _document_pb2.CreateUploadRequest,
+        context: _aio.ServicerContext[_document_pb2.CreateUploadRequest, _abc.Awaitable[_document_pb2.CreateUploadResponse]],
+    ) -> _abc.Awaitable[_document_pb2.CreateUploadResponse]:
+        """CreateUpload begins the upload of a content that is too large for one message, or that must survive a
+        broken connection: declare its size, write it in chunks, submit it by its name. Nobody sees it before. An
+        upload that is not submitted within a day is swept.
+        """
+
+    @_abc_1.abstractmethod
+    def WriteUpload(
+        self,
+        request: _document_pb2.WriteUploadRequest,
+        context: _aio.ServicerContext[_document_pb2.WriteUploadRequest, _abc.Awaitable[_document_pb2.WriteUploadResponse]],
+    ) -> _abc.Awaitable[_document_pb2.WriteUploadResponse]:
+        """WriteUpload adds the next chunk of an upload, of at most 1 MiB, at the offset where the last one ended.
+        A chunk written before is accepted again and changes nothing, so a lost answer is repeated; what does not
+        follow is UPLOAD_OUT_OF_STEP, and GetUpload says where to go on.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _document_pb2.GetUploadRequest,
+        context: _aio.ServicerContext[_document_pb2.GetUploadRequest, _abc.Awaitable[_document_pb2.GetUploadResponse]],
+    ) -> _abc.Awaitable[_document_pb2.GetUploadResponse]:
+        """GetUpload says how many bytes of an upload are durable."""
+
+    @_abc_1.abstractmethod
+    def ListDocumentVersions(
+        self,
+        request: _document_pb2.ListDocumentVersionsRequest,
+        context: _aio.ServicerContext[_document_pb2.ListDocumentVersionsRequest, _abc.Awaitable[_document_pb2.ListDocumentVersionsResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ListDocumentVersionsResponse]:
+        """ListDocumentVersions lists the metadata versions of a document, newest first: what changed, when. Who
+        changed it is in the trail. DOCUMENT_NOT_FOUND as for GetDocument.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangeDocument(
+        self,
+        request: _document_pb2.ChangeDocumentRequest,
+        context: _aio.ServicerContext[_document_pb2.ChangeDocumentRequest, _abc.Awaitable[_document_pb2.ChangeDocumentResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ChangeDocumentResponse]:
+        """ChangeDocument changes a document's visibility or status (TD3.3 a to d) and gives it a new metadata version.
+        Refused, with nothing changed, when `expected_version` or `expected_status` does not hold (CONCURRENT_CHANGE),
+        when the change cannot be made from there (CHANGE_NOT_APPLICABLE), or by the rights (RIGHT_DENIED).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSubmissionSets(
+        self,
+        request: _document_pb2.ListSubmissionSetsRequest,
+        context: _aio.ServicerContext[_document_pb2.ListSubmissionSetsRequest, _abc.Awaitable[_document_pb2.ListSubmissionSetsResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ListSubmissionSetsResponse]:
+        """ListSubmissionSets lists the submission sets of a dossier that hold a document the caller may know of, newest
+        first, with their exact total (ITI-66).
+        """
+
+    @_abc_1.abstractmethod
+    def GetSubmissionSet(
+        self,
+        request: _document_pb2.GetSubmissionSetRequest,
+        context: _aio.ServicerContext[_document_pb2.GetSubmissionSetRequest, _abc.Awaitable[_document_pb2.GetSubmissionSetResponse]],
+    ) -> _abc.Awaitable[_document_pb2.GetSubmissionSetResponse]:
+        """GetSubmissionSet gives a submission set and those of its documents that the caller may know of; absent when
+        there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFolders(
+        self,
+        request: _document_pb2.ListFoldersRequest,
+        context: _aio.ServicerContext[_document_pb2.ListFoldersRequest, _abc.Awaitable[_document_pb2.ListFoldersResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ListFoldersResponse]:
+        """ListFolders lists the folders of a dossier that hold a document the caller may know of, newest change first,
+        with their exact total (ITI-66).
+        """
+
+    @_abc_1.abstractmethod
+    def GetFirstOpening(
+        self,
+        request: _document_pb2.GetFirstOpeningRequest,
+        context: _aio.ServicerContext[_document_pb2.GetFirstOpeningRequest, _abc.Awaitable[_document_pb2.GetFirstOpeningResponse]],
+    ) -> _abc.Awaitable[_document_pb2.GetFirstOpeningResponse]:
+        """GetFirstOpening gives what a professional's software shows at the first opening of a dossier: every approved
+        document of the last two years that the caller may know of, newest first, in one indexed call, and the cursor
+        from which ListChanges and WatchChanges go on.
+        """
+
+    @_abc_1.abstractmethod
+    def ListChanges(
+        self,
+        request: _document_pb2.ListChangesRequest,
+        context: _aio.ServicerContext[_document_pb2.ListChangesRequest, _abc.Awaitable[_document_pb2.ListChangesResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ListChangesResponse]:
+        """ListChanges lists what happened to the documents of a dossier since the caller's last visit: new ones,
+        replacements, changes of metadata, oldest first, with their metadata as they are now.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchChanges(
+        self,
+        request: _document_pb2.WatchChangesRequest,
+        context: _aio.ServicerContext[_document_pb2.WatchChangesRequest, _abc.AsyncIterator[_document_pb2.WatchChangesResponse]],
+    ) -> _abc.AsyncIterator[_document_pb2.WatchChangesResponse]:
+        """WatchChanges streams what ListChanges lists as it happens. Rights are checked, and the access recorded, anew
+        for each answer. It begins with an empty answer that holds the cursor, and repeats one at least every 30
+        seconds; to resume, give the last cursor received. It ends with a refusal as soon as the caller may no longer
+        enter the dossier.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveUniqueId(
+        self,
+        request: _document_pb2.ResolveUniqueIdRequest,
+        context: _aio.ServicerContext[_document_pb2.ResolveUniqueIdRequest, _abc.Awaitable[_document_pb2.ResolveUniqueIdResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ResolveUniqueIdResponse]:
+        """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
+        Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
+        just submitted may take some seconds to be found so.
+        """
+
+    @_abc_1.abstractmethod
+    def DestroyDossier(
+        self,
+        request: _document_pb2.DestroyDossierRequest,
+        context: _aio.ServicerContext[_document_pb2.DestroyDossierRequest, _abc.Awaitable[_document_pb2.DestroyDossierResponse]],
+    ) -> _abc.Awaitable[_document_pb2.DestroyDossierResponse]:
+        """DestroyDossier destroys all that this service keeps of a dossier, by law: its key, so that nothing sealed can be
+        opened any more wherever a copy lies, then the rows and objects. Nothing commits to the dossier after. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyContents(
+        self,
+        request: _document_pb2.VerifyContentsRequest,
+        context: _aio.ServicerContext[_document_pb2.VerifyContentsRequest, _abc.Awaitable[_document_pb2.VerifyContentsResponse]],
+    ) -> _abc.Awaitable[_document_pb2.VerifyContentsResponse]:
+        """VerifyContents checks a slice of what is stored, whole or a sample: every seal, digest and size, every column
+        against the metadata that it stands for. Ask again with the token until it is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def SweepContents(
+        self,
+        request: _document_pb2.SweepContentsRequest,
+        context: _aio.ServicerContext[_document_pb2.SweepContentsRequest, _abc.Awaitable[_document_pb2.SweepContentsResponse]],
+    ) -> _abc.Awaitable[_document_pb2.SweepContentsResponse]:
+        """SweepContents removes a slice of what belongs to nothing any more: contents without a living document,
+        objects without a row, uploads never submitted. Ask again with the token until it is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveContents(
+        self,
+        request: _document_pb2.MoveContentsRequest,
+        context: _aio.ServicerContext[_document_pb2.MoveContentsRequest, _abc.Awaitable[_document_pb2.MoveContentsResponse]],
+    ) -> _abc.Awaitable[_document_pb2.MoveContentsResponse]:
+        """MoveContents moves a slice of the contents to another store while they are served. Ask again with the token
+        until it is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def RewrapKeys(
+        self,
+        request: _document_pb2.RewrapKeysRequest,
+        context: _aio.ServicerContext[_document_pb2.RewrapKeysRequest, _abc.Awaitable[_document_pb2.RewrapKeysResponse]],
+    ) -> _abc.Awaitable[_document_pb2.RewrapKeysResponse]:
+        """RewrapKeys wraps a slice of the dossiers' keys under the keyring's current generation. Ask again with the token
+        until it is empty; a generation under which no key is left may be retired.
         """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,355 @@
+"""What a submission becomes, decided under the lock of its dossier: places, names, times, rows, seals, answer, event.
+
+No I/O: what the dossier holds comes in (`Surroundings`), what is to be written goes out (`Admitted`). The rules of
+succession are `succession`; the statements are `store.writing`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import coding_pb2, context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.document.v1 import document_pb2
+from services.document import codes, envelope, titles
+from services.document.authorship import IDNPS, IDNST, Authorship
+from services.document.cda import CdaHeader
+from services.document.entries import revision, shown, state_of
+from services.document.envelope import ContentPointer
+from services.document.filing import Filing, folder_id_of
+from services.document.lifecycle import REPLACE, SUBMIT, changed
+from services.document.metadata import flags_of
+from services.document.preparation import Prepared
+from services.document.store.rows import DocumentRow
+from services.document.store.writing import (
+    Fact,
+    Moment,
+    NewContent,
+    NewDocument,
+    NewSet,
+    Revision,
+    Submission,
+    Taken,
+)
+from services.document.succession import Newcomer, Place, Wanted, place_all
+from services.document.times import instant, timestamp
+from services.document.unique_ids import UniqueIds, spellings
+from services.runtime.context import Call
+from services.runtime.errors import DmpError, FieldViolation
+from services.runtime.identifiers import document_name, submission_set_name, uuid7
+from services.runtime.sealing import DossierKey
+from services.runtime.trail import build_event
+
+_AUTHOR_SYSTEMS: Final = {
+    context_pb2.ACTOR_KIND_PROFESSIONAL: IDNPS,
+    context_pb2.ACTOR_KIND_STRUCTURE_STAFF: IDNST,
+    context_pb2.ACTOR_KIND_STRUCTURE: IDNST,
+}
+_CDA_RELATIONS: Final = {
+    "RPLC": document_pb2.RELATIONSHIP_TYPE_REPLACES,
+    "APND": document_pb2.RELATIONSHIP_TYPE_APPENDS,
+    "XFRM": document_pb2.RELATIONSHIP_TYPE_TRANSFORMS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A submission that is complete and verified, and not yet admitted. `request` is not modified."""
+
+    call: Call
+    request: document_pb2.SubmitDocumentsRequest
+    prepared: Sequence[Prepared]
+    document_ids: Sequence[uuid.UUID]
+    epoch: int
+    uploads: Sequence[uuid.UUID]
+
+
+class Identifiers(NamedTuple):
+    """By what the documents, sets and folders that bear on a submission are found."""
+
+    unique_ids: list[bytes]
+    sets: list[bytes]
+    documents: list[uuid.UUID]
+    submission_set: bytes
+    folders: list[bytes]
+    folder_ids: list[uuid.UUID]
+
+
+class Surroundings(NamedTuple):
+    """What the dossier holds that bears on a submission."""
+
+    documents: Sequence[Fact]
+    taken: Sequence[Taken]
+
+
+class Admitted(NamedTuple):
+    """What a submission becomes."""
+
+    submission: Submission
+    answer: document_pb2.SubmitDocumentsResponse
+    event: audit_pb2.AuditEvent
+
+
+class Admission:
+    """Decides about submissions."""
+
+    def __init__(self, authorship: Authorship, unique_ids: UniqueIds) -> None:
+        self._authorship = authorship
+        self._unique_ids = unique_ids
+        self._filing = Filing(unique_ids)
+
+    def wanted(self, prospect: Prospect) -> Identifiers:
+        """What must be read before `admit`."""
+        newcomers = self._newcomers(prospect)
+        relations = [wanted for newcomer in newcomers for wanted in newcomer.relations]
+        stated = [wanted.unique_id_digest for wanted in relations]
+        named = [folder for submitted in prospect.request.documents for folder in submitted.folders]
+        ours = f"dossiers/{prospect.request.parent[9:]}/folders/"
+        return Identifiers(
+            [*(n.unique_id_digest for n in newcomers), *(digest for digest in stated if digest is not None)],
+            [n.set_digest for n in newcomers if n.set_digest is not None],
+            [wanted.document_id for wanted in relations if wanted.document_id is not None],
+            self._unique_ids.of_set(prospect.request.submission_set.unique_id),
+            [
+                *(self._unique_ids.of_folder(folder.unique_id) for folder in prospect.request.folders),
+                *(self._unique_ids.of_folder(folder) for folder in named if not folder.startswith("dossiers/")),
+            ],
+            [folder_id_of(folder) for folder in named if folder.startswith(ours)],
+        )
+
+    def admit(
+        self,
+        prospect: Prospect,
+        key: DossierKey,
+        moment: Moment,
+        around: Surroundings,
+        placed: Mapping[uuid.UUID, NewContent],
+    ) -> Admitted:
+        """What is to be written, or the DmpError that says why not."""
+        request, call = prospect.request, prospect.call
+        set_digest = self._unique_ids.of_set(request.submission_set.unique_id)
+        if any(taken.folder_id is None and taken.unique_id_digest == set_digest for taken in around.taken):
+            field = FieldViolation("submission_set.unique_id", "unique", "the dossier holds a submission set with it")
+            raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, fields=(field,))
+        places = place_all(self._newcomers(prospect), around.documents)
+        set_id = uuid7()
+        answer = document_pb2.SubmitDocumentsResponse(submission_set=request.submission_set)
+        self._complete_set(answer.submission_set, call, set_id, moment)
+        folders, folder_ids = self._filing.folders(request, around.taken, key, answer, moment)
+        contents: dict[uuid.UUID, NewContent] = {}
+        new: list[NewDocument] = []
+        for index, place in enumerate(places):
+            made = self._document(prospect, index, place, key, moment, set_id, folder_ids[index])
+            answer.documents.append(made[1])
+            new.append(made[0])
+            if made[0].content_id not in contents:
+                contents[made[0].content_id] = placed.get(made[0].content_id) or _content(
+                    key, made[0].content_id, prospect.prepared[index]
+                )
+        revisions = [
+            _replaced(key, row, moment, prospect.document_ids[index])
+            for index, place in enumerate(places)
+            for row in place.replaces
+        ]
+        submission = Submission(
+            call.health_id,
+            moment,
+            self._set(key, set_id, set_digest, answer.submission_set, moment),
+            new,
+            list(contents.values()),
+            folders,
+            list({folder for ids in folder_ids for folder in ids} - {folder.folder_id for folder in folders}),
+            revisions,
+            prospect.uploads,
+        )
+        return Admitted(submission, answer, _event(prospect, answer, revisions))
+
+    def _newcomers(self, prospect: Prospect) -> list[Newcomer]:
+        return [
+            self._newcomer(index, document_id, prepared, prospect.request.documents[index].relationships)
+            for index, (document_id, prepared) in enumerate(zip(prospect.document_ids, prospect.prepared, strict=True))
+        ]
+
+    def _newcomer(
+        self,
+        index: int,
+        document_id: uuid.UUID,
+        prepared: Prepared,
+        relationships: Sequence[document_pb2.Relationship],
+    ) -> Newcomer:
+        document, flags = prepared.document, flags_of(prepared.document)
+        return Newcomer(
+            index=index,
+            document_id=document_id,
+            unique_id_digest=self._unique_ids.digest(document.unique_id),
+            set_digest=self._unique_ids.of_cda_set(document.set_id) if document.set_version else None,
+            set_version=document.set_version or None,
+            relations=(
+                *(self._stated(relationship) for relationship in relationships),
+                *self._from_header(prepared.header, relationships),
+            ),
+            masked=codes.MASKED_FROM_PROFESSIONALS in flags,
+            invisible_patient=codes.INVISIBLE_TO_PATIENT in flags,
+            invisible_representatives=codes.INVISIBLE_TO_REPRESENTATIVES in flags,
+        )
+
+    def _stated(self, relationship: document_pb2.Relationship) -> Wanted:
+        target = uuid.UUID(relationship.target[-36:]) if relationship.target else None
+        digest = None if target is not None else self._unique_ids.digest(relationship.target_unique_id)
+        return Wanted(relationship.type, target, digest, relationship.expected_version, stated=True)
+
+    def _from_header(self, header: CdaHeader | None, stated: Sequence[document_pb2.Relationship]) -> list[Wanted]:
+        """The relations that a CDA's header states, and the request does not repeat."""
+        if header is None:
+            return []
+        repeated = {(r.type, r.target_unique_id) for r in stated}
+        found: list[Wanted] = []
+        for parent in header.parents:
+            kind = _CDA_RELATIONS[parent.relation]
+            names = spellings(parent.document_id)
+            if not any((kind, name) in repeated for name in names):
+                digest = self._unique_ids.digest(parent.document_id.unique_id)
+                found.append(Wanted(kind, None, digest, 0, stated=False))
+        return found
+
+    def _document(
+        self,
+        prospect: Prospect,
+        index: int,
+        place: Place,
+        key: DossierKey,
+        moment: Moment,
+        set_id: uuid.UUID,
+        folder_ids: list[uuid.UUID],
+    ) -> tuple[NewDocument, document_pb2.Document]:
+        """The row of a document, and the document as it is shown."""
+        prepared, health_id = prospect.prepared[index], prospect.call.health_id
+        document = document_pb2.Document()
+        document.CopyFrom(prepared.document)
+        for kind, target in place.related:
+            document.relationships.add(type=kind, target=document_name(health_id, target))
+        content_id = self._unique_ids.of_content(health_id, prepared.packed.sha256)
+        document_id = prospect.document_ids[index]
+        row = DocumentRow(
+            health_id=health_id,
+            document_id=document_id,
+            logical_id=document_id,
+            version=1,
+            status=place.status,
+            type_code=document.type_code.code,
+            submitted_at=moment.now,
+            submission_set_id=set_id,
+            masked=place.masked,
+            invisible_patient=place.invisible_patient,
+            invisible_representatives=place.invisible_representatives,
+            author_digests=list(self._authorship.of_authors(document.authors)),
+            stored_size=len(prepared.packed.frame),
+            sealed=b"",
+            entry_id=document_id,
+            changed_at=moment.now,
+            change=SUBMIT,
+            status_before=0,
+            replaced_by=place.replaced_by,
+            relations=[*{str(kind) for kind, _ in place.related}, *(f"{kind}:{to}" for kind, to in place.related)],
+            folder_ids=folder_ids,
+            institution_digests=list(self._authorship.of_institutions(document.authors)),
+        )
+        sealed = envelope.seal_metadata(key, row, ContentPointer(content_id, prepared.packed.sha256), document)
+        return self._searched(row._replace(sealed=sealed), document, content_id), shown(document, row)
+
+    def _searched(self, row: DocumentRow, document: document_pb2.Document, content_id: uuid.UUID) -> NewDocument:
+        """The row with the columns that are searched by."""
+        stop = document.service_stop_time if document.HasField("service_stop_time") else None
+        return NewDocument(
+            row=row,
+            class_code=document.class_code.code,
+            format_code=document.format_code.code,
+            created_at=instant(document.create_time),
+            service_start=instant(document.service_start_time),
+            service_stop=None if stop is None else instant(stop),
+            unique_id_digest=self._unique_ids.digest(document.unique_id),
+            content_id=content_id,
+            facility_code=document.facility_type.code,
+            setting_code=document.practice_setting.code,
+            confidentiality=[code.code for code in document.confidentiality if code.system != codes.VISIBILITY],
+            event_codes=list(dict.fromkeys(code.code for code in document.event_codes)),
+            reference_digests=[self._unique_ids.of_reference(r.system, r.value) for r in document.reference_ids],
+            title_digests=titles.digests_of(self._unique_ids.title_key(row.health_id), document.title),
+            set_digest=self._unique_ids.of_cda_set(document.set_id) if document.set_version else None,
+            set_version=document.set_version or None,
+        )
+
+    def _complete_set(
+        self, submission_set: document_pb2.SubmissionSet, call: Call, set_id: uuid.UUID, moment: Moment
+    ) -> None:
+        submission_set.name = submission_set_name(call.health_id, set_id)
+        submission_set.submit_time.CopyFrom(timestamp(moment.now))
+        submission_set.status = document_pb2.DOCUMENT_STATUS_APPROVED
+        if not submission_set.HasField("author"):
+            submission_set.author.CopyFrom(_author_of(call.actor))
+
+    def _set(
+        self,
+        key: DossierKey,
+        set_id: uuid.UUID,
+        digest: bytes,
+        submission_set: document_pb2.SubmissionSet,
+        moment: Moment,
+    ) -> NewSet:
+        return NewSet(
+            set_id,
+            digest,
+            submission_set.status,
+            moment.now,
+            envelope.seal_submission_set(key, set_id, submission_set),
+            submission_set.source_id,
+            submission_set.content_type.code,
+            list(self._authorship.of_authors([submission_set.author])),
+            list(self._authorship.of_institutions([submission_set.author])),
+        )
+
+
+def _content(key: DossierKey, content_id: uuid.UUID, prepared: Prepared) -> NewContent:
+    sealed = envelope.seal_content(key, content_id, prepared.packed)
+    return NewContent(content_id, sealed, None, len(sealed))
+
+
+def _replaced(key: DossierKey, row: DocumentRow, moment: Moment, by: uuid.UUID) -> Revision:
+    state = changed(state_of(row), REPLACE)
+    if state is None:  # succession lets only approved documents be replaced
+        raise DmpError(reasons.ERROR_REASON_REPLACE_FAILED)
+    return revision(key, row, state, REPLACE, moment.now, replaced_by=by)
+
+
+def _event(
+    prospect: Prospect, answer: document_pb2.SubmitDocumentsResponse, revisions: Sequence[Revision]
+) -> audit_pb2.AuditEvent:
+    objects = [answer.submission_set.name, *(document.name for document in answer.documents)]
+    replaced = [document_name(r.row.health_id, r.row.document_id) for r in revisions]
+    changes = [
+        audit_pb2.AttributeChange(attribute="replaced", before=name, after=document_name(r.row.health_id, by))
+        for name, r in zip(replaced, revisions, strict=True)
+        if (by := r.row.replaced_by) is not None
+    ]
+    return build_event(
+        prospect.call,
+        outcome=audit_pb2.OUTCOME_SUCCESS,
+        objects=[*objects, *replaced],
+        epoch=prospect.epoch,
+        changes=changes,
+    )
+
+
+def _author_of(actor: context_pb2.ActingContext) -> coding_pb2.Author:
+    """Who hands in, when the submission set does not say."""
+    author = coding_pb2.Author(name=actor.subject_name, institution_name=actor.structure_name)
+    system = _AUTHOR_SYSTEMS.get(actor.actor_kind)
+    if system is not None:
+        author.id.CopyFrom(coding_pb2.Identifier(system=system, value=actor.subject))
+    if actor.structure:
+        author.institution_id.CopyFrom(coding_pb2.Identifier(system=IDNST, value=actor.structure))
+    return author

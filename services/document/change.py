@@ -1,0 +1,207 @@
+"""ChangeDocument: a document's visibility or status, changed once, under the lock of its dossier (TD3.3 a to d).
+
+Consent decides about the change and bounds on which documents it may be made; a document outside the bounds is absent
+when the caller may not know of it, RIGHT_DENIED else. The state is read under the lock, so of two changes that expect
+the same version one wins and the other is told. The event is in the same commit, as for a submission.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from dmp.document.v1 import document_pb2
+from services.document import envelope
+from services.document.access import VISIBLE, Caller, hidden_because, view_of
+from services.document.authorship import Authorship
+from services.document.entries import opened, revision, state_of
+from services.document.gate import Gate
+from services.document.lifecycle import RULES, ChangeRule, changed
+from services.document.store import writing
+from services.document.store.reading import translated
+from services.document.store.rows import DocumentRow
+from services.document.store.writing import Revision
+from services.runtime import faults, idempotency, outbox
+from services.runtime.context import Call
+from services.runtime.dossier_keys import DossierKeys
+from services.runtime.errors import DmpError
+from services.runtime.idempotency import IdempotencyKey, Kept
+from services.runtime.identifiers import document_name
+from services.runtime.outbox import OutboxRow
+from services.runtime.postgres import Connection, Pool, transaction
+from services.runtime.sealing import DossierKey
+from services.runtime.trail import build_event
+from services.runtime.validation import validate
+
+_SHOWN_STATES: Final = ("status", "masked", "invisible_patient", "invisible_representatives")
+_PATIENTS: Final = frozenset({context_pb2.ACTOR_KIND_PATIENT, context_pb2.ACTOR_KIND_REPRESENTATIVE})
+
+
+class Changer:
+    """Changes documents."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        keys: DossierKeys,
+        gate: Gate,
+        authorship: Authorship,
+        *,
+        both: bool,
+        clock: Callable[[], datetime],
+        committed: Callable[[Sequence[int]], None],
+    ) -> None:
+        """`both`: a document may be masked and not yet visible to the patient at once."""
+        self._pool = pool
+        self._keys = keys
+        self._gate = gate
+        self._authorship = authorship
+        self._allow_both = both
+        self._clock = clock
+        self._committed = committed
+
+    async def change(
+        self, request: document_pb2.ChangeDocumentRequest, call: Call
+    ) -> document_pb2.ChangeDocumentResponse:
+        """The document as it is then; the same answer for the same request_id."""
+        validate(request)
+        rule = RULES[request.change]
+        decision = await self._gate.enter(call, rule.consent, (request.name,))
+        try:
+            with translated():
+                return await self._transaction(request, call, rule, decision)
+        except _Absent as absent:
+            told = DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
+            raise await self._gate.denied(call, decision, told, reason=absent.reason, objects=(request.name,)) from None
+        except DmpError as error:
+            if error.reason == reasons.ERROR_REASON_RIGHT_DENIED:
+                raise await self._gate.denied(call, decision, error, objects=(request.name,)) from None
+            raise await self._gate.rejected(call, decision, error) from error.__cause__
+
+    async def _transaction(
+        self,
+        request: document_pb2.ChangeDocumentRequest,
+        call: Call,
+        rule: ChangeRule,
+        decision: consent_pb2.Decision,
+    ) -> document_pb2.ChangeDocumentResponse:
+        idempotent = IdempotencyKey(call.health_id, call.client_id, call.method.path, request.request_id)
+        body = document_pb2.ChangeDocumentRequest()
+        body.CopyFrom(request)
+        body.ClearField("request_id")
+        digest = hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
+        async with transaction(self._pool, timeout=call.remaining()) as conn:
+            moments = await writing.lock(conn, {call.health_id: 1}, self._clock())
+            faults.point("change.locked")
+            key = (await self._keys.for_write(conn, [call.health_id]))[call.health_id]
+            kept = idempotency.replay((await idempotency.find_many(conn, [idempotent])).get(idempotent), digest)
+            if kept is not None:
+                return envelope.open_answer(key, digest, kept, document_pb2.ChangeDocumentResponse)
+            row = await self._found(conn, call, request.name)
+            self._check(row, request, call, decision)
+            moment = moments[call.health_id]
+            made = self._revised(key, row, request.change, moment.now, decision)
+            await writing.revise(conn, made)
+            await writing.put_change(conn, made.row, moment.sequence)
+            answer = document_pb2.ChangeDocumentResponse(document=opened(key, made.row))
+            await outbox.put(conn, [_event(call, rule, made, decision.epoch)])
+            sealed = envelope.seal_answer(key, digest, answer)
+            await idempotency.put_many(conn, {idempotent: Kept(digest, sealed)})
+            faults.point("change.before_commit")
+        faults.point("change.after_commit")
+        self._committed([call.health_id])
+        return answer
+
+    async def _found(self, conn: Connection, call: Call, name: str) -> DocumentRow:
+        wanted = uuid.UUID(name[-36:])
+        for _ in range(2):
+            found = await writing.facts(conn, [call.health_id], [], [], [wanted])
+            if found[call.health_id]:
+                return found[call.health_id][0].row
+            named = await writing.by_entry(conn, call.health_id, wanted)
+            if named is None:
+                break
+            wanted = named
+        raise _Absent(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
+
+    def _check(
+        self,
+        row: DocumentRow,
+        request: document_pb2.ChangeDocumentRequest,
+        call: Call,
+        decision: consent_pb2.Decision,
+    ) -> None:
+        """Absent outside the filter; RIGHT_DENIED for what may be known of, and not changed."""
+        allowed = consent_pb2.Filter()
+        allowed.CopyFrom(decision.filter)
+        if call.actor.actor_kind in _PATIENTS and allowed.restriction == consent_pb2.DOCUMENT_RESTRICTION_OWN:
+            allowed.restriction = consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES
+        caller: Caller = self._authorship.of_caller(call.actor)
+        view = view_of(allowed, caller, self._clock())
+        unrestricted = view._replace(restriction=consent_pb2.DOCUMENT_RESTRICTION_UNSPECIFIED)
+        reason = hidden_because(row, unrestricted)
+        if reason != VISIBLE:
+            raise _Absent(reason)
+        if hidden_because(row, view) != VISIBLE:
+            raise DmpError(reasons.ERROR_REASON_RIGHT_DENIED)
+        if request.expected_version and request.expected_version != row.version:
+            raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
+        if request.expected_status and request.expected_status != row.status:
+            raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
+
+    def _revised(
+        self, key: DossierKey, row: DocumentRow, change: int, now: datetime, decision: consent_pb2.Decision
+    ) -> Revision:
+        both = self._allow_both or decision.filter.masked_and_invisible_allowed
+        state = changed(state_of(row), change, allow_masked_and_invisible=both)
+        if state is None:
+            raise DmpError(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE)
+        return revision(key, row, state, change, now)
+
+
+class _Absent(Exception):
+    """The caller may not know of the document, for a reason that only the trail is told."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def change_event(
+    call: Call,
+    rule: ChangeRule,
+    made: Revision,
+    epoch: int = 0,
+    actor: context_pb2.ActingContext | None = None,
+) -> audit_pb2.AuditEvent:
+    """The event of a change, with what it changed."""
+    before, after = state_of(made.kept)._asdict(), state_of(made.row)._asdict()
+    changes = [
+        audit_pb2.AttributeChange(attribute=name, before=str(before[name]), after=str(after[name]))
+        for name in _SHOWN_STATES
+        if before[name] != after[name]
+    ]
+    event = build_event(
+        call,
+        outcome=audit_pb2.OUTCOME_SUCCESS,
+        health_id=made.row.health_id,
+        objects=(document_name(made.row.health_id, made.row.document_id),),
+        epoch=epoch,
+        changes=changes,
+        action=rule.audit_action,
+        actor=actor,
+    )
+    event.transaction = rule.transaction
+    return event
+
+
+def _event(call: Call, rule: ChangeRule, made: Revision, epoch: int) -> OutboxRow:
+    event = change_event(call, rule, made, epoch)
+    return OutboxRow(made.row.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())

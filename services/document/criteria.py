@@ -1,0 +1,105 @@
+"""What a search request asks for, as the criteria of the one statement. Pure but for the digests' keys."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from dmp.document.v1 import document_pb2
+from services.document import titles
+from services.document.authorship import Authorship
+from services.document.store.searching import Criteria, Order, Span
+from services.document.times import instant, is_valid
+from services.document.unique_ids import UniqueIds
+from services.runtime.errors import invalid
+
+ORDERS: Final = {
+    document_pb2.DOCUMENT_ORDER_UNSPECIFIED: Order("submitted_at", "DESC"),
+    document_pb2.DOCUMENT_ORDER_SUBMIT_TIME_DESC: Order("submitted_at", "DESC"),
+    document_pb2.DOCUMENT_ORDER_SUBMIT_TIME: Order("submitted_at", "ASC"),
+    document_pb2.DOCUMENT_ORDER_SERVICE_TIME_DESC: Order("service_start", "DESC"),
+    document_pb2.DOCUMENT_ORDER_SERVICE_TIME: Order("service_start", "ASC"),
+    document_pb2.DOCUMENT_ORDER_CREATE_TIME_DESC: Order("created_at", "DESC"),
+    document_pb2.DOCUMENT_ORDER_CREATE_TIME: Order("created_at", "ASC"),
+}
+
+
+class CriteriaReader:
+    """Reads search requests."""
+
+    def __init__(self, authorship: Authorship, unique_ids: UniqueIds) -> None:
+        self._authorship = authorship
+        self._unique_ids = unique_ids
+
+    def of(self, health_id: int, request: document_pb2.SearchDocumentsRequest) -> Criteria:
+        """The criteria of a request about a dossier; INVALID_FIELD for a time or a name that is none."""
+        unique_ids = [*request.unique_ids, *([request.unique_id] if request.unique_id else [])]
+        references = [self._unique_ids.of_reference(r.system, r.value) for r in request.reference_ids]
+        title = titles.wanted(self._unique_ids.title_key(health_id), request.title) if request.title else None
+        return Criteria(
+            statuses=list(request.statuses) or [document_pb2.DOCUMENT_STATUS_APPROVED],
+            type_codes=list(request.type_codes) or None,
+            class_codes=list(request.class_codes) or None,
+            format_codes=list(request.format_codes) or None,
+            facility_codes=list(request.facility_types) or None,
+            setting_codes=list(request.practice_settings) or None,
+            confidentiality=list(request.confidentiality_codes) or None,
+            event_codes=list(request.event_codes) or None,
+            author_digests=self._authorship.wanted(request.authors),
+            institution_digests=self._authorship.wanted(request.author_institutions),
+            reference_digests=references or None,
+            unique_id_digests=[self._unique_ids.digest(one) for one in unique_ids] or None,
+            ids=[child(name, "documents", "documents") for name in request.documents] or None,
+            folder_id=child(request.folder, "folders", "folder") if request.folder else None,
+            relations=_relations(request),
+            title_digests=title,
+            submission_set_id=(
+                child(request.submission_set, "submissionSets", "submission_set") if request.submission_set else None
+            ),
+            created=span(request.create_time, "create_time"),
+            service=span(request.service_time, "service_time"),
+            stopped=span(request.service_stop_time, "service_stop_time"),
+            submitted=span(request.submit_time, "submit_time"),
+        )
+
+
+def span(given: document_pb2.TimeRange, field: str) -> Span:
+    """The bounds of a range; INVALID_FIELD when they are none, or out of order."""
+    start = _bound(given.start_time, f"{field}.start_time") if given.HasField("start_time") else None
+    end = _bound(given.end_time, f"{field}.end_time") if given.HasField("end_time") else None
+    if start is not None and end is not None and end < start:
+        raise invalid(f"{field}.end_time", "order", "the end is not before the start")
+    return Span(start, end)
+
+
+def child(name: str, collection: str, field: str) -> uuid.UUID:
+    """The id at the end of a resource name, or alone. A name of another dossier finds nothing: ids are unique."""
+    _, found, identifier = name.rpartition(f"/{collection}/")
+    try:
+        if found and not name.startswith("dossiers/"):
+            raise ValueError
+        return uuid.UUID(identifier)
+    except ValueError:
+        raise invalid(field, "resource_name", f"dossiers/{{dossier}}/{collection}/{{uuid}}") from None
+
+
+def _relations(request: document_pb2.SearchDocumentsRequest) -> list[str] | None:
+    kinds: Iterable[int] = request.relationship_types or (
+        document_pb2.RELATIONSHIP_TYPE_REPLACES,
+        document_pb2.RELATIONSHIP_TYPE_APPENDS,
+        document_pb2.RELATIONSHIP_TYPE_TRANSFORMS,
+    )
+    if request.related_to:
+        target = child(request.related_to, "documents", "related_to")
+        return [f"{kind}:{target}" for kind in kinds]
+    return [str(kind) for kind in kinds] if request.relationship_types else None
+
+
+def _bound(given: Timestamp, field: str) -> datetime:
+    if not is_valid(given):
+        raise invalid(field, "timestamp", "a time between the years 1 and 9999")
+    return instant(given)

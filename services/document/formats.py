@@ -1,0 +1,137 @@
+"""Whether a content is what its media type says, and what its readers should know before they open it. Pure.
+
+Refused: bytes that are not of their type, two formats in one file (an archive behind a picture), text that is none.
+Flagged, and accepted: scripts and actions, embedded files, links that are followed by themselves, encryption. Nothing
+here renders, executes or fetches, and what is inflated is bounded, so that a bomb costs no memory: a library that
+opens a whole PDF cannot promise that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+from dmp.document.v1 import document_pb2
+from services.document.codes import CDA_MIME_TYPES, Violation
+
+Finding: TypeAlias = document_pb2.ContentFinding.ValueType
+
+SCRIPT: Final = document_pb2.CONTENT_FINDING_SCRIPT
+EMBEDDED_FILE: Final = document_pb2.CONTENT_FINDING_EMBEDDED_FILE
+EXTERNAL_LINK: Final = document_pb2.CONTENT_FINDING_EXTERNAL_LINK
+ENCRYPTED: Final = document_pb2.CONTENT_FINDING_ENCRYPTED
+
+_STARTS: Final = {
+    "application/pdf": (b"%PDF-",),
+    "image/jpeg": (b"\xff\xd8\xff",),
+    "image/tiff": (b"II*\x00", b"MM\x00*"),
+    "application/rtf": (b"{\\rtf",),
+    "text/rtf": (b"{\\rtf",),
+}
+_BINARY_STARTS: Final = (b"MZ", b"\x7fELF", b"PK\x03\x04", b"%PDF-", b"{\\rtf", b"\xff\xd8\xff", b"GIF8", b"\x89PNG")
+_ARCHIVE_END: Final = b"PK\x05\x06"
+_ARCHIVE_TAIL: Final = (1 << 16) + 22
+_HTML: Final = re.compile(rb"<\s*(?:!doctype\s+html|html|script|svg|iframe)\b", re.IGNORECASE)
+
+_PDF_NAMES: Final = {
+    SCRIPT: re.compile(rb"/(?:JavaScript|JS|Launch|RichMedia|XFA|ImportData|Movie|Sound|Rendition)(?![A-Za-z])"),
+    EMBEDDED_FILE: re.compile(rb"/(?:EmbeddedFiles?|FileAttachment)(?![A-Za-z])"),
+    EXTERNAL_LINK: re.compile(rb"/(?:SubmitForm|GoToR|GoToE)(?![A-Za-z])"),
+    ENCRYPTED: re.compile(rb"/Encrypt(?![A-Za-z])"),
+}
+_PDF_ESCAPE: Final = re.compile(rb"#([0-9A-Fa-f]{2})")
+_PDF_STREAM: Final = re.compile(rb"<<((?:(?!endobj).){0,2000}?)>>\s*stream\r?\n", re.DOTALL)
+_MOST_INFLATED: Final = 8 << 20
+_MOST_STREAMS: Final = 2_000
+
+_XML_SCRIPT: Final = re.compile(rb"<\s*(?:[\w.-]+:)?script\b|javascript:|\son[a-z]{3,20}\s*=", re.IGNORECASE)
+_XML_FETCH: Final = re.compile(
+    rb"<\s*(?:[\w.-]+:)?(?:import|include|iframe|object|embed)\b|document\s*\(\s*['\"]https?:", re.IGNORECASE
+)
+_NON_XML: Final = re.compile(rb"<(?:[\w.-]+:)?text\b([^>]*)>([^<]*)</", re.DOTALL)
+_MEDIA_TYPE: Final = re.compile(rb"""\bmediaType\s*=\s*["']([^"']{1,100})["']""")
+
+
+class FormatRefused(Exception):
+    """The content is not what its media type says."""
+
+    def __init__(self, rule: str, description: str) -> None:
+        super().__init__(f"{rule}: {description}")
+        self.violation = Violation("content", rule, description)
+
+
+def examine(mime_type: str, content: bytes, *, wrapped: bool = False, structured: bool = True) -> tuple[Finding, ...]:
+    """What its readers should know of a content. Raises FormatRefused.
+
+    For a CDA `wrapped` says that it lies in a stylesheet, `structured` that its body is not another file.
+    """
+    if mime_type in CDA_MIME_TYPES:
+        return tuple(dict.fromkeys(_of_cda(content, wrapped=wrapped, structured=structured)))
+    starts = _STARTS.get(mime_type)
+    if starts is not None and not content.startswith(starts):
+        raise FormatRefused("magic", "the bytes are not of the media type stated")
+    if _ARCHIVE_END in content[-_ARCHIVE_TAIL:]:
+        raise FormatRefused("polyglot", "an archive is hidden in the content")
+    if mime_type == "application/pdf":
+        return tuple(dict.fromkeys(_of_pdf(content)))
+    if starts is None and mime_type.startswith("text/"):
+        _check_text(content)
+    if mime_type in ("application/rtf", "text/rtf") and re.search(rb"\\obj(?:ect|data|emb|link)", content):
+        return (EMBEDDED_FILE,)
+    return ()
+
+
+def _check_text(content: bytes) -> None:
+    if content.startswith(_BINARY_STARTS) or b"\x00" in content[:4096].replace(b"\xff\xfe", b"", 1):
+        raise FormatRefused("magic", "the bytes are not text")
+    if _HTML.search(content[:4096]):
+        raise FormatRefused("polyglot", "the text is a web page")
+
+
+def _of_pdf(content: bytes) -> Iterator[Finding]:
+    if _HTML.search(content[:1024]):
+        raise FormatRefused("polyglot", "a web page is hidden in the content")
+    for part in (content, *_inflated(content)):
+        names = _PDF_ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), part) if b"#" in part else part
+        for finding, pattern in _PDF_NAMES.items():
+            if pattern.search(names):
+                yield finding
+
+
+def _inflated(content: bytes) -> Iterator[bytes]:
+    """The object streams of a PDF, in which its dictionaries may lie; bounded in number and in sum."""
+    left = _MOST_INFLATED
+    for count, found in enumerate(_PDF_STREAM.finditer(content)):
+        if count >= _MOST_STREAMS or left <= 0:
+            return
+        if b"/ObjStm" not in found[1] or b"/FlateDecode" not in found[1]:
+            continue
+        try:
+            plain = zlib.decompressobj().decompress(content[found.end() : found.end() + _MOST_INFLATED], left)
+        except zlib.error:
+            continue
+        left -= len(plain)
+        yield plain
+
+
+def _of_cda(content: bytes, *, wrapped: bool, structured: bool) -> Iterator[Finding]:
+    if wrapped:
+        if _XML_SCRIPT.search(content):
+            yield SCRIPT
+        if _XML_FETCH.search(content):
+            yield EXTERNAL_LINK
+    if structured:
+        return
+    for found in _NON_XML.finditer(content):
+        media_type = _MEDIA_TYPE.search(found[1])
+        if media_type is None or b"B64" not in found[1]:
+            continue
+        try:
+            inner = base64.b64decode(b"".join(found[2].split()), validate=True)
+        except binascii.Error:
+            raise FormatRefused("base64", "the file in the document is not base64") from None
+        yield from examine(media_type[1].decode("latin-1").partition(";")[0].strip().lower(), inner)

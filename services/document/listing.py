@@ -1,0 +1,257 @@
+"""Lists about a dossier other than its documents: submission sets, folders, versions, and who holds a uniqueId.
+
+A set or a folder is shown when it holds a document that the caller may know of; the statements see to that. Each page
+is authorised and recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from dmp.document.v1 import document_pb2
+from services.document import envelope
+from services.document.access import View, view_of
+from services.document.authorship import Authorship
+from services.document.criteria import child, span
+from services.document.gate import Gate
+from services.document.pages import Opener, after, position_bytes, scope_of
+from services.document.read import Reader
+from services.document.store.reading import DocumentStore, translated
+from services.document.store.rows import DocumentKey
+from services.document.store.searching import SealedItem, SearchStore
+from services.document.text import control_characters
+from services.document.times import timestamp
+from services.document.unique_ids import UniqueIds
+from services.runtime.context import Call
+from services.runtime.errors import DmpError, invalid
+from services.runtime.identifiers import document_name
+from services.runtime.paging import PageTokens
+from services.runtime.trail import UNDECIDED
+from services.runtime.validation import validate
+
+DEFAULT_PAGE: Final = 20
+
+
+class Lister:
+    """Lists."""
+
+    def __init__(
+        self,
+        store: SearchStore,
+        documents: DocumentStore,
+        reader: Reader,
+        gate: Gate,
+        authorship: Authorship,
+        unique_ids: UniqueIds,
+        opener: Opener,
+        tokens: PageTokens,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._documents = documents
+        self._reader = reader
+        self._gate = gate
+        self._authorship = authorship
+        self._unique_ids = unique_ids
+        self._opener = opener
+        self._tokens = tokens
+        self._clock = clock
+
+    async def sets(
+        self, request: document_pb2.ListSubmissionSetsRequest, call: Call
+    ) -> document_pb2.ListSubmissionSetsResponse:
+        """A page of submission sets."""
+        decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
+        try:
+            response = await self._sets(request, call, decision)
+        except DmpError as error:
+            raise await self._gate.rejected(call, decision, error) from None
+        names = [found.name for found in response.submission_sets]
+        await self._gate.served(call, decision, names, len(names))
+        return response
+
+    async def one_set(
+        self, request: document_pb2.GetSubmissionSetRequest, call: Call
+    ) -> document_pb2.GetSubmissionSetResponse:
+        """A submission set and its documents; absent when the caller may know of none of them."""
+        validate(request)
+        decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH, (request.name,))
+        try:
+            set_id = uuid.UUID(request.name[-36:])
+            with translated():
+                found, rows = await self._store.one_set(call.health_id, self._view(call, decision), set_id)
+            if found is None or not rows:
+                raise DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
+            key = await self._opener.key(call)
+            response = document_pb2.GetSubmissionSetResponse(
+                submission_set=envelope.open_submission_set(key, found.id, found.sealed),
+                documents=await self._opener.documents(call, rows),
+            )
+        except DmpError as error:
+            raise await self._gate.denied(call, decision, error, objects=(request.name,)) from None
+        names = [request.name, *(document.name for document in response.documents)]
+        await self._gate.served(call, decision, names, len(rows))
+        return response
+
+    async def folders(self, request: document_pb2.ListFoldersRequest, call: Call) -> document_pb2.ListFoldersResponse:
+        """A page of folders."""
+        decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
+        try:
+            response = await self._folders(request, call, decision)
+        except DmpError as error:
+            raise await self._gate.rejected(call, decision, error) from None
+        names = [found.name for found in response.folders]
+        await self._gate.served(call, decision, names, len(names))
+        return response
+
+    async def versions(
+        self, request: document_pb2.ListDocumentVersionsRequest, call: Call
+    ) -> document_pb2.ListDocumentVersionsResponse:
+        """A page of a document's versions."""
+        validate(request)
+        opened = await self._reader.open(call, request.name, consent_pb2.ACTION_SEARCH)
+        try:
+            response = await self._versions(request, call, opened.row.document_id, opened.row.version)
+        except DmpError as error:
+            raise await self._gate.rejected(call, opened.decision, error) from None
+        if not request.page_token:
+            first = document_pb2.DocumentVersion(document=opened.document, change=opened.row.change)  # type: ignore[arg-type]
+            response.versions.insert(0, first)
+        await self._gate.served(call, opened.decision, (opened.document.name,), len(response.versions))
+        return response
+
+    async def resolve(
+        self, request: document_pb2.ResolveUniqueIdRequest, call: Call
+    ) -> document_pb2.ResolveUniqueIdResponse:
+        """Technical ids by uniqueId, of the dossier named, or of every one about which the caller may ask."""
+        validate(request)
+        for path in control_characters(request):
+            raise invalid(path, "no_control_characters", "control characters are not accepted")
+        digest = self._unique_ids.digest(request.unique_id)
+        if request.parent:
+            decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH_REFERENCE)
+            found = await self._references(call, decision, call.health_id, digest)
+            await self._gate.served(call, decision, [one.name for one in found], len(found))
+            return document_pb2.ResolveUniqueIdResponse(documents=found)
+        with translated():
+            dossiers = await self._store.elsewhere(digest, DEFAULT_PAGE)
+        response = document_pb2.ResolveUniqueIdResponse()
+        for part in await asyncio.gather(*(self._resolved_in(call, dossier, digest) for dossier in dossiers)):
+            response.documents.extend(part)
+        return response
+
+    async def _resolved_in(self, call: Call, health_id: int, digest: bytes) -> list[document_pb2.DocumentReference]:
+        """What the caller may know of it in one dossier; nothing where consent says no. Recorded either way."""
+        within = call.within(health_id)
+        try:
+            decision = await self._gate.enter(within, consent_pb2.ACTION_SEARCH_REFERENCE)
+        except DmpError as error:
+            if error.code in UNDECIDED:
+                raise
+            return []
+        found = await self._references(within, decision, health_id, digest)
+        await self._gate.served(within, decision, [one.name for one in found], len(found))
+        return found
+
+    async def _references(
+        self, call: Call, decision: consent_pb2.Decision, health_id: int, digest: bytes
+    ) -> list[document_pb2.DocumentReference]:
+        """Whoever may feed may ask whether its uniqueId is there: the rights bound what else is shown, not this."""
+        try:
+            with translated():
+                records = await self._store.references([health_id], digest)
+        except DmpError as error:
+            raise await self._gate.rejected(call, decision, error) from None
+        return [
+            document_pb2.DocumentReference(
+                name=document_name(row["health_id"], row["document_id"]),
+                entry_id=str(row["entry_id"] or row["document_id"]),
+                version=row["version"],
+                status=row["status"],
+            )
+            for row in records
+        ]
+
+    async def _sets(
+        self, request: document_pb2.ListSubmissionSetsRequest, call: Call, decision: consent_pb2.Decision
+    ) -> document_pb2.ListSubmissionSetsResponse:
+        validate(request)
+        scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
+        criteria = (
+            *span(request.submit_time, "submit_time"),
+            request.source_id or None,
+            list(request.content_types) or None,
+            self._authorship.wanted(request.authors),
+            self._authorship.wanted(request.author_institutions),
+            self._unique_ids.of_set(request.unique_id) if request.unique_id else None,
+        )
+        position = after(self._tokens, request.page_token, scope)
+        with translated():
+            page = await self._store.sets(call.health_id, self._view(call, decision), criteria, position, size + 1)
+        shown = page.items[:size]
+        response = document_pb2.ListSubmissionSetsResponse(total_size=page.total)
+        if shown:
+            key = await self._opener.key(call)
+            opened = [envelope.open_submission_set(key, item.id, item.sealed) for item in shown]
+            response.submission_sets.extend(opened)
+        response.next_page_token = self._next(scope, page.items, size)
+        return response
+
+    async def _folders(
+        self, request: document_pb2.ListFoldersRequest, call: Call, decision: consent_pb2.Decision
+    ) -> document_pb2.ListFoldersResponse:
+        validate(request)
+        scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
+        criteria = (
+            *span(request.update_time, "update_time"),
+            self._unique_ids.of_folder(request.unique_id) if request.unique_id else None,
+            list(request.codes) or None,
+            child(request.folder, "folders", "folder") if request.folder else None,
+        )
+        position = after(self._tokens, request.page_token, scope)
+        with translated():
+            page = await self._store.folders(call.health_id, self._view(call, decision), criteria, position, size + 1)
+        response = document_pb2.ListFoldersResponse(total_size=page.total)
+        if page.items:
+            key = await self._opener.key(call)
+            for item in page.items[:size]:
+                folder = envelope.open_folder(key, item.id, item.sealed)
+                folder.status = item.status  # type: ignore[assignment]
+                folder.update_time.CopyFrom(timestamp(item.time))
+                response.folders.append(folder)
+        response.next_page_token = self._next(scope, page.items, size)
+        return response
+
+    async def _versions(
+        self, request: document_pb2.ListDocumentVersionsRequest, call: Call, document_id: uuid.UUID, current: int
+    ) -> document_pb2.ListDocumentVersionsResponse:
+        scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
+        before = current
+        if request.page_token:
+            before = int.from_bytes(self._tokens.read(request.page_token, scope), "big")
+        limit = size if request.page_token else size - 1
+        with translated():
+            rows = await self._documents.versions(DocumentKey(call.health_id, document_id), before, limit + 1)
+        response = document_pb2.ListDocumentVersionsResponse()
+        if rows:
+            key = await self._opener.key(call)
+            shown = [envelope.open_version(key, document_id, row.entry_id, row.sealed) for row in rows[:limit]]
+            response.versions.extend(shown)
+        if len(rows) > limit:
+            last = rows[limit - 1].version if limit else current
+            response.next_page_token = self._tokens.issue(scope, last.to_bytes(8, "big"))
+        return response
+
+    def _view(self, call: Call, decision: consent_pb2.Decision) -> View:
+        return view_of(decision.filter, self._authorship.of_caller(call.actor), self._clock())
+
+    def _next(self, scope: bytes, items: list[SealedItem], size: int) -> str:
+        if len(items) <= size:
+            return ""
+        return self._tokens.issue(scope, position_bytes(items[size - 1].time, items[size - 1].id))

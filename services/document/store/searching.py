@@ -1,0 +1,329 @@
+"""What is found by criteria and bounded by a view: documents, submission sets, folders, changes.
+
+Every statement begins with the dossier and the view ($1 to $10, `view_values`), so that rights are applied before
+anything is counted or cut into pages. One statement gives a page and its exact total.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from services.document.access import View
+from services.document.store.rows import COLUMNS, DocumentRow
+from services.runtime.postgres import Pool
+
+_Record = asyncpg.Record
+
+VISIBLE: Final = """
+    d.type_code <> ALL($2::text[])
+    AND (NOT d.masked OR $3::boolean OR coalesce($4::bytea = ANY(d.author_digests), false))
+    AND (NOT d.invisible_patient OR $5::timestamptz IS NULL OR d.submitted_at <= $5)
+    AND NOT (d.invisible_representatives AND $6::boolean)
+    AND d.status <> ALL($7::bigint[])
+    AND CASE $8::bigint
+        WHEN 0 THEN true
+        WHEN 1 THEN coalesce($9::bytea = ANY(d.author_digests), false)
+        WHEN 2 THEN coalesce($10::bytea = ANY(d.author_digests || d.institution_digests), false)
+        WHEN 3 THEN d.type_code ~ '^(DOCPAT|EXPPAT)'
+        ELSE false END
+"""
+_MATCHES: Final = """
+    d.status = ANY($11::bigint[])
+    AND ($12::text[] IS NULL OR d.type_code = ANY($12))
+    AND ($13::text[] IS NULL OR d.class_code = ANY($13))
+    AND ($14::text[] IS NULL OR d.format_code = ANY($14))
+    AND ($15::text[] IS NULL OR d.facility_code = ANY($15))
+    AND ($16::text[] IS NULL OR d.setting_code = ANY($16))
+    AND ($17::text[] IS NULL OR d.confidentiality && $17
+        OR d.masked AND 'MASQUE_PS' = ANY($17) OR d.invisible_patient AND 'INVISIBLE_PATIENT' = ANY($17)
+        OR d.invisible_representatives AND 'INVISIBLE_REPRESENTANTS_LEGAUX' = ANY($17))
+    AND ($18::text[] IS NULL OR d.event_codes && $18)
+    AND ($19::bytea[] IS NULL OR d.author_digests && $19)
+    AND ($20::bytea[] IS NULL OR d.institution_digests && $20)
+    AND ($21::bytea[] IS NULL OR d.reference_digests && $21)
+    AND ($22::bytea[] IS NULL OR d.unique_id_digest = ANY($22))
+    AND ($23::uuid[] IS NULL OR d.document_id = ANY($23) OR d.entry_id = ANY($23))
+    AND ($24::uuid IS NULL OR $24 = ANY(d.folder_ids))
+    AND ($25::text[] IS NULL OR d.relations && $25)
+    AND ($26::bigint[] IS NULL OR d.title_digests @> $26)
+    AND ($27::uuid IS NULL OR d.submission_set_id = $27)
+    AND ($28::timestamptz IS NULL OR d.created_at >= $28) AND ($29::timestamptz IS NULL OR d.created_at < $29)
+    AND ($30::timestamptz IS NULL OR d.service_start >= $30) AND ($31::timestamptz IS NULL OR d.service_start < $31)
+    AND ($32::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) >= $32)
+    AND ($33::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) < $33)
+    AND ($34::timestamptz IS NULL OR d.submitted_at >= $34) AND ($35::timestamptz IS NULL OR d.submitted_at < $35)
+"""
+
+
+def _ordered(order: str, direction: str) -> str:
+    after = "<" if direction == "DESC" else ">"
+    return f"""
+WITH known AS MATERIALIZED (
+    SELECT d.document_id, d.{order} AS place FROM document d
+    WHERE d.health_id = $1 AND {_MATCHES} AND {VISIBLE}
+), page AS (
+    SELECT document_id, place FROM known
+    WHERE $36::timestamptz IS NULL OR (place, document_id) {after} ($36, $37::uuid)
+    ORDER BY place {direction}, document_id {direction}
+    LIMIT $38
+)
+SELECT total.known, {COLUMNS}, page.place
+FROM (SELECT count(*) AS known FROM known) AS total
+LEFT JOIN (page JOIN document d ON d.health_id = $1 AND d.document_id = page.document_id) ON true
+ORDER BY page.place {direction}, d.document_id {direction}
+"""  # noqa: S608 (constants of this module)
+
+
+SEARCHES: Final = {
+    (order, direction): _ordered(order, direction)
+    for order in ("submitted_at", "service_start", "created_at")
+    for direction in ("DESC", "ASC")
+}
+"""One constant statement for each order."""
+SEARCH: Final = SEARCHES["submitted_at", "DESC"]
+SETS: Final = f"""
+WITH known AS MATERIALIZED (
+    SELECT s.submission_set_id, s.submitted_at FROM submission_set s
+    WHERE s.health_id = $1
+    AND ($11::timestamptz IS NULL OR s.submitted_at >= $11) AND ($12::timestamptz IS NULL OR s.submitted_at < $12)
+    AND ($13::text IS NULL OR s.source_id = $13)
+    AND ($14::text[] IS NULL OR s.content_type = ANY($14))
+    AND ($15::bytea[] IS NULL OR s.author_digests && $15)
+    AND ($16::bytea[] IS NULL OR s.institution_digests && $16)
+    AND ($17::bytea IS NULL OR s.unique_id_digest = $17)
+    AND s.submission_set_id IN (SELECT d.submission_set_id FROM document d WHERE d.health_id = $1 AND {VISIBLE})
+), page AS (
+    SELECT * FROM known WHERE $18::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($18, $19::uuid)
+    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $20
+)
+SELECT total.known, s.submission_set_id, s.submitted_at, s.status, s.sealed
+FROM (SELECT count(*) AS known FROM known) AS total
+LEFT JOIN (page JOIN submission_set s ON s.health_id = $1 AND s.submission_set_id = page.submission_set_id) ON true
+ORDER BY s.submitted_at DESC, s.submission_set_id DESC
+"""  # noqa: S608 (constants of this module)
+SET: Final = """
+SELECT submission_set_id, submitted_at, status, sealed FROM submission_set
+WHERE health_id = $1 AND submission_set_id = $2
+"""
+SET_DOCUMENTS: Final = f"""
+SELECT {COLUMNS} FROM document d
+WHERE d.health_id = $1 AND d.submission_set_id = $11 AND {VISIBLE} ORDER BY d.document_id
+"""  # noqa: S608
+FOLDERS: Final = f"""
+WITH known AS MATERIALIZED (
+    SELECT f.folder_id, f.updated_at FROM folder f
+    WHERE f.health_id = $1
+    AND ($11::timestamptz IS NULL OR f.updated_at >= $11) AND ($12::timestamptz IS NULL OR f.updated_at < $12)
+    AND ($13::bytea IS NULL OR f.unique_id_digest = $13)
+    AND ($14::text[] IS NULL OR f.codes && $14)
+    AND ($15::uuid IS NULL OR f.folder_id = $15)
+    AND EXISTS (SELECT FROM document d WHERE d.health_id = $1 AND f.folder_id = ANY(d.folder_ids) AND {VISIBLE})
+), page AS (
+    SELECT * FROM known WHERE $16::timestamptz IS NULL OR (updated_at, folder_id) < ($16, $17::uuid)
+    ORDER BY updated_at DESC, folder_id DESC LIMIT $18
+)
+SELECT total.known, f.folder_id, f.updated_at, f.status, f.sealed
+FROM (SELECT count(*) AS known FROM known) AS total
+LEFT JOIN (page JOIN folder f ON f.health_id = $1 AND f.folder_id = page.folder_id) ON true
+ORDER BY f.updated_at DESC, f.folder_id DESC
+"""  # noqa: S608
+CHANGES: Final = f"""
+WITH known AS MATERIALIZED (
+    SELECT c.sequence, c.document_id, c.kind, c.changed_at FROM change c
+    JOIN document d ON d.health_id = $1 AND d.document_id = c.document_id
+    WHERE c.health_id = $1 AND c.sequence > $11 AND ($12::timestamptz IS NULL OR c.changed_at >= $12)
+    AND (d.status <> 4 OR c.kind = 7) AND {VISIBLE}
+), page AS (
+    SELECT * FROM known ORDER BY sequence LIMIT $13
+)
+SELECT total.known, total.latest, page.sequence, page.kind, page.changed_at, {COLUMNS}
+FROM (
+    SELECT (SELECT count(*) FROM known) AS known,
+        coalesce((SELECT sequence FROM dossier_clock WHERE health_id = $1), 0) AS latest
+) AS total
+LEFT JOIN (page JOIN document d ON d.health_id = $1 AND d.document_id = page.document_id) ON true
+ORDER BY page.sequence
+"""  # noqa: S608 (4 is DELETED, 7 the change that deletes)
+LATEST: Final = "SELECT sequence FROM dossier_clock WHERE health_id = $1"
+LATEST_OF: Final = "SELECT health_id, sequence FROM dossier_clock WHERE health_id = ANY($1::bigint[])"
+REFERENCES: Final = """
+SELECT health_id, document_id, entry_id, version, status FROM document
+WHERE health_id = ANY($1::bigint[]) AND unique_id_digest = $2
+"""
+ELSEWHERE: Final = "SELECT health_id FROM unique_id WHERE digest = $1 ORDER BY health_id LIMIT $2"
+
+
+class Span(NamedTuple):
+    """From `start`, included, to `end`, excluded; None for no bound."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class Criteria(NamedTuple):
+    """What a search asks for, in the order of the statement; None for anything."""
+
+    statuses: list[int]
+    type_codes: list[str] | None = None
+    class_codes: list[str] | None = None
+    format_codes: list[str] | None = None
+    facility_codes: list[str] | None = None
+    setting_codes: list[str] | None = None
+    confidentiality: list[str] | None = None
+    event_codes: list[str] | None = None
+    author_digests: list[bytes] | None = None
+    institution_digests: list[bytes] | None = None
+    reference_digests: list[bytes] | None = None
+    unique_id_digests: list[bytes] | None = None
+    ids: list[uuid.UUID] | None = None
+    folder_id: uuid.UUID | None = None
+    relations: list[str] | None = None
+    title_digests: list[int] | None = None
+    submission_set_id: uuid.UUID | None = None
+    created: Span = Span()
+    service: Span = Span()
+    stopped: Span = Span()
+    submitted: Span = Span()
+
+    def values(self) -> list[Any]:
+        """The parameters from $11 on."""
+        return [*self[:17], *self.created, *self.service, *self.stopped, *self.submitted]
+
+
+class Order(NamedTuple):
+    """By which time, and which way (a key of SEARCHES)."""
+
+    column: str = "submitted_at"
+    direction: str = "DESC"
+
+
+class Position(NamedTuple):
+    """The last item of a page: its time in the order, and its id."""
+
+    place: datetime
+    id: uuid.UUID
+
+
+class Page(NamedTuple):
+    """Rows in order, their places in it, and how many match over all pages."""
+
+    rows: list[DocumentRow]
+    places: list[datetime]
+    total: int
+
+
+class SealedItem(NamedTuple):
+    """A submission set or a folder as its row has it; `time` is what it is ordered by."""
+
+    id: uuid.UUID
+    time: datetime
+    status: int
+    sealed: bytes
+
+
+class SealedPage(NamedTuple):
+    """Submission sets or folders in order, and how many match over all pages."""
+
+    items: list[SealedItem]
+    total: int
+
+
+class ChangeRow(NamedTuple):
+    """Something that happened, and the document as it is now."""
+
+    sequence: int
+    kind: int
+    changed_at: datetime
+    row: DocumentRow
+
+
+class ChangePage(NamedTuple):
+    """Changes, oldest first; how many there are; where the dossier's changes are now."""
+
+    changes: list[ChangeRow]
+    total: int
+    latest: int
+
+
+def view_values(view: View) -> tuple[Any, ...]:
+    """A view as the parameters $2 to $10."""
+    return (
+        list(view.denied_types),
+        view.sees_masked,
+        view.masked_own_digest,
+        view.patient_cutoff,
+        view.as_representative,
+        list(view.hidden_statuses),
+        view.restriction,
+        view.own_digest,
+        view.structure_digest,
+    )
+
+
+class SearchStore:
+    """Finds. Each method is one statement."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def documents(
+        self, health_id: int, view: View, criteria: Criteria, order: Order, after: Position | None, limit: int
+    ) -> Page:
+        """At most `limit` documents after a position that match and may be known of, and their total."""
+        values = (*criteria.values(), *(after or (None, None)), limit)
+        records = await self._pool.fetch(SEARCHES[order], health_id, *view_values(view), *values)
+        found = [tuple(record) for record in records if record["document_id"] is not None]
+        return Page([DocumentRow._make(r[1:-1]) for r in found], [r[-1] for r in found], records[0]["known"])
+
+    async def sets(
+        self, health_id: int, view: View, criteria: Sequence[Any], after: Position | None, limit: int
+    ) -> SealedPage:
+        """Submission sets with a document that may be known of; criteria are $11 to $17."""
+        return await self._sealed(SETS, health_id, view, criteria, after, limit)
+
+    async def folders(
+        self, health_id: int, view: View, criteria: Sequence[Any], after: Position | None, limit: int
+    ) -> SealedPage:
+        """Folders with a document that may be known of; criteria are $11 to $15."""
+        return await self._sealed(FOLDERS, health_id, view, criteria, after, limit)
+
+    async def one_set(
+        self, health_id: int, view: View, set_id: uuid.UUID
+    ) -> tuple[SealedItem | None, list[DocumentRow]]:
+        """A submission set, and its documents that may be known of. Two statements."""
+        rows = await self._pool.fetch(SET_DOCUMENTS, health_id, *view_values(view), set_id)
+        found = await self._pool.fetchrow(SET, health_id, set_id)
+        return (None if found is None else SealedItem._make(found)), [DocumentRow._make(row) for row in rows]
+
+    async def changes(self, health_id: int, view: View, after: int, since: datetime | None, limit: int) -> ChangePage:
+        """What happened after a place in the dossier's sequence, as far as it may be known of."""
+        records = await self._pool.fetch(CHANGES, health_id, *view_values(view), after, since, limit)
+        found = [tuple(record) for record in records if record["document_id"] is not None]
+        changes = [ChangeRow(r[2], r[3], r[4], DocumentRow._make(r[5:])) for r in found]
+        return ChangePage(changes, records[0]["known"], records[0]["latest"])
+
+    async def latest(self, health_ids: list[int]) -> list[int]:
+        """Where the changes of dossiers are now; 0 for one without any."""
+        found: dict[int, int] = {row[0]: row[1] for row in await self._pool.fetch(LATEST_OF, health_ids)}
+        return [found.get(health_id, 0) for health_id in health_ids]
+
+    async def references(self, health_ids: list[int], digest: bytes) -> list[_Record]:
+        """Documents with a uniqueId in these dossiers."""
+        return await self._pool.fetch(REFERENCES, health_ids, digest)
+
+    async def elsewhere(self, digest: bytes, limit: int) -> list[int]:
+        """Dossiers that hold a uniqueId, as far as the index knows."""
+        return [row[0] for row in await self._pool.fetch(ELSEWHERE, digest, limit)]
+
+    async def _sealed(
+        self, statement: str, health_id: int, view: View, criteria: Sequence[Any], after: Position | None, limit: int
+    ) -> SealedPage:
+        values = (*criteria, *(after or (None, None)), limit)
+        records = await self._pool.fetch(statement, health_id, *view_values(view), *values)
+        found = [tuple(record)[1:] for record in records if record[1] is not None]
+        return SealedPage([SealedItem._make(values) for values in found], records[0]["known"])

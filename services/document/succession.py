@@ -1,0 +1,197 @@
+"""What a new document is to those that the dossier holds: duplicate, replacement, late version, completion. Pure.
+
+CDA (domain.md §4): the same id, or the same setId and versionNumber, twice is refused; version n+1 names version n as
+its parent; an older version never overwrites a newer one: one that comes late is kept, deprecated, behind the newer.
+A version may be missing for ever; the newest that is there is the current one.
+
+What replaces a document is hidden from those from whom that one was hidden: otherwise a correction would unmask.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.document.v1 import document_pb2
+from services.document.store.rows import DocumentRow
+from services.document.store.writing import Fact
+from services.runtime.errors import DmpError, FieldViolation
+
+_REPLACES: Final = document_pb2.RELATIONSHIP_TYPE_REPLACES
+_APPROVED: Final = document_pb2.DOCUMENT_STATUS_APPROVED
+_DEPRECATED: Final = document_pb2.DOCUMENT_STATUS_DEPRECATED
+_DELETED: Final = document_pb2.DOCUMENT_STATUS_DELETED
+_TEXT: Final[dict[int, str]] = {
+    document_pb2.RELATIONSHIP_TYPE_REPLACES: "replace",
+    document_pb2.RELATIONSHIP_TYPE_APPENDS: "complete",
+    document_pb2.RELATIONSHIP_TYPE_TRANSFORMS: "transform",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A relation that a document states: `stated` by the request it must hold, by the header alone it may not."""
+
+    type: int
+    document_id: uuid.UUID | None
+    unique_id_digest: bytes | None
+    expected_version: int
+    stated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """What a document says that bears on others, and how it is hidden."""
+
+    index: int
+    document_id: uuid.UUID
+    unique_id_digest: bytes
+    set_digest: bytes | None
+    set_version: int | None
+    relations: tuple[Wanted, ...]
+    masked: bool
+    invisible_patient: bool
+    invisible_representatives: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place that a newcomer gets: its status, what it is to others, whom it replaces, how it is hidden."""
+
+    status: int
+    replaced_by: uuid.UUID | None
+    related: tuple[tuple[int, uuid.UUID], ...]
+    replaces: tuple[DocumentRow, ...]
+    masked: bool
+    invisible_patient: bool
+    invisible_representatives: bool
+
+
+def place_all(newcomers: Sequence[Newcomer], known: Sequence[Fact]) -> list[Place]:
+    """The places of a submission's documents, in order; each sees those before it.
+
+    Raises DUPLICATE_UNIQUE_ID naming every document at fault, METADATA_ERROR for a parent that is not named,
+    REPLACE_FAILED or CONCURRENT_CHANGE for a relation that does not hold.
+    """
+    _refuse_duplicates(newcomers, known)
+    gone: set[uuid.UUID] = set()
+    places: list[Place] = []
+    for newcomer in newcomers:
+        places.append(_place(newcomer, known, gone))
+        gone.update(row.document_id for row in places[-1].replaces)
+    return places
+
+
+def hidden_alike(row: DocumentRow, place: Place) -> Place:
+    """The place, hidden as the document that it replaces is."""
+    return replace(
+        place,
+        masked=place.masked or row.masked,
+        invisible_patient=place.invisible_patient or row.invisible_patient,
+        invisible_representatives=place.invisible_representatives or row.invisible_representatives,
+    )
+
+
+def _refuse_duplicates(newcomers: Sequence[Newcomer], known: Sequence[Fact]) -> None:
+    held = {fact.unique_id_digest for fact in known}
+    repeated = [n.index for n in newcomers if n.unique_id_digest in held]
+    if repeated:
+        raise taken(repeated)
+    versions = {(fact.set_digest, fact.set_version) for fact in known if fact.set_digest is not None}
+    for newcomer in newcomers:
+        if newcomer.set_digest is None:
+            continue
+        version = (newcomer.set_digest, newcomer.set_version)
+        if version in versions:
+            what = "the dossier holds a CDA of this setId and versionNumber"
+            field = FieldViolation(f"documents[{newcomer.index}].document.unique_id", "set_version", what)
+            raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, fields=(field,))
+        versions.add(version)
+
+
+def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID]) -> Place:
+    family = sorted(
+        (f for f in known if newcomer.set_digest is not None and f.set_digest == newcomer.set_digest),
+        key=lambda fact: fact.set_version or 0,
+    )
+    number = newcomer.set_version or 0
+    newer = next((fact for fact in family if (fact.set_version or 0) > number), None)
+    older = [fact for fact in family if (fact.set_version or 0) < number]
+    if newer is None and older and older[-1].set_version == number - 1:
+        _check_parent(newcomer, older[-1])
+    related: dict[tuple[int, uuid.UUID], DocumentRow] = {}
+    for wanted in newcomer.relations:
+        row = _target(newcomer, wanted, known, gone, late=newer is not None)
+        if row is not None:
+            related[wanted.type, row.document_id] = row
+    if newer is None:
+        for fact in older:
+            if fact.row.status == _APPROVED and fact.row.document_id not in gone:
+                related[_REPLACES, fact.row.document_id] = fact.row
+    replaces = [row for (kind, _), row in related.items() if kind == _REPLACES and row.status == _APPROVED]
+    place = Place(
+        status=_APPROVED if newer is None else _DEPRECATED,
+        replaced_by=None if newer is None else newer.row.document_id,
+        related=tuple(related),
+        replaces=tuple(replaces) if newer is None else (),
+        masked=newcomer.masked,
+        invisible_patient=newcomer.invisible_patient,
+        invisible_representatives=newcomer.invisible_representatives,
+    )
+    for row in (*replaces, *(() if newer is None else (newer.row,))):
+        place = hidden_alike(row, place)
+    return place
+
+
+def _check_parent(newcomer: Newcomer, before: Fact) -> None:
+    named = any(
+        wanted.type == _REPLACES
+        and (wanted.unique_id_digest == before.unique_id_digest or wanted.document_id == before.row.document_id)
+        for wanted in newcomer.relations
+    )
+    if not named and before.row.status != _DELETED:
+        what = "ClinicalDocument/relatedDocument: the version before is not named as the one that this replaces"
+        field = FieldViolation(f"documents[{newcomer.index}].content", "parent", what)
+        raise DmpError(reasons.ERROR_REASON_METADATA_ERROR, fields=(field,))
+
+
+def _target(
+    newcomer: Newcomer, wanted: Wanted, known: Iterable[Fact], gone: set[uuid.UUID], *, late: bool
+) -> DocumentRow | None:
+    """The document that a relation is to; None for one that the dossier does not hold and need not."""
+    row = next((fact.row for fact in known if _is(fact, wanted)), None)
+    if row is None or row.status == _DELETED:
+        if not wanted.stated:
+            return None
+        raise _failed(newcomer, wanted, "the dossier holds no such document")
+    if late and not wanted.stated:
+        return row
+    if wanted.expected_version and wanted.expected_version != row.version:
+        raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
+    if row.status != _APPROVED or row.document_id in gone:
+        raise _failed(newcomer, wanted, "that document is not approved any more")
+    return row
+
+
+def _is(fact: Fact, wanted: Wanted) -> bool:
+    if wanted.document_id is not None:
+        return wanted.document_id in (fact.row.document_id, fact.row.entry_id)
+    return fact.unique_id_digest == wanted.unique_id_digest
+
+
+def _failed(newcomer: Newcomer, wanted: Wanted, what: str) -> DmpError:
+    path = f"documents[{newcomer.index}].relationships"
+    field = FieldViolation(path, _TEXT.get(wanted.type, "relation"), what)
+    return DmpError(reasons.ERROR_REASON_REPLACE_FAILED, fields=(field,))
+
+
+def taken(indices: Iterable[int]) -> DmpError:
+    """The error of documents whose uniqueId the dossier (or the submission) holds already."""
+    fields = [
+        FieldViolation(f"documents[{index}].document.unique_id", "unique", "the dossier holds a document with it")
+        for index in indices
+    ]
+    return DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, fields=fields)

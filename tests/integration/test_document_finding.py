@@ -1,0 +1,231 @@
+"""Finding documents on a real PostgreSQL: criteria, orders, sets, folders, changes since a visit; and uploads."""
+
+from __future__ import annotations
+
+from dmp.common.v1 import coding_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.document.v1 import document_pb2 as pb
+from services.runtime.identifiers import dossier_name, new_health_id
+from tests import documents
+from tests.document_world import World
+from tests.documents import call, cda, decision, new_oid, plain_metadata, submission
+from tests.refusals import refused
+
+REPLACES, APPENDS = pb.RELATIONSHIP_TYPE_REPLACES, pb.RELATIONSHIP_TYPE_APPENDS
+APPROVED, DEPRECATED, ARCHIVED, DELETED = (
+    pb.DOCUMENT_STATUS_APPROVED,
+    pb.DOCUMENT_STATUS_DEPRECATED,
+    pb.DOCUMENT_STATUS_ARCHIVED,
+    pb.DOCUMENT_STATUS_DELETED,
+)
+
+
+def version_of(set_id: str, number: int, parent: str = "") -> str:
+    """The elements of a CDA's header that make it a version of a set."""
+    related = (
+        f'<relatedDocument typeCode="RPLC"><parentDocument><id root="{parent}"/></parentDocument></relatedDocument>'
+    )
+    return f'<setId root="{set_id}"/><versionNumber value="{number}"/>' + (related if parent else "")
+
+
+async def replace(world: World, target: pb.Document, **given: object) -> pb.Document:
+    """A document that takes the place of another."""
+    request = submission(world.dossier, (pb.Document(), cda(new_oid(), **given)))  # type: ignore[arg-type]
+    request.documents[0].relationships.add(type=REPLACES, target=target.name)
+    return (await world.send(request)).documents[0]
+
+
+# --- searching, sets, folders ----------------------------------------------------------------------------------------
+
+
+async def test_each_criterion_finds_what_has_it_and_nothing_else(world: World) -> None:
+    wanted = plain_metadata(new_oid())
+    wanted.title = "Compte rendu opératoire de PATIENTE"
+    wanted.facility_type.code, wanted.practice_setting.code = "SA01", "ETABLISSEMENT"
+    wanted.event_codes.add(system="1.2.3", code="ACT1")
+    wanted.reference_ids.add(system="1.2.3.9", value="order-7")
+    wanted.authors[0].institution_id.system, wanted.authors[0].institution_id.value = "1.2.250.1.71.4.2.2", "1999"
+    wanted.service_start_time.seconds, wanted.service_stop_time.seconds = 1_704_186_900, 1_704_286_900
+    found = (await world.submit((wanted, b"%PDF-1.7 a"))).documents[0]
+    await world.add(author=documents.OTHER)
+    identifier = coding_pb2.Identifier
+    stop = pb.TimeRange()
+    stop.start_time.seconds = 1_704_286_000
+    for criteria in (
+        {"type_codes": ["57833-6"]},
+        {"class_codes": [found.class_code.code]},
+        {"format_codes": ["urn:ihe:iti:xds-sd:pdf:2008"]},
+        {"facility_types": ["SA01"]},
+        {"practice_settings": ["ETABLISSEMENT"]},
+        {"event_codes": ["ACT1", "ACT2"]},
+        {"reference_ids": [identifier(system="1.2.3.9", value="order-7")]},
+        {"authors": [identifier(system="1.2.250.1.71.4.2.1", value=documents.AUTHOR)]},
+        {"author_institutions": [identifier(system="1.2.250.1.71.4.2.2", value="1999")]},
+        {"unique_ids": [found.unique_id]},
+        {"documents": [found.name]},
+        {"submission_set": found.submission_set},
+        {"title": "Patiente"},
+        {"title": "rendu OPERA"},
+    ):
+        answer = await world.search(**criteria)
+        assert [d.name for d in answer.documents] == [found.name], criteria
+        assert answer.total_size == 1
+    for criteria in ({"title": "chirurgie"}, {"title": "opér rendez"}, {"confidentiality_codes": ["V"]}):
+        assert (await world.search(**criteria)).total_size == 0
+    assert (await world.search(confidentiality_codes=["N"])).total_size == 2
+    assert (await world.search(service_stop_time=stop)).total_size == 1
+
+
+async def test_titles_and_their_words_are_nowhere_in_clear(world: World) -> None:
+    await world.add()
+    for record in await world.pool.fetch("SELECT * FROM document"):
+        line = repr(tuple(record.values())).lower()
+        assert "consultation" not in line
+        assert "janvier" not in line
+
+
+async def test_every_order_pages_through_all_while_documents_arrive(world: World) -> None:
+    for day in range(9):
+        await world.add(effective=f"2024010{9 - day}101500+0100")
+    for order in pb.DocumentOrder.values():
+        seen: list[str] = []
+        token = ""
+        while True:
+            answer = await world.search(page_size=2, page_token=token, order=order)
+            seen += [d.unique_id for d in answer.documents]
+            await world.add(effective="20240115101500+0100")
+            token = answer.next_page_token
+            if not token:
+                break
+        assert len(seen) == len(set(seen)), order
+        assert len(seen) >= 9
+
+
+async def test_sets_and_folders_are_listed_with_what_may_be_known_of_them(world: World) -> None:
+    request = submission(world.dossier, (pb.Document(), cda(new_oid())), (pb.Document(), cda(new_oid())))
+    request.submission_set.content_type.system, request.submission_set.content_type.code = "1.2", "consult"
+    request.folders.add(unique_id="2.25.1001", title="Grossesse")
+    request.documents[0].folders.append("2.25.1001")
+    made = await world.send(request)
+    assert made.documents[0].folders == [made.folders[0].name]
+    lister = world.service.servicer
+    parent = dossier_name(world.dossier)
+    sets = await lister.ListSubmissionSets(
+        pb.ListSubmissionSetsRequest(parent=parent, content_types=["consult"], source_id="1.2.250.1.997"),
+        call("ListSubmissionSets", world.dossier),
+    )
+    assert (list(sets.submission_sets), sets.total_size) == ([made.submission_set], 1)
+    one = await lister.GetSubmissionSet(
+        pb.GetSubmissionSetRequest(name=made.submission_set.name), call("GetSubmissionSet", world.dossier)
+    )
+    assert {d.name for d in one.documents} == {d.name for d in made.documents}
+    folders = await lister.ListFolders(pb.ListFoldersRequest(parent=parent), call("ListFolders", world.dossier))
+    assert list(folders.folders) == list(made.folders)
+    assert [d.name for d in (await world.search(folder=made.folders[0].name)).documents] == [made.documents[0].name]
+    later = submission(world.dossier, (pb.Document(), cda(new_oid())))
+    later.documents[0].folders.append(made.folders[0].name)
+    await world.send(later)
+    assert (await world.search(folder=made.folders[0].name)).total_size == 2
+    world.consent.answer = decision(denied_type_codes=["11488-4"])
+    hidden = await lister.ListFolders(pb.ListFoldersRequest(parent=parent), call("ListFolders", world.dossier))
+    assert hidden.total_size == 0
+    with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
+        await lister.GetSubmissionSet(
+            pb.GetSubmissionSetRequest(name=made.submission_set.name), call("GetSubmissionSet", world.dossier)
+        )
+
+
+async def test_a_feeder_gets_technical_ids_with_and_without_the_patient(world: World) -> None:
+    document = await world.add()
+    await world.index()
+    for parent in (dossier_name(world.dossier), ""):
+        request = pb.ResolveUniqueIdRequest(parent=parent, unique_id=document.unique_id)
+        made = call("ResolveUniqueId", world.dossier if parent else 0)
+        world.consent.any_dossier = not parent
+        answer = await world.service.servicer.ResolveUniqueId(request, made)
+        assert [(d.name, d.entry_id) for d in answer.documents] == [(document.name, document.entry_id)]
+        assert world.last_event().health_id == world.dossier
+
+
+# --- changes since, watching -----------------------------------------------------------------------------------------
+
+
+async def test_changes_are_told_in_order_from_a_cursor_on_and_each_once(world: World) -> None:
+    first = await world.add()
+    opening = await world.service.servicer.GetFirstOpening(
+        pb.GetFirstOpeningRequest(parent=dossier_name(world.dossier)), call("GetFirstOpening", world.dossier)
+    )
+    assert [d.name for d in opening.documents] == [first.name]
+    second = await replace(world, first)
+    await world.change(second.name, pb.DOCUMENT_CHANGE_MASK)
+    for _ in range(23):
+        await world.add()
+    told: list[pb.Change] = []
+    cursor = opening.cursor
+    while True:
+        answer = await world.changes(cursor)
+        told += answer.changes
+        cursor = answer.cursor
+        if not answer.changes:
+            break
+        assert len(answer.changes) <= 20
+    assert [change.change for change in told[:3]] == [
+        pb.DOCUMENT_CHANGE_REPLACE,
+        pb.DOCUMENT_CHANGE_SUBMIT,
+        pb.DOCUMENT_CHANGE_MASK,
+    ]
+    assert len(told) == 26
+    with refused(reasons.ERROR_REASON_INVALID_PAGE_TOKEN):
+        await world.changes(cursor, dossier=new_health_id())
+
+
+async def test_a_watch_tells_of_what_happens_and_ends_when_the_rights_do(world: World) -> None:
+    request = pb.WatchChangesRequest(parent=dossier_name(world.dossier))
+    stream = world.service.servicer.WatchChanges(request, call("WatchChanges", world.dossier, timeout=60))
+    opened = await anext(stream)
+    assert not opened.changes
+    document = await world.add()
+    told = await anext(stream)
+    assert [change.document.name for change in told.changes] == [document.name]
+    resumed = await world.changes(opened.cursor)
+    assert [change.document.name for change in resumed.changes] == [document.name]
+    world.consent.answer = documents.no(reasons.ERROR_REASON_BLOCKED)
+    await world.pool.execute("UPDATE dossier_clock SET sequence = sequence + 1 WHERE health_id = $1", world.dossier)
+    with refused(reasons.ERROR_REASON_BLOCKED):
+        await anext(stream)
+
+
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_upload_in_chunks_survives_lost_answers_and_becomes_a_document(world: World) -> None:
+    content = b"%PDF-1.7 " + bytes(range(256)) * 9000
+    upload = await world.upload(content, 1 << 20, lose=True)
+    request = submission(world.dossier, (plain_metadata(new_oid()), b""))
+    request.documents[0].upload = upload.name
+    first = await world.send(request)
+    assert await world.send(request) == first, "a retry is answered although the upload is gone"
+    assert await world.content(first.documents[0].name) == content
+    assert await world.pool.fetchval("SELECT count(*) FROM upload_chunk WHERE health_id = $1", world.dossier) == 0
+    with refused(reasons.ERROR_REASON_UPLOAD_NOT_FOUND):
+        again = submission(world.dossier, (plain_metadata(new_oid()), b""))
+        again.documents[0].upload = upload.name
+        await world.send(again)
+
+
+async def test_uploads_are_bounded_and_in_step(world: World) -> None:
+    create = pb.CreateUploadRequest(parent=dossier_name(world.dossier), size=3 << 30, request_id="request-3gb")
+    with refused(reasons.ERROR_REASON_REQUEST_TOO_LARGE, "size"):
+        await world.service.servicer.CreateUpload(create, call("CreateUpload", world.dossier))
+    upload = await world.upload(b"%PDF-half", 4, stop=1)
+    with refused(reasons.ERROR_REASON_UPLOAD_OUT_OF_STEP):
+        await world.write(upload.name, 8, b"x")
+    with refused(reasons.ERROR_REASON_UPLOAD_OUT_OF_STEP):
+        await world.write(upload.name, 4, b"x" * 100)
+    request = submission(world.dossier, (plain_metadata(new_oid()), b""))
+    request.documents[0].upload = upload.name
+    with refused(reasons.ERROR_REASON_UPLOAD_OUT_OF_STEP):
+        await world.send(request)
+    other = call("GetUpload", world.dossier, client_id="another")
+    with refused(reasons.ERROR_REASON_UPLOAD_NOT_FOUND):
+        await world.service.servicer.GetUpload(pb.GetUploadRequest(name=upload.name), other)

@@ -1,0 +1,256 @@
+"""A document's life on a real PostgreSQL: relations, versions, visibility, uploads, changes, and what operators do."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from dmp.document.v1 import document_pb2 as pb
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import dossier_name, new_health_id
+from tests import documents
+from tests.document_world import World
+from tests.documents import call, cda, decision, new_oid, submission
+from tests.refusals import refused
+
+REPLACES, APPENDS = pb.RELATIONSHIP_TYPE_REPLACES, pb.RELATIONSHIP_TYPE_APPENDS
+APPROVED, DEPRECATED, ARCHIVED, DELETED = (
+    pb.DOCUMENT_STATUS_APPROVED,
+    pb.DOCUMENT_STATUS_DEPRECATED,
+    pb.DOCUMENT_STATUS_ARCHIVED,
+    pb.DOCUMENT_STATUS_DELETED,
+)
+
+
+def version_of(set_id: str, number: int, parent: str = "") -> str:
+    """The elements of a CDA's header that make it a version of a set."""
+    related = (
+        f'<relatedDocument typeCode="RPLC"><parentDocument><id root="{parent}"/></parentDocument></relatedDocument>'
+    )
+    return f'<setId root="{set_id}"/><versionNumber value="{number}"/>' + (related if parent else "")
+
+
+async def replace(world: World, target: pb.Document, **given: object) -> pb.Document:
+    """A document that takes the place of another."""
+    request = submission(world.dossier, (pb.Document(), cda(new_oid(), **given)))  # type: ignore[arg-type]
+    request.documents[0].relationships.add(type=REPLACES, target=target.name)
+    return (await world.send(request)).documents[0]
+
+
+# --- replacement and relations ---------------------------------------------------------------------------------------
+
+
+async def test_what_replaces_takes_the_place_and_the_old_one_says_by_whom(world: World) -> None:
+    old = await world.add()
+    new = await replace(world, old)
+    assert [(r.type, r.target) for r in new.relationships] == [(REPLACES, old.name)]
+    now = await world.get(old.name)
+    assert (now.status, now.replaced_by, now.version) == (DEPRECATED, new.name, 2)
+    assert now.logical_id == old.logical_id
+    assert now.entry_id != old.entry_id
+    assert [d.name for d in (await world.search()).documents] == [new.name]
+    assert [d.name for d in (await world.search(related_to=old.name, statuses=[APPROVED])).documents] == [new.name]
+    with refused(reasons.ERROR_REASON_REPLACE_FAILED, "documents[0].relationships"):
+        await replace(world, old)
+
+
+async def test_of_two_who_replace_at_once_one_wins_and_the_other_is_told(world: World) -> None:
+    old = await world.add()
+    outcomes = await asyncio.gather(*(replace(world, old) for _ in range(8)), return_exceptions=True)
+    won = [outcome for outcome in outcomes if isinstance(outcome, pb.Document)]
+    lost = [outcome for outcome in outcomes if isinstance(outcome, DmpError)]
+    assert len(won) == 1
+    assert {error.reason for error in lost} == {reasons.ERROR_REASON_REPLACE_FAILED}
+    assert (await world.search()).total_size == 1
+
+
+async def test_a_hundred_submissions_of_one_unique_id_make_one_document(world: World) -> None:
+    content = cda(new_oid())
+    outcomes = await asyncio.gather(
+        *(world.submit((pb.Document(), content)) for _ in range(100)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, pb.SubmitDocumentsResponse) for outcome in outcomes) == 1
+    told = [outcome.reason for outcome in outcomes if isinstance(outcome, DmpError)]
+    assert told == [reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID] * 99
+    assert (await world.rows())["document"] == 1
+
+
+async def test_a_correction_is_hidden_as_what_it_corrects(world: World) -> None:
+    old = await world.add(flags=["MASQUE_PS"])
+    new = await replace(world, old, author=documents.OTHER)
+    assert "MASQUE_PS" in {code.code for code in new.confidentiality}
+    world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_NONE)
+    assert (await world.search()).total_size == 0
+
+
+async def test_relations_to_what_is_not_there_are_refused(world: World) -> None:
+    absent = f"{dossier_name(world.dossier)}/documents/{uuid.uuid4()}"
+    for kind in (REPLACES, APPENDS):
+        request = submission(world.dossier, (pb.Document(), cda(new_oid())))
+        request.documents[0].relationships.add(type=kind, target=absent)
+        with refused(reasons.ERROR_REASON_REPLACE_FAILED, "documents[0].relationships"):
+            await world.send(request)
+    other = new_health_id()
+    foreign = (await world.submit((pb.Document(), cda(new_oid())), dossier=other)).documents[0]
+    request = submission(world.dossier, (pb.Document(), cda(new_oid())))
+    request.documents[0].relationships.add(type=REPLACES, target=foreign.name)
+    with refused(reasons.ERROR_REASON_REPLACE_FAILED):
+        await world.send(request)
+    assert set((await world.rows()).values()) == {0}
+
+
+async def test_versions_of_a_cda_follow_each_other_in_whatever_order_they_come(world: World) -> None:
+    set_id, first, second, third = (new_oid() for _ in range(4))
+    one = await world.add_version(first, version_of(set_id, 1))
+    with refused(reasons.ERROR_REASON_METADATA_ERROR, "documents[0].content"):
+        await world.add_version(second, version_of(set_id, 2))
+    three = await world.add_version(third, version_of(set_id, 3, second))
+    assert (three.status, three.set_id, three.set_version) == (APPROVED, set_id, 3)
+    two = await world.add_version(second, version_of(set_id, 2, first))
+    assert (two.status, two.replaced_by) == (DEPRECATED, three.name)
+    assert (await world.get(one.name)).status == DEPRECATED
+    assert [d.name for d in (await world.search()).documents] == [three.name]
+    with refused(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID):
+        await world.add_version(new_oid(), version_of(set_id, 2, first))
+
+
+async def test_on_demand_entries_are_refused_clearly(world: World) -> None:
+    with refused(reasons.ERROR_REASON_ON_DEMAND_NOT_SUPPORTED, "documents[0].document.on_demand"):
+        await world.submit((pb.Document(on_demand=True), cda(new_oid())))
+
+
+async def test_what_is_fed_in_a_secret_connection_is_hidden_from_representatives(world: World) -> None:
+    actor = documents.professional()
+    actor.secret_connection = True
+    request = submission(world.dossier, (pb.Document(), cda(new_oid())))
+    made = await world.service.servicer.SubmitDocuments(request, call("SubmitDocuments", world.dossier, actor))
+    assert "INVISIBLE_REPRESENTANTS_LEGAUX" in {code.code for code in made.documents[0].confidentiality}
+    world.consent.answer = decision(representative_view=True)
+    assert (await world.search()).total_size == 0
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+async def test_each_change_is_a_version_with_its_event(world: World) -> None:
+    document = await world.add()
+    masked = await world.change(document.name, pb.DOCUMENT_CHANGE_MASK)
+    assert "MASQUE_PS" in {code.code for code in masked.confidentiality}
+    assert (masked.version, masked.name, masked.logical_id) == (2, document.name, document.logical_id)
+    archived = await world.change(document.name, pb.DOCUMENT_CHANGE_ARCHIVE)
+    assert archived.status == ARCHIVED
+    assert (await world.change(document.name, pb.DOCUMENT_CHANGE_UNARCHIVE)).status == APPROVED
+    shown = await world.change(document.name, pb.DOCUMENT_CHANGE_UNMASK)
+    assert "MASQUE_PS" not in {code.code for code in shown.confidentiality}
+    history = await world.versions(document.name)
+    assert [(v.document.version, v.change) for v in history] == [
+        (5, pb.DOCUMENT_CHANGE_UNMASK),
+        (4, pb.DOCUMENT_CHANGE_UNARCHIVE),
+        (3, pb.DOCUMENT_CHANGE_ARCHIVE),
+        (2, pb.DOCUMENT_CHANGE_MASK),
+        (1, pb.DOCUMENT_CHANGE_SUBMIT),
+    ]
+    assert len({v.document.entry_id for v in history}) == 5
+    assert history[4].document.entry_id == document.entry_id
+    for version in history:
+        entry = document.name[:-36] + version.document.entry_id
+        assert (await world.get(entry)).name == document.name
+    payloads = await world.pool.fetch("SELECT payload FROM outbox WHERE health_id = $1", world.dossier)
+    events = [audit_pb2.AuditEvent.FromString(row["payload"]) for row in payloads]
+    actions = {(event.action, event.transaction) for event in events}
+    assert ("document.mask", "TD3.3a") in actions
+    assert ("document.archive", "TD3.3d") in actions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pb.DOCUMENT_CHANGE_UNMASK,
+        pb.DOCUMENT_CHANGE_UNARCHIVE,
+        pb.DOCUMENT_CHANGE_SHOW_TO_PATIENT,
+        pb.DOCUMENT_CHANGE_SHOW_TO_REPRESENTATIVES,
+    ],
+)
+async def test_a_change_that_cannot_be_made_from_there_is_refused(
+    world: World, change: pb.DocumentChange.ValueType
+) -> None:
+    document = await world.add()
+    with refused(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE):
+        await world.change(document.name, change)
+    assert (await world.get(document.name)).version == 1
+
+
+async def test_of_changes_that_expect_one_version_one_is_made(world: World) -> None:
+    document = await world.add()
+    changes = [pb.DOCUMENT_CHANGE_MASK, pb.DOCUMENT_CHANGE_ARCHIVE, pb.DOCUMENT_CHANGE_DELETE]
+    outcomes = await asyncio.gather(
+        *(world.change(document.name, change, expected_version=1) for change in changes), return_exceptions=True
+    )
+    refusals = [outcome.reason for outcome in outcomes if isinstance(outcome, DmpError)]
+    assert refusals in ([reasons.ERROR_REASON_CONCURRENT_CHANGE] * 2, [reasons.ERROR_REASON_DOCUMENT_NOT_FOUND] * 2)
+    with refused(reasons.ERROR_REASON_CONCURRENT_CHANGE):
+        other = await world.add()
+        await world.change(other.name, pb.DOCUMENT_CHANGE_MASK, expected_status=ARCHIVED)
+
+
+async def test_a_change_retried_is_made_once(world: World) -> None:
+    document = await world.add()
+    answers = [await world.change(document.name, pb.DOCUMENT_CHANGE_MASK, request_id="request-mask") for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(await world.versions(document.name)) == 2
+    with refused(reasons.ERROR_REASON_REQUEST_ID_REUSED):
+        await world.change(document.name, pb.DOCUMENT_CHANGE_DELETE, request_id="request-mask")
+
+
+async def test_the_rights_bound_on_which_documents_a_change_is_made(world: World) -> None:
+    mine = await world.add()
+    theirs = await world.add(author=documents.OTHER)
+    world.consent.answer = decision(restriction=consent_pb2.DOCUMENT_RESTRICTION_OWN)
+    with refused(reasons.ERROR_REASON_RIGHT_DENIED):
+        await world.change(theirs.name, pb.DOCUMENT_CHANGE_DELETE)
+    assert world.last_event().outcome == audit_pb2.OUTCOME_DENIED
+    assert (await world.change(mine.name, pb.DOCUMENT_CHANGE_DELETE)).status == DELETED
+    world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_NONE)
+    hidden = await world.add(flags=["MASQUE_PS"])
+    with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
+        await world.change(hidden.name, pb.DOCUMENT_CHANGE_UNMASK)
+
+
+async def test_a_deleted_document_is_gone_and_only_its_trace_is_told(world: World) -> None:
+    document = await world.add()
+    await world.change(document.name, pb.DOCUMENT_CHANGE_DELETE)
+    with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
+        await world.get(document.name)
+    assert (await world.search(statuses=[APPROVED, DELETED])).total_size == 0
+    world.consent.answer = decision(deleted_traces=True)
+    trace = await world.get(document.name)
+    assert (trace.status, trace.title, trace.hash) == (DELETED, "", b"")
+    with refused(reasons.ERROR_REASON_CONTENT_DESTROYED):
+        await world.content(document.name)
+    with refused(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE):
+        await world.change(document.name, pb.DOCUMENT_CHANGE_ARCHIVE)
+
+
+async def test_an_announcement_waits_two_weeks_is_told_of_and_after_a_month_is_visible(world: World) -> None:
+    document = await world.add(flags=["INVISIBLE_PATIENT"])
+    world.consent.answer = decision(patient_view=True)
+    await world.service.deadlines.run(world.clock())
+    assert await world.events("document.waiting") == []
+    world.later(timedelta(days=15))
+    for _ in range(2):
+        await world.service.deadlines.run(world.clock())
+    assert len(await world.events("document.waiting")) == 1
+    assert (await world.search()).total_size == 0
+    world.later(timedelta(days=17))
+    assert (await world.search()).total_size == 1, "computed when read, before any job ran"
+    await world.service.deadlines.run(world.clock())
+    [event] = await world.events("document.show_patient")
+    assert event.actor.actor_kind == context_pb2.ACTOR_KIND_SYSTEM
+    assert "INVISIBLE_PATIENT" not in {code.code for code in (await world.get(document.name)).confidentiality}
