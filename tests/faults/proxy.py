@@ -74,7 +74,8 @@ class Proxy:
         for task, ends in list(self._open.items()):
             for writer in ends:
                 if reset:
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    with contextlib.suppress(OSError):  # the other side may have closed it already
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     writer.transport.abort()
                 else:
                     writer.close()

@@ -16,7 +16,7 @@ from tests.faults.trial import Trial
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_BETWEEN = 0.3
+_BETWEEN = 0.8
 """Seconds that a new replica has to be found before the next one goes: a readiness probe's period is longer."""
 
 
