@@ -16,9 +16,11 @@ from dmp.document.v1 import document_pb2 as pb
 from ops.endpoints import published
 from ops.local.registrations import OPERATOR
 from ops.local.state import State
+from ops.reread_command import reread
 from ops.session import Session, Statement
 
 commands = typer.Typer(help="Look after stored contents (document service).", no_args_is_help=True)
+commands.command()(reread)
 Response = TypeVar("Response", bound=Message)
 Token = Annotated[str, typer.Option("--from", help="Go on from this token, printed by a run that was broken off.")]
 _out = Console()

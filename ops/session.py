@@ -162,10 +162,12 @@ class Session:
     ) -> Response:
         """One unary call, e.g. `call("consent", "OpenDossier", …)`. DmpError as the platform refused it.
 
+        A method of a service that is not named for its package is given with it: `"ClinicalService/GetPathway"`.
+
         A partner's or a patient's call goes through the relay, an internal system's directly.
         """
-        path = f"/dmp.{service}.v1.{service.capitalize()}Service/{method}"
-        invoke: Any = self._channel_of(service, statement).unary_unary(path)
+        named = method if "/" in method else f"{service.capitalize()}Service/{method}"
+        invoke: Any = self._channel_of(service, statement).unary_unary(f"/dmp.{service}.v1.{named}")
         try:
             data = await invoke(
                 request.SerializeToString(), metadata=await self._metadata(statement, request_id), timeout=timeout

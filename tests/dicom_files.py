@@ -56,6 +56,7 @@ def selection(
     *,
     sop_class: str = KOS,
     images: int = 2,
+    order: str = "O-1",
 ) -> list[Element]:
     """The elements of a selection of one study's images, with a patient's name that nobody must look at."""
     issued: list[Element] = (
@@ -81,7 +82,7 @@ def selection(
         (0x00100010, "PN", "PATIENTE^DOMINIQUE"),
         (0x0020000D, "UI", study),
         (0x0040A043, "SQ", [[(0x00080100, "SH", "113030"), (0x00080102, "SH", "DCM"), (0x00080104, "LO", "Manifest")]]),
-        (0x0040A370, "SQ", [[(0x00080050, "SH", accession), *issued, (0x00402016, "LO", "O-1")]]),
+        (0x0040A370, "SQ", [[(0x00080050, "SH", accession), *issued, (0x00402016, "LO", order)]]),
         (0x0040A375, "SQ", [[(0x00081115, "SQ", [series]), (0x0020000D, "UI", study)]]),
     ]
 

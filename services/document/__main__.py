@@ -17,6 +17,7 @@ from services.document.clinical import Listings
 from services.document.clinical_envelope import Digests
 from services.document.clinical_lists import ClinicalLists
 from services.document.clinical_service import ClinicalServicer
+from services.document.clinical_sources import Documents
 from services.document.clinical_store import ClinicalStore
 from services.document.committing import Committer
 from services.document.contents import Contents
@@ -88,8 +89,8 @@ class DocumentService:
         tokens, watched = PageTokens(keyring), Watched()
         cursors, opener = Cursors(tokens), Opener(store)
         contents = Contents(store, neighbours.objects, write_objects=neighbours.write_objects)
-        digests = Digests(keyring)
-        self._projector = Projector(pool, store, contents, keys, digests, clock)
+        digests, documents = Digests(keyring), Documents(store, contents, authorship, clock)
+        self._projector = Projector(pool, documents, keys, digests, clock)
         self.ahead = Ahead(self._projector)
         self.sweep = ReadingSweep(pool, self._projector, neighbours.trail, clock)
 
@@ -117,7 +118,7 @@ class DocumentService:
         self._opener, self._contents = opener, contents
         self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)
         self.servicer = DocumentServicer(self._rooms, served)
-        listings = Listings(ClinicalStore(pool), store, self._projector, gate, authorship, digests, tokens, clock)
+        listings = Listings(ClinicalStore(pool), documents, self._projector, gate, digests, tokens)
         self.clinical = ClinicalServicer(ClinicalLists(listings), self.sweep)
 
     async def close(self) -> None:

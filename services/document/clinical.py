@@ -17,16 +17,12 @@ from google.protobuf.message import Message as AnyMessage
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
-from services.document.access import VISIBLE, View, hidden_because, view_of
-from services.document.authorship import Authorship
-from services.document.clinical_envelope import Clock, Digests, opened
+from services.document.clinical_envelope import Digests, opened
+from services.document.clinical_sources import Documents, View, translated
 from services.document.clinical_store import ClinicalStore, Place, ProjectionRow
-from services.document.entries import opened as opened_document
 from services.document.gate import Gate
 from services.document.projecting import Projector
 from services.document.reading.model import Message
-from services.document.store.reading import DocumentStore, translated
-from services.document.store.rows import DocumentKey
 from services.document.text import control_characters
 from services.document.times import EPOCH, instant, is_valid
 from services.runtime.context import Call
@@ -73,22 +69,18 @@ class Listings:
     def __init__(
         self,
         store: ClinicalStore,
-        documents: DocumentStore,
+        documents: Documents,
         projector: Projector,
         gate: Gate,
-        authorship: Authorship,
         digests: Digests,
         tokens: PageTokens,
-        clock: Clock,
     ) -> None:
         self.store = store
         self.digests = digests
         self._documents = documents
         self._projector = projector
         self._gate = gate
-        self._authorship = authorship
         self._tokens = tokens
-        self._clock = clock
 
     async def enter(self, call: Call) -> consent_pb2.Decision:
         """Consent's yes to reading content; those whose rights end at metadata are refused."""
@@ -107,7 +99,7 @@ class Listings:
         scope = _scope(request, call)
         after = self._tokens.read(token, scope) if token else b""
         await self._projector.catch_up(call.health_id)
-        view = view_of(decision.filter, self._authorship.of_caller(call.actor), self._clock())
+        view = self._documents.view(decision, call)
         return Asked(call, decision, view, scope, size or default_size, after)
 
     async def items(self, asked: Asked, rows: Sequence[ProjectionRow]) -> list[Item]:
@@ -149,19 +141,16 @@ class Listings:
             return {}, None
         health_id = asked.call.health_id
         wanted = sorted(document_ids)
+        found = await self._documents.stored(health_id, wanted)
         with translated():
-            found = await self._documents.find([DocumentKey(health_id, document_id) for document_id in wanted])
             left_out = await self.store.left_out(health_id, wanted)
         sources: dict[uuid.UUID, clinical_pb2.Source] = {}
         key: DossierKey | None = None
-        for one in found:
-            if one is None or one.row.status != document_pb2.DOCUMENT_STATUS_APPROVED:
-                continue
-            if hidden_because(one.row, asked.view) != VISIBLE:
-                continue
-            key = one.key
-            document = opened_document(key, one.row)
-            sources[one.row.document_id] = _source(document, left_out.get(one.row.document_id, 0))
+        for stored in found:
+            if self._documents.may_know(stored, asked.view):
+                key = stored.key
+                document_id = stored.row.document_id
+                sources[document_id] = _source(stored.document, left_out.get(document_id, 0))
         return sources, key
 
 

@@ -9,7 +9,7 @@ tables tells neither what anybody has nor who has the same. Sixteen bytes are en
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -116,7 +116,3 @@ def _aad(health_id: int, document_id: uuid.UUID, kind: int, place: int) -> bytes
 
 def _value(health_id: int, text: str) -> bytes:
     return health_id.to_bytes(8, "big") + text.encode()
-
-
-Clock = Callable[[], datetime]
-"""Gives the time, aware."""

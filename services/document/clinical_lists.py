@@ -9,10 +9,10 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import clinical_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.clinical import MOST_UNREAD, Asked, Item, Listings, Span, place_bytes, place_of, span_of
+from services.document.clinical_sources import translated
 from services.document.clinical_store import Place, ProjectionRow, Rows
 from services.document.reading.model import Kind
 from services.document.reading.results import unit_of
-from services.document.store.reading import translated
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 

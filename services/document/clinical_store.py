@@ -1,8 +1,8 @@
 """Every statement on projections, and the rows that they give and take.
 
 Here live SQL and rows. Sealing is `clinical_envelope`; what is read is `reading`. The lists begin with the dossier and
-the view ($1 to $10), joined to the documents that the projections are of: a projection is never shown to who may not
-know of its document, and only approved documents have any.
+the view (`clinical_sources`), joined to the documents that the projections are of: a projection is never shown to
+who may not know of its document, and only approved documents have any.
 """
 
 from __future__ import annotations
@@ -12,32 +12,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from services.document.access import View
-from services.document.store.rows import DocumentKey
+from services.document.clinical_sources import VISIBLE, DocumentKey, View, view_values
 from services.runtime.postgres import Connection, Pool
 
-_APPROVED: Final = "d.status = 1"
-_VISIBLE: Final = """
-    d.type_code <> ALL($2::text[])
-    AND (NOT d.masked OR $3::boolean OR coalesce($4::bytea = ANY(d.author_digests), false))
-    AND (NOT d.invisible_patient OR $5::timestamptz IS NULL OR d.submitted_at <= $5)
-    AND NOT (d.invisible_representatives AND $6::boolean)
-"""
 _COLUMNS: Final = "p.document_id, p.place, p.kind, p.occurred_at, p.unread, p.series_digest, p.link_digests, p.sealed"
 _LIST: Final = f"""
 WITH known AS MATERIALIZED (
     SELECT p.document_id, p.place, p.occurred_at
     FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-    WHERE p.health_id = $1 AND p.kind = $7
-    AND ($8::bigint[] IS NULL OR p.subkind = ANY($8))
-    AND ($9::bytea[] IS NULL OR p.code_digests && $9)
-    AND ($10::timestamptz IS NULL OR p.occurred_at >= $10) AND ($11::timestamptz IS NULL OR p.occurred_at < $11)
-    AND {_APPROVED} AND {_VISIBLE}
+    WHERE p.health_id = $1 AND p.kind = $11
+    AND ($12::bigint[] IS NULL OR p.subkind = ANY($12))
+    AND ($13::bytea[] IS NULL OR p.code_digests && $13)
+    AND ($14::timestamptz IS NULL OR p.occurred_at >= $14) AND ($15::timestamptz IS NULL OR p.occurred_at < $15)
+    AND {VISIBLE}
 ), page AS (
     SELECT * FROM known
-    WHERE $12::timestamptz IS NULL OR (occurred_at, document_id, place) < ($12, $13::uuid, $14::bigint)
+    WHERE $16::timestamptz IS NULL OR (occurred_at, document_id, place) < ($16, $17::uuid, $18::bigint)
     ORDER BY occurred_at DESC, document_id DESC, place DESC
-    LIMIT $15
+    LIMIT $19
 )
 SELECT total.known, {_COLUMNS}
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -51,16 +43,16 @@ _SERIES: Final = f"""
 WITH known AS MATERIALIZED (
     SELECT p.document_id, p.place, p.occurred_at, p.series_digest
     FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-    WHERE p.health_id = $1 AND p.kind = $7 AND p.unread = 0
-    AND ($8::bytea[] IS NULL OR p.code_digests && $8)
-    AND ($9::timestamptz IS NULL OR p.occurred_at >= $9) AND ($10::timestamptz IS NULL OR p.occurred_at < $10)
-    AND {_APPROVED} AND {_VISIBLE}
+    WHERE p.health_id = $1 AND p.kind = $11 AND p.unread = 0
+    AND ($12::bytea[] IS NULL OR p.code_digests && $12)
+    AND ($13::timestamptz IS NULL OR p.occurred_at >= $13) AND ($14::timestamptz IS NULL OR p.occurred_at < $14)
+    AND {VISIBLE}
 ), page AS (
     SELECT * FROM known
-    WHERE $11::bytea IS NULL
-    OR (series_digest, occurred_at, document_id, place) < ($11, $12::timestamptz, $13::uuid, $14::bigint)
+    WHERE $15::bytea IS NULL
+    OR (series_digest, occurred_at, document_id, place) < ($15, $16::timestamptz, $17::uuid, $18::bigint)
     ORDER BY series_digest DESC, occurred_at DESC, document_id DESC, place DESC
-    LIMIT $15
+    LIMIT $19
 )
 SELECT total.known, {_COLUMNS}
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -69,23 +61,23 @@ LEFT JOIN (
 ) ON true
 ORDER BY p.series_digest DESC, p.occurred_at DESC, p.document_id DESC, p.place DESC
 """  # noqa: S608
-# Reports ($7), and the references ($8) that no report which may be known of is linked to.
+# Reports ($11), and the references ($12) that no report which may be known of is linked to.
 _IMAGING: Final = f"""
 WITH visible AS MATERIALIZED (
     SELECT p.document_id, p.place, p.kind, p.occurred_at, p.link_digests
     FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-    WHERE p.health_id = $1 AND p.kind IN ($7, $8) AND {_APPROVED} AND {_VISIBLE}
+    WHERE p.health_id = $1 AND p.kind IN ($11, $12) AND {VISIBLE}
 ), known AS (
     SELECT v.document_id, v.place, v.occurred_at FROM visible v
-    WHERE (v.kind = $7 OR NOT EXISTS (
-        SELECT FROM visible report WHERE report.kind = $7 AND report.link_digests && v.link_digests
+    WHERE (v.kind = $11 OR NOT EXISTS (
+        SELECT FROM visible report WHERE report.kind = $11 AND report.link_digests && v.link_digests
     ))
-    AND ($9::timestamptz IS NULL OR v.occurred_at >= $9) AND ($10::timestamptz IS NULL OR v.occurred_at < $10)
+    AND ($13::timestamptz IS NULL OR v.occurred_at >= $13) AND ($14::timestamptz IS NULL OR v.occurred_at < $14)
 ), page AS (
     SELECT * FROM known
-    WHERE $11::timestamptz IS NULL OR (occurred_at, document_id, place) < ($11, $12::uuid, $13::bigint)
+    WHERE $15::timestamptz IS NULL OR (occurred_at, document_id, place) < ($15, $16::uuid, $17::bigint)
     ORDER BY occurred_at DESC, document_id DESC, place DESC
-    LIMIT $14
+    LIMIT $18
 )
 SELECT total.known, {_COLUMNS}
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -97,20 +89,20 @@ ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
 _LINKED: Final = f"""
 SELECT {_COLUMNS}
 FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-WHERE p.health_id = $1 AND p.kind = $7 AND p.link_digests && $8::bytea[] AND {_APPROVED} AND {_VISIBLE}
+WHERE p.health_id = $1 AND p.kind = $11 AND p.link_digests && $12::bytea[] AND {VISIBLE}
 ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
-LIMIT $9
+LIMIT $13
 """  # noqa: S608
 _UNREAD: Final = f"""
 SELECT p.document_id
 FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-WHERE p.health_id = $1 AND p.kind = $7 AND p.unread <> 0 AND {_APPROVED} AND {_VISIBLE}
+WHERE p.health_id = $1 AND p.kind = $11 AND p.unread <> 0 AND {VISIBLE}
 ORDER BY p.occurred_at DESC, p.document_id DESC
-LIMIT $8
+LIMIT $12
 """  # noqa: S608
 _PENDING: Final = f"""
 SELECT count(*) FROM document d
-WHERE d.health_id = $1 AND {_APPROVED} AND {_VISIBLE}
+WHERE d.health_id = $1 AND {VISIBLE}
 AND NOT EXISTS (SELECT FROM reading r WHERE r.health_id = $1 AND r.document_id = d.document_id)
 """  # noqa: S608
 _WAITING: Final = """
@@ -144,6 +136,10 @@ SELECT $1, $2, new.place, new.kind, new.subkind, new.occurred_at, new.unread, ne
 FROM unnest(
     $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::bytea[], $9::bytea[]
 ) AS new (place, kind, subkind, occurred_at, unread, series_digest, sealed)
+"""
+_FORGET_DELETED: Final = """
+DELETE FROM projection p USING document d
+WHERE p.health_id = ANY($1::bigint[]) AND d.health_id = p.health_id AND d.document_id = p.document_id AND d.status = 4
 """
 _FORGET: Final = """
 WITH gone AS (DELETE FROM projection WHERE health_id = $1)
@@ -196,17 +192,6 @@ class NewProjection(NamedTuple):
     sealed: bytes
     code_digests: tuple[bytes, ...]
     link_digests: tuple[bytes, ...]
-
-
-def view_values(view: View) -> tuple[Any, ...]:
-    """A view as the parameters $2 to $6."""
-    return (
-        list(view.denied_types),
-        view.sees_masked,
-        view.masked_own_digest,
-        view.patient_cutoff,
-        view.as_representative,
-    )
 
 
 class ClinicalStore:
@@ -280,6 +265,10 @@ class ClinicalStore:
     async def waiting(self, health_id: int, limit: int) -> list[uuid.UUID]:
         """Documents of a dossier that wait to be read, the latest first."""
         return [row[0] for row in await self._pool.fetch(_WAITING, health_id, limit)]
+
+    async def forget_deleted(self, health_ids: list[int]) -> None:
+        """Remove what deleted documents said: as their content, it is gone for all."""
+        await self._pool.execute(_FORGET_DELETED, health_ids)
 
     async def left_out(self, health_id: int, document_ids: list[uuid.UUID]) -> dict[uuid.UUID, int]:
         """How much of these documents could not be read."""

@@ -28,6 +28,7 @@ MASKED_FROM_PROFESSIONALS: Final = "MASQUE_PS"
 
 CDA_MIME_TYPES: Final = frozenset({"text/xml", "application/xml"})
 _ANY_MIME_TYPE: Final = "*"
+_SUFFICIENT: Final = "urn:ihe:iti:xds:2017:mimeTypeSufficient"
 _MOST_CONFIDENTIALITY_CODES: Final = 4
 _LONGEST_FORMAT_CODE: Final = 128
 
@@ -162,13 +163,16 @@ WRAPPED_FORMATS: Final[Mapping[str, str]] = MappingProxyType(
         "application/rtf": "urn:ihe:iti-fr:xds-sd:rtf:2010",
         "image/jpeg": "urn:ihe:iti-fr:xds-sd:jpeg:2010",
         "image/tiff": "urn:ihe:iti-fr:xds-sd:tiff:2010",
+        "application/fhir+json": _SUFFICIENT,
+        "application/fhir+xml": _SUFFICIENT,
+        "application/dicom+json": _SUFFICIENT,
     }
 )
 """The format of a file, alone or wrapped in a CDA, by its MIME type."""
 UNPROFILED_FORMAT: Final = "urn:asipSante:modelesHorsProfils:2011"
 """A structured CDA that follows none of the published templates."""
 
-MIME_TYPES: Final = frozenset().union(*(found.mime_types for found in FORMATS.values()))
+MIME_TYPES: Final = frozenset(WRAPPED_FORMATS).union(*(found.mime_types for found in FORMATS.values()))
 """Every MIME type that is accepted."""
 
 

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,23 +20,20 @@ import structlog
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from dmp.document.v1 import document_pb2
-from services.document import clinical_store, envelope, sweep_store
-from services.document.clinical_envelope import Clock, Digests, sealed
+from services.document import clinical_store, sweep_store
+from services.document.clinical_envelope import Digests, sealed
+from services.document.clinical_sources import DocumentKey, Documents, Stored, translated
 from services.document.clinical_store import ClinicalStore, NewProjection
-from services.document.contents import Contents
 from services.document.reading import reader
 from services.document.reading.model import READER_VERSION, Reading
-from services.document.store.reading import DocumentStore, FoundDocument, translated
-from services.document.store.rows import DocumentKey
 from services.document.sweep_store import FIRST, Sweep, SweepStore
+from services.document.times import Clock
 from services.runtime import outbox
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Pool, transaction
-from services.runtime.sealing import DossierKey
 from services.runtime.trail import Trail, build_event
 
 _log = structlog.get_logger("document")
@@ -55,31 +51,12 @@ _SWEPT: Final = 50
 _SECONDS_BETWEEN: Final = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A document ready to be read: its metadata, its bytes (None: damaged), the key for what is read in it."""
-
-    key: DocumentKey
-    document: document_pb2.Document
-    content: bytes | None
-    dossier: DossierKey
-
-
 class Projector:
     """Reads documents and keeps what they say."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        documents: DocumentStore,
-        contents: Contents,
-        keys: DossierKeys,
-        digests: Digests,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, pool: Pool, documents: Documents, keys: DossierKeys, digests: Digests, clock: Clock) -> None:
         self._pool = pool
         self._documents = documents
-        self._contents = contents
         self._keys = keys
         self._digests = digests
         self._clock = clock
@@ -94,6 +71,11 @@ class Projector:
             self._under_way[health_id] = task
             task.add_done_callback(lambda _: self._under_way.pop(health_id, None))
         await asyncio.shield(task)
+
+    async def forget_deleted(self, health_ids: Iterable[int]) -> None:
+        """Remove what deleted documents of these dossiers said."""
+        with translated():
+            await self._store.forget_deleted(list(health_ids))
 
     async def read(self, keys: Sequence[DocumentKey], before: datetime) -> tuple[int, int]:
         """Read documents that were not read since `before`; gives how many were, and how many could not be opened."""
@@ -123,11 +105,12 @@ class Projector:
                 return
 
     async def _read(self, key: DocumentKey, before: datetime) -> bool:
-        opened = await self._open(key)
-        if opened is None:
+        found = await self._documents.stored(key.health_id, [key.id])
+        if not found:
             return False
         started = self._clock()
-        reading, rows = await asyncio.to_thread(self._project, opened)
+        content = await self._content(found[0])
+        reading, rows = await asyncio.to_thread(self._project, found[0], content)
         with translated():
             async with transaction(self._pool) as conn:
                 # Holds the key's row: nothing is kept of a dossier that has been destroyed meanwhile.
@@ -135,32 +118,19 @@ class Projector:
                 what = (READER_VERSION, int(reading.unread), reading.left_out, started)
                 return await clinical_store.replace(conn, key, what, max(before, NEVER), rows)
 
-    async def _open(self, key: DocumentKey) -> _Opened | None:
-        with translated():
-            [found] = await self._documents.find([key])
-        if found is None or found.row.status != document_pb2.DOCUMENT_STATUS_APPROVED:
-            return None
-        dossier = found.key
-        document, pointer = envelope.open_metadata(dossier, found.row)
+    async def _content(self, stored: Stored) -> bytes | None:
+        """The bytes; None when they are damaged. Raises what keeps them from being fetched."""
         try:
-            content = await self._content(found, dossier, pointer, document.size)
+            return await self._documents.content(stored)
         except DmpError as error:
             if error.reason != reasons.ERROR_REASON_CONTENT_CORRUPTED:
                 raise
-            content = None
-        return _Opened(key, document, content, dossier)
+            return None
 
-    async def _content(
-        self, found: FoundDocument, dossier: DossierKey, pointer: envelope.ContentPointer, size: int
-    ) -> bytes:
-        wanted = DocumentKey(found.row.health_id, pointer.content_id)
-        blob = await self._contents.get(wanted, found.row.stored_size, None)
-        return (await envelope.off_loop(size, envelope.open_content, dossier, pointer, size, blob)).content
-
-    def _project(self, opened: _Opened) -> tuple[Reading, list[NewProjection]]:
-        document, content = opened.document, opened.content
+    def _project(self, stored: Stored, content: bytes | None) -> tuple[Reading, list[NewProjection]]:
+        document = stored.document
         reading = reader.damaged(document) if content is None else reader.read(content, document)
-        return reading, sealed(opened.dossier, opened.key.id, document, reading.projections, self._digests)
+        return reading, sealed(stored.key, stored.row.document_id, document, reading.projections, self._digests)
 
 
 class Ahead:
@@ -172,7 +142,7 @@ class Ahead:
         self._wake = asyncio.Event()
 
     def told(self, health_ids: Iterable[int]) -> None:
-        """These dossiers have new documents. What exceeds the bound is read when it is asked for."""
+        """These dossiers have documents that are new, or changed. Beyond the bound they are read when asked for."""
         for health_id in health_ids:
             if len(self._dossiers) < _WAITING_DOSSIERS:
                 self._dossiers[health_id] = None
@@ -187,6 +157,7 @@ class Ahead:
                 health_id, _ = self._dossiers.popitem(last=False)
                 started = time.monotonic()
                 try:
+                    await self._projector.forget_deleted([health_id])
                     await self._projector.catch_up(health_id)
                 except DmpError as error:  # the next who lists the dossier meets it, and is told
                     _log.warning("dossier_not_read_ahead", reason=error.reason_name)
@@ -236,6 +207,7 @@ class ReadingSweep:
         at = DocumentKey(sweep.health_id, sweep.document_id)
         passed = await self._store.next(at, _SWEPT)
         todo = [one.key for one in passed if one.read_at is None or one.read_at < sweep.started_at]
+        await self._projector.forget_deleted({one.key.health_id for one in passed})
         read, failed = await self._projector.read(todo, sweep.started_at)
         last = passed[-1].key if passed else at
         await self._store.advance(sweep, last, read, failed, done=len(passed) < _SWEPT)

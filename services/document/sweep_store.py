@@ -9,7 +9,7 @@ import uuid
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.document.store.rows import DocumentKey
+from services.document.clinical_sources import DocumentKey
 from services.runtime.postgres import Connection, Pool
 
 FIRST: Final = uuid.UUID(int=0)

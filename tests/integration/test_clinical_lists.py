@@ -113,6 +113,8 @@ async def test_what_cannot_be_read_is_shown_as_the_document(world: World) -> Non
         (("INVISIBLE_PATIENT",), {"patient_view": True}),
         (("INVISIBLE_REPRESENTANTS_LEGAUX",), {"representative_view": True}),
         ((), {"denied_type_codes": ["57833-6"]}),
+        ((), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_OWN}),
+        ((), {"restriction": consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES}),
     ],
 )
 async def test_whoever_may_not_know_of_a_document_sees_nothing_of_what_it_says(

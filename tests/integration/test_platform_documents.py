@@ -21,7 +21,7 @@ import pytest_asyncio
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
 from ops.acts import Acts
 from ops.demo.cda_document import DocumentKind, cda_document
 from ops.local.registrations import INTERNAL
@@ -252,3 +252,34 @@ def _around(document: document_pb2.Document) -> document_pb2.TimeRange:
 
 def _uri(unique_id: str) -> str:
     return unique_id if unique_id.startswith("urn:") else f"urn:oid:{unique_id}"
+
+
+async def test_what_each_file_says_is_listed_with_it(platform: Platform, corpus: Corpus) -> None:
+    """Through the relay, as partner software asks: every file is an event of its patient's pathway, and recorded."""
+    for health_id in {fed.health_id for fed in corpus.fed}:
+        names = {fed.name for fed in corpus.fed if fed.health_id == health_id}
+        pathway = await platform.session.call(
+            "document",
+            "ClinicalService/GetPathway",
+            clinical_pb2.GetPathwayRequest(parent=dossier_name(health_id), page_size=200),
+            clinical_pb2.GetPathwayResponse,
+            corpus.acts.professional,
+        )
+        assert names == {entry.source.document for entry in pathway.entries}
+        assert pathway.pending == 0
+        results = await platform.session.call(
+            "document",
+            "ClinicalService/ListResults",
+            clinical_pb2.ListResultsRequest(parent=dossier_name(health_id), page_size=200),
+            clinical_pb2.ListResultsResponse,
+            corpus.acts.professional,
+        )
+        assert results.total_size == sum(len(series.results) for series in results.series)
+        events = await platform.trail(health_id, "clinical.pathway", "clinical.results")
+        assert {name for event in events if event.action == "clinical.pathway" for name in event.objects} == names
+
+
+async def test_the_command_shows_how_far_reading_has_come(platform: Platform) -> None:
+    code, out, err = await dmp(platform, "content", "reread")
+    assert (code, err) == (0, "")
+    assert out.startswith("reader ")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmp.document.v1 import clinical_pb2, document_pb2
-from services.document.reading import reader
+from services.document.reading import reader, vaccinations
 from services.document.reading.model import MAX_PROJECTIONS, Kind, Reading
 from tests import clinical_documents as bodies
 from tests import dicom_files as dicom
@@ -99,7 +99,7 @@ def test_a_bundle_with_a_value_of_another_kind(data: st.DataObject) -> None:
     bundle = fhir.bundle(*parts, fhir.medication_dispense(), sections=sections)
     for _ in range(data.draw(st.integers(1, 3))):
         _spoil(data, bundle)
-    content = fhir.written(json.dumps(bundle))
+    content = fhir.written(json.dumps(bundle, ensure_ascii=False))
     check(reader.read(content, metadata("application/fhir+json", data.draw(st.sampled_from(TYPES)))))
 
 
@@ -151,3 +151,13 @@ def test_one_empty_entry_costs_that_one_alone() -> None:
     reading = read_body(bodies.laboratory(bodies.result("1-1"), empty, bodies.result("2-2")))
     assert [r.code.code.code for r in messages(reading, Kind.RESULT)] == ["1-1", "2-2"]
     assert reading.left_out == 1
+
+
+def test_a_defect_in_one_reader_costs_its_entries_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(vaccinations, "vaccination", broken)
+    reading = read_body(bodies.prescription(bodies.prescribed()) + bodies.vaccinations(bodies.vaccinated()))
+    assert len(messages(reading, Kind.MEDICATION)) == 1
+    assert (messages(reading, Kind.VACCINATION), reading.left_out, reading.unread) == ([], 1, 0)

@@ -91,7 +91,7 @@ def test_no_bytes_raise_anything_else(noise: bytes, at: int) -> None:
 
 
 def _links(side: imaging.Side, system: str, value: str) -> set[str]:
-    return set(imaging.links(side, [], [coding_pb2.Identifier(system=system, value=value)], []))
+    return set(imaging.links(side, [], [coding_pb2.Identifier(system=system, value=value)], [], []))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,11 @@ def test_numbers_meet_when_their_authorities_do_not_differ(
 
 def test_a_reference_id_that_both_carry_joins_them() -> None:
     shared = [coding_pb2.Identifier(system="1.2.250.1.1", value="R-7")]
-    assert set(imaging.links("report", [], [], shared)) & set(imaging.links("reference", [], [], shared))
+    assert set(imaging.links("report", [], [], [], shared)) & set(imaging.links("reference", [], [], [], shared))
     uid = [coding_pb2.Identifier(system="1.2.250.1.1", value="1.2.3.4.5")]
-    assert set(imaging.links("report", ["1.2.3.4.5"], [], [])) & set(imaging.links("reference", [], [], uid))
+    assert set(imaging.links("report", ["1.2.3.4.5"], [], [], [])) & set(imaging.links("reference", [], [], [], uid))
+
+
+def test_an_accession_number_never_meets_an_order_number() -> None:
+    number = [coding_pb2.Identifier(value="7")]
+    assert not set(imaging.links("report", [], number, [], [])) & set(imaging.links("reference", [], [], number, []))

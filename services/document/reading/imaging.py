@@ -70,34 +70,37 @@ def projection(read: values.ImagingReport, reference_ids: Iterable[coding_pb2.Id
         read,
         acts.occurred(when),
         codes=codes_of(*(act.code for act in read.acts)),
-        links=links("report", uids, [*read.accession_numbers, *read.order_ids], reference_ids),
+        links=links("report", uids, read.accession_numbers, read.order_ids, reference_ids),
     )
 
 
 def links(
     side: Side,
     study_uids: Iterable[str],
-    numbers: Iterable[coding_pb2.Identifier],
+    accession_numbers: Iterable[coding_pb2.Identifier],
+    order_ids: Iterable[coding_pb2.Identifier],
     reference_ids: Iterable[coding_pb2.Identifier],
 ) -> tuple[str, ...]:
     """What a report and a reference of the same examination have in common, whichever side says it.
 
     A number of a known authority meets the same number of that authority, or of one that is not stated; never that of
-    another. So each side also offers what the other, without an authority, would ask for.
+    another. So each side also offers what the other, without an authority, would ask for. A reference id meets whatever
+    it names: the same reference id, a number of the same authority, a study.
     """
     found = [f"study|{uid}" for uid in study_uids if uid]
+    for sort, numbers in (("accession", accession_numbers), ("order", order_ids)):
+        for number in numbers:
+            if number.system:
+                found.append(f"number|{number.system}|{number.value}")
+                found.append(f"{sort}|{'offered' if side == 'report' else 'asked'}|{number.value}")
+            else:
+                found.append(f"{sort}|offered|{number.value}")
+                if side == "report":
+                    found.append(f"{sort}|asked|{number.value}")
     for number in reference_ids:
-        found.append(f"reference|{number.system}|{number.value}")
+        found.append(f"number|{number.system}|{number.value}")
         if _UID.fullmatch(number.value):
             found.append(f"study|{number.value}")
-    for number in (*numbers, *reference_ids):
-        if number.system:
-            found.append(f"number|{number.system}|{number.value}")
-            found.append(f"{'offered' if side == 'report' else 'asked'}|{number.value}")
-        else:
-            found.append(f"offered|{number.value}")
-            if side == "report":
-                found.append(f"asked|{number.value}")
     return tuple(dict.fromkeys(found))
 
 

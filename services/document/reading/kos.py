@@ -105,7 +105,7 @@ def projection(read: values.ImagingReference, reference_ids: Iterable[coding_pb2
         Kind.IMAGING_REFERENCE,
         read,
         occurred(when),
-        links=links("reference", uids, [*read.accession_numbers, *read.order_ids], reference_ids),
+        links=links("reference", uids, read.accession_numbers, read.order_ids, reference_ids),
     )
 
 

@@ -35,6 +35,9 @@ _NOTHING: Final = clinical_pb2.UNREAD_REASON_NOTHING_FOUND
 _MALFORMED: Final = clinical_pb2.UNREAD_REASON_MALFORMED
 _TOO_LARGE: Final = clinical_pb2.UNREAD_REASON_TOO_LARGE
 _SIZE_RULES: Final = frozenset({"size", "markup", "depth", "names"})
+_MORE_MEDICINES: Final = frozenset({"DISP_AUT", "DOCPAT02", "80565-5"})
+_MORE_RESULTS: Final = frozenset({"DOCPAT05"})
+"""Types that are looked for in these lists, and come as files only."""
 _SUMMARY_CLASSES: Final = frozenset({"10", "11"})
 
 
@@ -54,9 +57,9 @@ def read(content: bytes, metadata: document_pb2.Document) -> Reading:
 def listed(metadata: document_pb2.Document) -> tuple[Kind, ...]:
     """The lists in which a document of this type is looked for, whether or not it can be read."""
     code, group = metadata.type_code.code, metadata.class_code.code
-    if code in medications.PRESCRIPTION_TYPES | medications.DISPENSATION_TYPES:
+    if code in medications.PRESCRIPTION_TYPES | medications.DISPENSATION_TYPES | _MORE_MEDICINES:
         return (Kind.MEDICATION,)
-    if code in results.RESULT_TYPES:
+    if code in results.RESULT_TYPES | _MORE_RESULTS:
         return (Kind.RESULT,)
     if code in vaccinations.VACCINATION_TYPES:
         return (Kind.VACCINATION,)
