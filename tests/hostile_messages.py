@@ -20,6 +20,7 @@ from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from dmp.identity.v1 import identity_pb2
 from services.runtime.identifiers import dossier_name
+from tests import hostile_people
 
 SQL: Final = "'; DROP TABLE document; --"
 TEXTS: Final = (
@@ -76,6 +77,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "CreatePerson": identity_pb2.CreatePersonRequest(person=_person(), request_id="rubbish-person"),
         "BatchResolveIdentifiers": resolve,
         "BatchVerifyPatients": verify,
+        **hostile_people.well_formed(health_id, _person()),
         "OpenDossier": opening,
         "CloseDossier": consent_pb2.CloseDossierRequest(
             name=name, reason=consent_pb2.CLOSE_REASON_PATIENT_REQUEST, request_id="rubbish-close"

@@ -6,32 +6,40 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.common.v1.context_pb2 import ActingContext
+from dmp.common.v1.links_pb2 import LinkedSet
 from dmp.identity.v1 import identity_pb2 as pb
-from services.identity.digests import Digests
+from services.identity.insi import NationalIdentityService, NoNationalService
 from services.identity.lookup import Lookups
 from services.identity.nir import DEMO_NIR_OID, NIA_OID, NIR_OID, TEST_NIR_OID, nir_key
-from services.identity.registration import Registration
+from services.identity.parts import IdentityParts, Surroundings
+from services.identity.propagation import SERVICES
 from services.identity.service import IdentityServicer
 from services.runtime import postgres
 from services.runtime.access import methods_of
+from services.runtime.authentication import route
 from services.runtime.context import Call
-from services.runtime.errors import DmpError, from_status
+from services.runtime.errors import DmpError, from_status, unavailable
 from services.runtime.identifiers import parse_health_id
-from services.runtime.keyring import DossierKeys, Keyring
+from services.runtime.keyring import Keyring
 from services.runtime.trail import Trail
 
 __all__ = ["DEMO_NIR_OID", "NIA_OID", "NIR_OID", "TEST_NIR_OID", "Identifier"]
 
 MIGRATIONS = Path("services/identity/migrations")
-TABLES = "person, identifier, match_key, registration_lock, dossier_key, idempotency, outbox, outbox_parked"
+TABLES = (
+    "person, person_history, identifier, match_block, registration_lock, rematch_due, dossier_key, idempotency, "
+    "outbox, outbox_parked, link_set, link_ledger, link_delivery, possible_duplicate, identifier_domain, "
+    "practitioner, structure, practitioner_role, directory_import, directory_finding"
+)
 METHODS = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
 NOW = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
 LOCAL_OID = "1.2.250.1.999.1"
@@ -82,6 +90,45 @@ DOMINIQUE = ins("2790351215189")
 RUTH = ins("2770763220829")
 
 
+_SERVICE = "/dmp.identity.v1.IdentityService"
+
+
+class Clock:
+    """The time of the service; `tick` moves it."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def tick(self, seconds: float = 1.0) -> datetime:
+        """The time before, as of which nothing later is known."""
+        before = self.now
+        self.now += timedelta(seconds=seconds)
+        return before
+
+
+class Sibling:
+    """A service that is told of links; `down` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.sets: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self.down = False
+
+    async def tell(self, sets: Sequence[LinkedSet]) -> None:
+        if self.down:
+            raise unavailable("peer")
+        for each in sets:
+            for member in each.health_ids:
+                if self.sets.get(member, (0, ()))[0] < each.revision:
+                    self.sets[member] = (each.revision, tuple(each.health_ids))
+
+    def members(self, health_id: int) -> tuple[int, ...]:
+        """All who are one person with this one, the survivor first."""
+        return self.sets.get(health_id, (0, (health_id,)))[1]
+
+
 class Events:
     """The trail as a list; `down` makes it unreachable."""
 
@@ -98,13 +145,37 @@ class Events:
 
 @dataclass
 class People:
-    """The service, its trail, and calls to it."""
+    """The service, its trail, what it told the others of links, and calls to it."""
 
     pool: postgres.Pool
-    servicer: IdentityServicer
-    lookups: Lookups
+    parts: IdentityParts
     events: Events
+    siblings: dict[str, Sibling]
+    clock: Clock
     numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    @property
+    def servicer(self) -> IdentityServicer:
+        return self.parts.servicer
+
+    @property
+    def lookups(self) -> Lookups:
+        return self.parts.lookups
+
+    async def ask(
+        self,
+        method: str,
+        request: Any,
+        *,
+        caller: int = access_pb2.CALLER_KIND_INTERNAL,
+        actor: ActingContext = SOFTWARE,
+        client: str = "software-1",
+    ) -> Any:
+        """Any call, routed as the dispatcher does: dossier and request id are read from the request."""
+        if METHODS[f"{_SERVICE}/{method}"].mutation and not request.request_id:
+            request.request_id = f"request-{next(self.numbers)}"
+        call = replace(self.call(method, actor, caller=caller), client_id=client)
+        return await getattr(self.servicer, method)(request, route(call, request))
 
     def call(
         self,
@@ -122,7 +193,7 @@ class People:
             request_id=request_id or f"request-{next(self.numbers)}",
             deadline=None,
             traceparent="",
-            method=METHODS[f"/dmp.identity.v1.IdentityService/{method}"],
+            method=METHODS[f"{_SERVICE}/{method}"],
         )
 
     async def create(
@@ -131,10 +202,13 @@ class People:
         *identifiers: Identifier,
         request_id: str = "",
         actor: ActingContext = SOFTWARE,
+        status: pb.IdentityStatus.ValueType = pb.IDENTITY_STATUS_UNSPECIFIED,
+        accept: bool = False,
     ) -> pb.CreatePersonResponse:
         call = self.call("CreatePerson", actor, request_id)
-        person = pb.Person(traits=traits() if who is None else who, identifiers=identifiers)
-        return await self.servicer.CreatePerson(pb.CreatePersonRequest(person=person, request_id=call.request_id), call)
+        person = pb.Person(traits=traits() if who is None else who, identifiers=identifiers, status=status)
+        request = pb.CreatePersonRequest(person=person, request_id=call.request_id, accept_possible_duplicate=accept)
+        return await self.servicer.CreatePerson(request, call)
 
     async def register(self, who: pb.Traits | None = None, *identifiers: Identifier) -> int:
         """The health id of a registration."""
@@ -196,16 +270,23 @@ def migrated(dsn: str) -> str:
 
 
 @asynccontextmanager
-async def identity_service(dsn: str) -> AsyncIterator[People]:
-    """The service on a migrated database, which is emptied first."""
+async def identity_service(dsn: str, insi: NationalIdentityService | None = None) -> AsyncIterator[People]:
+    """The service on a migrated database, which is emptied first. The client of the tests feeds LOCAL_OID."""
     pool = await postgres.connect(dsn, max_size=6, name="test-identity")
     await pool.execute(f"TRUNCATE {TABLES}")
-    events = Events()
-    keys, digests = DossierKeys(KEYRING, "identity"), Digests(KEYRING)
-    lookups = Lookups(pool, keys, digests)
-    registration = Registration(pool, keys, digests, lambda: None, lambda: NOW)
+    await pool.execute("UPDATE key_rotation SET phase = 'idle', generation = 0, position = 0, people_done = 0")
+    await pool.execute("INSERT INTO identifier_domain VALUES ($1, 'His', 'software-1')", LOCAL_OID)
+    events, clock = Events(), Clock()
+    siblings = {name: Sibling() for name in SERVICES}
+    around = Surroundings(
+        trail=Trail(events.append),
+        tellers={name: sibling.tell for name, sibling in siblings.items()},
+        insi=insi or NoNationalService(),
+        clock=clock,
+    )
+    parts = IdentityParts(pool, Keyring({1: bytes(range(32))}, current=1, digests=[1]), around)
     try:
-        yield People(pool, IdentityServicer(registration, lookups, Trail(events.append)), lookups, events)
+        yield People(pool, parts, events, siblings, clock)
     finally:
-        await lookups.close()
+        await parts.close()
         await pool.close()

@@ -102,6 +102,8 @@ class ServiceProcess:
                 "DMP_JWKS_FILE": str(self._tokens.key_set),
                 "DMP_KEYRING_DIR": str(self._keyring),
                 "DMP_AUDIT_ADDRESS": self._audit_address,
+                "DMP_CONSENT_ADDRESS": self._audit_address,
+                "DMP_DOCUMENT_ADDRESS": self._audit_address,
                 "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "stubs"))),
                 "PATH": os.environ["PATH"],
             },

@@ -23,11 +23,17 @@ _UNKNOWN_PLACES: Final = frozenset({"", "99999"})
 _NIR_WITHOUT_KEY: Final = 13
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _MOST: Final = 128
+_FULL_DATE: Final = 10
+_YEAR: Final = 4
+_MONTHS: Final = 12
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Traits:
-    """A person's identity traits as stated; `sex` is a dmp.identity.v1.Sex, `birth_date` is YYYY-MM-DD."""
+    """A person's identity traits as stated; `sex` is a dmp.identity.v1.Sex.
+
+    `birth_date` is YYYY-MM-DD, or as much of it as is known: YYYY-MM, YYYY, or nothing.
+    """
 
     birth_name: str
     birth_given_names: str
@@ -40,6 +46,20 @@ class Traits:
 
     def __repr__(self) -> str:
         return "Traits(…)"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Contact:
+    """Where a person lives and may be reached."""
+
+    lines: tuple[str, ...] = ()
+    postcode: str = ""
+    city: str = ""
+    phone: str = ""
+    email: str = ""
+
+    def __repr__(self) -> str:
+        return "Contact(…)"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,6 +130,28 @@ def trusted_traits(message: pb.Traits) -> Traits:
     )
 
 
+def read_contact(message: pb.Contact, field: str = "person.contact") -> Contact:
+    """The contact in a validated message. Raises INVALID_FIELD."""
+    for name in ("postcode", "city", "phone", "email"):
+        if not getattr(message, name).isprintable():
+            raise invalid(f"{field}.{name}", "contact.printable", "a contact has no control characters")
+    if not all(line.isprintable() for line in message.lines):
+        raise invalid(f"{field}.lines", "contact.printable", "a contact has no control characters")
+    return trusted_contact(message)
+
+
+def trusted_contact(message: pb.Contact) -> Contact:
+    """The contact in a record of ours."""
+    return Contact(tuple(message.lines), message.postcode, message.city, message.phone, message.email)
+
+
+def write_contact(contact: Contact) -> pb.Contact:
+    """The contact as the contract shows it."""
+    return pb.Contact(
+        lines=contact.lines, postcode=contact.postcode, city=contact.city, phone=contact.phone, email=contact.email
+    )
+
+
 def read_identifiers(
     messages: Sequence[IdentifierMessage], field: str = "person.identifiers"
 ) -> tuple[PatientIdentifier, ...]:
@@ -164,7 +206,8 @@ def strict_traits(traits: Traits) -> tuple[str, str, int, str, str]:
 
 def are_certain(traits: Traits) -> bool:
     """Whether the strict traits are all known, so that two people of the same ones are one."""
-    return traits.birth_place not in _UNKNOWN_PLACES and traits.sex in (pb.SEX_FEMALE, pb.SEX_MALE)
+    whole = len(traits.birth_date) == _FULL_DATE
+    return whole and traits.birth_place not in _UNKNOWN_PLACES and traits.sex in (pb.SEX_FEMALE, pb.SEX_MALE)
 
 
 def same_traits(one: Traits, other: Traits) -> bool:
@@ -172,6 +215,25 @@ def same_traits(one: Traits, other: Traits) -> bool:
     *ours, our_place = strict_traits(one)
     *theirs, their_place = strict_traits(other)
     return ours == theirs and (our_place == their_place or "" in (our_place, their_place))
+
+
+def swapped_birth_date(birth_date: str) -> str:
+    """The date with day and month in each other's place; empty where that is no other date."""
+    year, _, rest = birth_date.partition("-")
+    month, _, day = rest.partition("-")
+    return f"{year}-{day}-{month}" if day and day != month and int(day) <= _MONTHS else ""
+
+
+def one_digit_apart(one: str, other: str) -> bool:
+    """Whether two whole dates differ in one digit, or by two neighbours in each other's place."""
+    ours, theirs = one.replace("-", ""), other.replace("-", "")
+    apart = [place for place in range(len(ours)) if ours[place] != theirs[place]]
+    if len(apart) == 1:
+        return True
+    if len(apart) != 2 or apart[1] != apart[0] + 1:
+        return False
+    first, second = apart
+    return ours[first] == theirs[second] and ours[second] == theirs[first]
 
 
 def name_prefixes(traits: Traits) -> frozenset[str]:
@@ -219,10 +281,12 @@ def _bad_name(field: str) -> DmpError:
 
 
 def _birth_date(text: str, today: date, field: str) -> str:
+    if not text:
+        return ""
     try:
-        born = date.fromisoformat(text)
+        born = date.fromisoformat(text + "-01-01"[len(text) - _YEAR :])
     except ValueError:
         raise invalid(field, "date.calendar", "not a date of the calendar") from None
     if born > today:
         raise invalid(field, "date.past", "a birth date is not in the future")
-    return born.isoformat()
+    return text

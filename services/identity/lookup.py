@@ -13,16 +13,17 @@ from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
-from services.identity import store
 from services.identity.civil_identity import PatientIdentifier, sought
 from services.identity.digests import Digests
 from services.identity.nir import INS_OIDS, INSC_OID
 from services.identity.records import open_person
+from services.identity.store import links as link_store
+from services.identity.store import people as store
 from services.identity.verification_rules import Claim, KnownPerson, is_about, is_birth_date
 from services.runtime.coalescer import Coalescer
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError, invalid
-from services.runtime.postgres import Pool, translate
+from services.runtime.postgres import Connection, Pool, translate
 
 _CALLS_A_STATEMENT: Final = 64
 _STATEMENTS_UNDER_WAY: Final = 2
@@ -110,7 +111,8 @@ class Lookups:
 
     async def _read_owners(self, calls: list[list[bytes]]) -> Sequence[list[int | None] | DmpError]:
         try:
-            owners = await store.owners(self._pool, list(chain.from_iterable(calls)))
+            async with self._pool.acquire() as conn:
+                owners = await _survivors(conn, await store.owners(conn, list(chain.from_iterable(calls))))
         except Exception as error:  # a boundary: whatever the database's fault is, nothing is answered
             raise translate(error) from error
         return [[owners.get(digest) for digest in digests] for digests in calls]
@@ -120,26 +122,41 @@ class Lookups:
         try:
             async with self._pool.acquire() as conn:
                 owners = await store.owners(conn, [digest for one in asked for digest in one.digests])
-                people = await store.people(conn, (one.health_id for one in asked))
-                keys = await self._keys.for_read(conn, [one.health_id for one in asked])
+                about = {one.health_id for one in asked}
+                roots = await link_store.roots(conn, about.union(owners.values()))
+                people = await store.people(conn, about.union(roots[one] for one in about if one in roots))
+                keys = await self._keys.for_read(conn, list(people))
         except Exception as error:  # a boundary: whatever the database's fault is, nothing is verified
             raise translate(error) from error
-        results = iter([_decide(one, people.get(one.health_id), keys, owners) for one in asked])
+        results = iter([_decide(one, people, keys, owners, roots) for one in asked])
         return [list(islice(results, len(verifications))) for verifications in calls]
 
 
+async def _survivors(conn: Connection, owners: dict[bytes, int]) -> dict[bytes, int]:
+    """The owners, or the survivors of those that were merged: where the dossier is."""
+    roots = await link_store.roots(conn, owners.values()) if owners else {}
+    return {digest: roots.get(owner, owner) for digest, owner in owners.items()}
+
+
 def _decide(
-    one: Verification, row: store.SealedPerson | None, keys: DossierKeyBatch, owners: dict[bytes, int]
+    one: Verification,
+    people: dict[int, store.SealedPerson],
+    keys: DossierKeyBatch,
+    owners: dict[bytes, int],
+    roots: dict[int, int],
 ) -> Verified:
-    if row is None:
+    """About the person named, or about the survivor whom that one was merged into: one person under two ids."""
+    root = roots.get(one.health_id, one.health_id)
+    rows = [people[each] for each in dict.fromkeys((one.health_id, root)) if each in people]
+    if not rows:
         return DmpError(reasons.ERROR_REASON_PERSON_NOT_FOUND)
-    try:
-        person = open_person(row, keys)
-    except DmpError as error:
-        return error
     known = {
-        identifier: owners[digest]
+        identifier: roots.get(owners[digest], owners[digest])
         for identifier, digest in zip(one.claim.identifiers, one.digests, strict=True)
         if digest in owners
     }
-    return is_about(one.claim, KnownPerson(person.health_id, person.traits, person.identifiers), known)
+    try:
+        persons = [open_person(row, keys) for row in rows]
+    except DmpError as error:
+        return error
+    return any(is_about(one.claim, KnownPerson(root, each.traits, each.identifiers), known) for each in persons)

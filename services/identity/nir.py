@@ -21,6 +21,8 @@ DEMO_NIR_OID: Final = "1.2.250.1.213.1.4.11"
 INS_OIDS: Final = frozenset({NIR_OID, NIA_OID, TEST_NIR_OID, DEMO_NIR_OID})
 """The systems whose values are NIRs with their key."""
 INSC_OID: Final = "1.2.250.1.213.1.4.2"
+NATIONAL_OIDS: Final = INS_OIDS | {INSC_OID}
+"""Every system of national numbers: they go out only of a qualified identity."""
 
 _NIR: Final = re.compile(
     r"[1-478]"  # sex; 3, 4, 7 and 8 are provisional registrations

@@ -1,154 +1,181 @@
-"""Registering a person: searched for first, found or made, once, however many ask at the same time.
+"""Registering people: searched for first, found or made, once, however many ask at the same time.
 
-One transaction: registrations of one person meet on rows keyed by the digests of its traits and of its identifiers,
-so the second one sees what the first one did. What is remembered for a retry is sealed: it holds civil identity.
+Concurrent registrations share a transaction (group commit): a dozen statements settle a batch, whatever its size.
+Registrations of one person meet on a row keyed by the digest of its traits, so that the later one sees what the
+earlier one did; in one batch the later one sees it in memory. What two transactions that did not meet make of each
+other's near matches is found by `rematch` after both have committed.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
-from dmp.audit.v1 import audit_pb2
+import asyncpg
+
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
-from services.identity import store
-from services.identity.civil_identity import PatientIdentifier, read_identifiers, read_traits
+from services.identity.civil_identity import read_contact, read_identifiers, read_traits
 from services.identity.digests import Digests
-from services.identity.records import answer_owner, open_answer, open_person, seal_answer, seal_person, write_person
-from services.identity.registration_rules import RegisteredPerson, Wish, find_registered
-from services.runtime import idempotency
+from services.identity.nir import INS_OIDS
+from services.identity.records import Keys, answer_owner, open_answer
+from services.identity.registration_batch import Again, Asked, Batch, require_token_allows
+from services.identity.registration_rules import Wish
+from services.identity.rematch import Rematch
+from services.identity.status_rules import check_status
+from services.runtime.coalescer import Coalescer
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, to_status
 from services.runtime.idempotency import IdempotencyKey
-from services.runtime.identifiers import new_health_id, person_name
-from services.runtime.outbox import OutboxRow, put
-from services.runtime.postgres import Connection, Pool, transaction
-from services.runtime.trail import build_event
+from services.runtime.postgres import Pool, transaction, translate
 
 Clock = Callable[[], datetime]
+Registered = pb.CreatePersonResponse | DmpError
 
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    person: RegisteredPerson
-    existed: bool
-    added: int
+_PEOPLE_A_TRANSACTION: Final = 64
+_TRANSACTIONS_UNDER_WAY: Final = 2
+_ATTEMPTS: Final = 8
 
 
 class Registration:
     """Registers. `kick` wakes the relay after a commit."""
 
-    def __init__(self, pool: Pool, keys: DossierKeys, digests: Digests, kick: Callable[[], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        keys: DossierKeys,
+        digests: Digests,
+        kick: Callable[[], None],
+        clock: Clock,
+        rematch: Rematch,
+    ) -> None:
         self._pool = pool
         self._keys = keys
         self._digests = digests
         self._kick = kick
         self._clock = clock
+        self._rematch = rematch
+        self._batches: Coalescer[Asked, Registered] = Coalescer(
+            "identity-registrations",
+            self._register,
+            max_batch=_PEOPLE_A_TRANSACTION,
+            in_flight=_TRANSACTIONS_UNDER_WAY,
+        )
 
     async def register(self, call: Call, request: pb.CreatePersonRequest) -> pb.CreatePersonResponse:
-        """The person, made or found. Raises INVALID_FIELD, RegistrationRefused, or what asyncpg raises."""
-        now = self._clock()
-        wish = Wish(
-            read_traits(request.person.traits, now.date()),
-            read_identifiers(request.person.identifiers),
-            request.person.status or pb.IDENTITY_STATUS_PROVISIONAL,
-        )
-        route = self._digests.route(call.client_id, call.request_id)
-        key = IdempotencyKey(route, call.client_id, call.method.path, call.request_id)
-        async with transaction(self._pool, timeout=call.remaining()) as conn:
-            remembered = await idempotency.begin(conn, key, self._body_digest(request))
-            if remembered is not None:
-                return await self._replay(conn, call, remembered)
-            outcome = await self._settle(conn, wish, now)
-            _require_token_allows(call, outcome.person.health_id)
-            response = pb.CreatePersonResponse(
-                person=write_person(outcome.person, frozenset(wish.identifiers)), existed=outcome.existed
-            )
-            await put(conn, [_told(call, outcome)])
-            await idempotency.finish(conn, key, await self._sealed_answer(conn, outcome.person.health_id, response))
-        self._kick()
+        """The person, made or found. Raises INVALID_FIELD, UNKNOWN_DOMAIN, FOREIGN_DOMAIN, RegistrationRefused,
+        REQUEST_ID_REUSED, or what kept the database from answering."""
+        response = await self._batches.submit(self._asked(call, request, "person"), timeout=call.remaining())
+        assert isinstance(response, pb.CreatePersonResponse)  # noqa: S101 (a DmpError is raised)
         return response
 
-    async def _settle(self, conn: Connection, wish: Wish, now: datetime) -> _Outcome:
-        """Finds the person and adds to it what is new, or makes it. Raises RegistrationRefused."""
-        digests = {self._digests.identifier(identifier): identifier for identifier in wish.identifiers}
-        exact = self._digests.traits(wish.traits)
-        await store.meet(conn, (*digests, exact), now)
-        owner_ids = await store.owners(conn, list(digests))
-        alike = await store.matches(conn, exact)
-        people = await self._read(conn, {*owner_ids.values(), *alike})
-        owners = {digests[digest]: people[health_id] for digest, health_id in owner_ids.items()}
-        found = find_registered(wish, owners, [people[health_id] for health_id in alike])
-        if found is None:
-            return _Outcome(await self._make(conn, wish, now), existed=False, added=len(wish.identifiers))
-        return await self._add(conn, found.health_id, wish)
+    async def register_many(
+        self, calls: Sequence[Call], requests: Sequence[pb.CreatePersonRequest]
+    ) -> list[Registered]:
+        """As `register`, of each call and request in its place; faster, as few transactions serve many."""
+        outcomes: list[Registered] = []
+        asked: list[Asked] = []
+        for call, request in zip(calls, requests, strict=True):
+            try:
+                asked.append(self._asked(call, request, "person"))
+            except DmpError as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(DmpError(reasons.ERROR_REASON_INTERNAL))
+        places = [place for place, outcome in enumerate(outcomes) if _is_open(outcome)]
+        for start in range(0, len(asked), _PEOPLE_A_TRANSACTION):
+            part = asked[start : start + _PEOPLE_A_TRANSACTION]
+            for place, outcome in zip(places[start : start + len(part)], await self._register(part), strict=True):
+                outcomes[place] = outcome
+        return outcomes
 
-    async def _make(self, conn: Connection, wish: Wish, now: datetime) -> RegisteredPerson:
-        health_id = new_health_id()
-        person = RegisteredPerson(health_id, wish.traits, wish.identifiers, wish.status, now)
-        key = (await self._keys.for_write(conn, [health_id]))[health_id]
-        await store.insert_person(conn, seal_person(person, key))
-        await store.insert_identifiers(conn, health_id, self._all_digests(wish.identifiers))
-        await store.insert_match_keys(conn, health_id, self._digests.match_keys_all(wish.traits))
-        return person
+    async def close(self) -> None:
+        """Refuse new registrations, finish those accepted."""
+        await self._batches.close()
 
-    async def _add(self, conn: Connection, health_id: int, wish: Wish) -> _Outcome:
-        keys = await self._keys.for_write(conn, [health_id])
-        person = open_person(await store.lock_person(conn, health_id), keys)
-        new = tuple(identifier for identifier in wish.identifiers if identifier not in person.identifiers)
-        if new:
-            person = replace(person, identifiers=(*person.identifiers, *new))
-            await store.reseal_person(conn, health_id, seal_person(person, keys[health_id]).sealed)
-            await store.insert_identifiers(conn, health_id, self._all_digests(new))
-        return _Outcome(person, existed=True, added=len(new))
+    def _asked(self, call: Call, request: pb.CreatePersonRequest, field: str) -> Asked:
+        person, now = request.person, self._clock()
+        wish = Wish(
+            read_traits(person.traits, now.date(), f"{field}.traits"),
+            read_identifiers(person.identifiers, f"{field}.identifiers"),
+            person.status or pb.IDENTITY_STATUS_PROVISIONAL,
+            person.doubtful,
+            person.fictitious,
+            person.homonym,
+            read_contact(person.contact, f"{field}.contact") if person.HasField("contact") else None,
+            request.accept_possible_duplicate,
+        )
+        check_status(
+            wish.status,
+            doubtful=wish.doubtful,
+            fictitious=wish.fictitious,
+            has_ins=any(identifier.system in INS_OIDS for identifier in wish.identifiers),
+            whole_birth_date=bool(wish.traits.birth_date),
+            field=f"{field}.status",
+        )
+        route = self._digests.route(call.client_id, call.request_id)
+        return Asked(
+            call,
+            wish,
+            request.reason,
+            IdempotencyKey(route, call.client_id, call.method.path, call.request_id),
+            self._digests.request(_body(request)),
+        )
 
-    async def _read(self, conn: Connection, health_ids: set[int]) -> dict[int, RegisteredPerson]:
-        if not health_ids:
-            return {}
-        rows = await store.people(conn, health_ids)
-        keys = await self._keys.for_read(conn, list(rows))
-        return {health_id: open_person(row, keys) for health_id, row in rows.items()}
+    async def _register(self, asked: list[Asked]) -> list[Registered]:
+        """One transaction for all; when what it read was overtaken, it begins anew."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._try(asked)
+            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, Again):
+                if attempt == _ATTEMPTS - 2 and len(asked) > 1:
+                    return [(await self._register([one]))[0] for one in asked]
+            except Exception as error:  # a boundary: whatever the database's fault is, nobody is registered
+                raise translate(error) from error
+        raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
 
-    async def _replay(self, conn: Connection, call: Call, remembered: bytes) -> pb.CreatePersonResponse:
-        health_id = answer_owner(remembered)
-        _require_token_allows(call, health_id)
-        keys = await self._keys.for_read(conn, [health_id])
-        return pb.CreatePersonResponse.FromString(open_answer(remembered, keys))
-
-    async def _sealed_answer(self, conn: Connection, health_id: int, response: pb.CreatePersonResponse) -> bytes:
-        keys = await self._keys.for_read(conn, [health_id])
-        return seal_answer(health_id, response.SerializeToString(), keys[health_id])
-
-    def _all_digests(self, identifiers: tuple[PatientIdentifier, ...]) -> list[bytes]:
-        return [digest for identifier in identifiers for digest in self._digests.identifier_all(identifier)]
-
-    def _body_digest(self, request: pb.CreatePersonRequest) -> bytes:
-        return self._digests.request(request.person.SerializeToString(deterministic=True))
-
-
-def _require_token_allows(call: Call, health_id: int) -> None:
-    """A token that names a patient reaches nobody else."""
-    if call.actor.patient_health_id not in (0, health_id):
-        raise DmpError(reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH)
+    async def _try(self, asked: list[Asked]) -> list[Registered]:
+        async with transaction(self._pool) as conn:
+            batch = Batch(conn, self._keys, self._digests, self._clock())
+            outcomes = await batch.settle(asked)
+            replayed = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, bytes)}
+            answers: list[Registered] = [
+                outcome if not isinstance(outcome, bytes) else DmpError(reasons.ERROR_REASON_INTERNAL)
+                for outcome in outcomes
+            ]
+            if replayed:
+                keys = await self._keys.for_read(conn, [answer_owner(kept) for kept in replayed.values()])
+                for place, kept in replayed.items():
+                    answers[place] = _replay(asked[place].call, kept, keys)
+        if batch.made:
+            self._rematch.later(batch.made)
+        self._kick()
+        return answers
 
 
-def _told(call: Call, outcome: _Outcome) -> OutboxRow:
-    """The event: whose, and what changed, without any civil identity."""
-    health_id = outcome.person.health_id
-    changes = []
-    if not outcome.existed:
-        changes.append(audit_pb2.AttributeChange(attribute="person", after="registered"))
-    if outcome.added:
-        changes.append(audit_pb2.AttributeChange(attribute="identifiers_added", after=str(outcome.added)))
-    event = build_event(
-        call,
-        outcome=audit_pb2.OUTCOME_SUCCESS,
-        health_id=health_id,
-        objects=(person_name(health_id),),
-        changes=changes,
-    )
-    return OutboxRow(health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())
+def _replay(call: Call, kept: bytes, keys: Keys) -> Registered:
+    try:
+        require_token_allows(call, answer_owner(kept))
+        return pb.CreatePersonResponse.FromString(open_answer(kept, keys))
+    except DmpError as error:
+        return error
+
+
+def _is_open(outcome: Registered) -> bool:
+    return isinstance(outcome, DmpError) and outcome.reason == reasons.ERROR_REASON_INTERNAL
+
+
+def _body(request: pb.CreatePersonRequest) -> bytes:
+    """What must be the same in a retry; requests of before had the person alone."""
+    if not (request.accept_possible_duplicate or request.reason):
+        return request.person.SerializeToString(deterministic=True)
+    return request.SerializeToString(deterministic=True)
+
+
+def result_of(outcome: Registered) -> pb.CreatePersonResult:
+    """An outcome as a batch's answer has it."""
+    if isinstance(outcome, DmpError):
+        return pb.CreatePersonResult(status=to_status(outcome))
+    return pb.CreatePersonResult(response=outcome)

@@ -12,19 +12,44 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.identity.civil_identity import PatientIdentifier, Traits, are_certain, same_traits
+from dmp.identity.v1 import identity_pb2 as pb
+from services.identity.civil_identity import Contact, PatientIdentifier, Traits, are_certain, same_traits
+from services.identity.nir import INS_OIDS
 from services.runtime.errors import DmpError
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A national number that a person has or had: since when, and until when, None while it is in force."""
+
+    identifier: PatientIdentifier
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredPerson:
-    """Someone registered. `status` is a dmp.identity.v1.IdentityStatus."""
+    """Someone registered. `status` is a dmp.identity.v1.IdentityStatus; `identifiers` are those in use, `held` every
+    national one there ever was; `change` is what made this version, None in records of old."""
 
     health_id: int
     traits: Traits
     identifiers: tuple[PatientIdentifier, ...]
     status: int
     created_at: datetime
+    version: int = 1
+    doubtful: bool = False
+    fictitious: bool = False
+    homonym: bool = False
+    contact: Contact | None = None
+    held: tuple[Held, ...] = ()
+    updated_at: datetime | None = None
+    change: pb.PersonChange | None = None
+
+    @property
+    def has_ins(self) -> bool:
+        """Whether an INS (not the INS-C computed from it) is in use."""
+        return any(known.system in INS_OIDS for known in self.identifiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +59,11 @@ class Wish:
     traits: Traits
     identifiers: tuple[PatientIdentifier, ...]
     status: int
+    doubtful: bool = False
+    fictitious: bool = False
+    homonym: bool = False
+    contact: Contact | None = None
+    accept_possible_duplicate: bool = False
 
 
 class RegistrationRefused(DmpError):
@@ -62,9 +92,16 @@ def find_registered(
         return None
     someone = same_strict_traits[0]
     other_ins = any(_ins(wish.identifiers) and _ins(person.identifiers) for person in same_strict_traits)
-    if other_ins or len(same_strict_traits) > 1 or not are_certain(wish.traits):
+    if other_ins or len(same_strict_traits) > 1 or not are_certain(wish.traits) or _in_doubt(wish, someone):
+        if wish.accept_possible_duplicate:
+            return None
         raise RegistrationRefused(reasons.ERROR_REASON_PERSON_POSSIBLE_DUPLICATE, someone.health_id)
     return someone
+
+
+def _in_doubt(wish: Wish, person: RegisteredPerson) -> bool:
+    """A doubtful or fictitious identity is nobody for certain."""
+    return wish.doubtful or wish.fictitious or person.doubtful or person.fictitious
 
 
 def _owner(wish: Wish, person: RegisteredPerson) -> RegisteredPerson:

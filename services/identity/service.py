@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dmp.audit.v1 import audit_pb2
@@ -12,32 +12,67 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import PatientIdentifier, sought
 from services.identity.lookup import Lookups, Verification, Verified
-from services.identity.registration import Registration
+from services.identity.registration import Registered, Registration, result_of
 from services.identity.registration_rules import RegistrationRefused
+from services.identity.rpc_directory import DirectoryParts, DirectoryRpcs
+from services.identity.rpc_people import PeopleParts, PeopleRpcs
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid, to_status
 from services.runtime.identifiers import person_name
-from services.runtime.postgres import translate
 from services.runtime.trail import Trail, build_event
 from services.runtime.validation import validate
 
+_MOST_CREATED: Final = 256
 _MOST_RESOLVED: Final = 1024
 _MOST_VERIFIED: Final = 256
 
 
-class IdentityServicer:
+class IdentityServicer(PeopleRpcs, DirectoryRpcs):
     """dmp.identity.v1.IdentityService."""
 
-    def __init__(self, registration: Registration, lookups: Lookups, trail: Trail) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        lookups: Lookups,
+        trail: Trail,
+        people: PeopleParts,
+        directory: DirectoryParts,
+    ) -> None:
+        PeopleRpcs.__init__(self, trail, people)
+        DirectoryRpcs.__init__(self, trail, directory)
         self._registration = registration
         self._lookups = lookups
-        self._trail = trail
 
     async def CreatePerson(self, request: pb.CreatePersonRequest, call: Call) -> pb.CreatePersonResponse:
         """Registers, or finds who is registered."""
         async with self._recording(call):
             validate(request)
             return await self._registration.register(call, request)
+
+    async def BatchCreatePeople(self, request: pb.BatchCreatePeopleRequest, call: Call) -> pb.BatchCreatePeopleResponse:
+        """Registers many, each in its own place."""
+        async with self._recording(call):
+            _require_between(len(request.requests), _MOST_CREATED, "requests")
+            outcomes: list[Registered | None] = [None] * len(request.requests)
+            for place, each in enumerate(request.requests):
+                try:
+                    validate(each)
+                except DmpError as error:
+                    outcomes[place] = error
+            places = [place for place, outcome in enumerate(outcomes) if outcome is None]
+            requests = [request.requests[place] for place in places]
+            calls = [replace(call, request_id=each.request_id) for each in requests]
+            settled = await self._registration.register_many(calls, requests)
+        outcomes_by_place = dict(zip(places, zip(calls, settled, strict=True), strict=True))
+        results = []
+        for place, outcome in enumerate(outcomes):
+            own, final = outcomes_by_place.get(place, (call, outcome))
+            if isinstance(final, DmpError):
+                health_id = final.health_id if isinstance(final, RegistrationRefused) else 0
+                await self._trail.refuse(own, final, health_id=health_id)
+            assert final is not None  # noqa: S101 (either refused before, or settled)
+            results.append(result_of(final))
+        return pb.BatchCreatePeopleResponse(results=results)
 
     async def BatchResolveIdentifiers(
         self, request: pb.BatchResolveIdentifiersRequest, call: Call
@@ -90,18 +125,6 @@ class IdentityServicer:
             result_count=len(found),
         )
         await self._trail.record(event, call.remaining())
-
-    @asynccontextmanager
-    async def _recording(self, call: Call) -> AsyncIterator[None]:
-        """Records a refusal before it is answered; what could not be decided is no refusal."""
-        try:
-            yield
-        except DmpError as error:
-            health_id = error.health_id if isinstance(error, RegistrationRefused) else 0
-            await self._trail.refuse(call, error, health_id=health_id)
-            raise
-        except Exception as error:  # a boundary: a fault of the database becomes UNAVAILABLE or INTERNAL
-            raise translate(error) from error
 
 
 def _require_between(count: int, most: int, field: str) -> None:

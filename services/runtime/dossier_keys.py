@@ -51,6 +51,12 @@ ORDER BY health_id
 ON CONFLICT (health_id) DO NOTHING
 """
 
+_REWRAP: Final = """
+UPDATE dossier_key SET wrapped = anew.wrapped
+FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS anew (health_id, old, wrapped)
+WHERE dossier_key.health_id = ANY($1) AND dossier_key.health_id = anew.health_id AND dossier_key.wrapped = anew.old
+"""
+
 _INSERT_DESTROYED: Final = """
 INSERT INTO dossier_key (health_id, wrapped, destroyed_at) VALUES ($1, NULL, $2)
 ON CONFLICT (health_id) DO NOTHING
@@ -169,6 +175,36 @@ class DossierKeys:
             rows |= await _held(conn, missing)
         return await self._usable(rows)
 
+    async def for_new(self, conn: Connection, health_ids: Sequence[int]) -> Mapping[int, DossierKey]:
+        """Keys for dossiers whose health ids were drawn in this very transaction, in one statement.
+
+        LookupError when one has a key already: a health id was drawn twice, and nothing may be written.
+        """
+        made = [KeyForOwner(os.urandom(KEY_BYTES), self._aad(health_id)) for health_id in health_ids]
+        wrapped = await self._wrapper.wrap_batch(made)
+        if await conn.execute(_INSERT, list(health_ids), wrapped) != f"INSERT 0 {len(made)}":
+            raise LookupError("a new health id has a key already")
+        keys: dict[int, DossierKey] = {}
+        for health_id, item, blob in zip(health_ids, made, wrapped, strict=True):
+            keys[health_id] = DossierKey.from_bytes(health_id, item.key)
+            self._remember(health_id, blob, keys[health_id])
+        return keys
+
+    async def rewrap(self, conn: Connection, health_ids: Sequence[int], current: int) -> int:
+        """Wrap anew those keys that an older generation than `current` wrapped; how many. Inside a transaction."""
+        rows = await _rows(conn, _READ, sorted(set(health_ids)))
+        old = [row for row in rows.values() if row.wrapped is not None and _generation_of(row.wrapped) != current]
+        if not old:
+            return 0
+        plain = await self._wrapper.unwrap_batch(
+            [KeyForOwner(row.wrapped or b"", self._aad(row.health_id)) for row in old]
+        )
+        anew = await self._wrapper.wrap_batch(
+            [KeyForOwner(key, self._aad(row.health_id)) for row, key in zip(old, plain, strict=True)]
+        )
+        await conn.execute(_REWRAP, [row.health_id for row in old], [row.wrapped for row in old], anew)
+        return len(old)
+
     async def destroy(self, conn: Connection, health_id: int, at: datetime) -> bool:
         """Destroy the dossier's key for ever; call it inside a transaction. False when it was destroyed before.
 
@@ -236,10 +272,13 @@ class DossierKeys:
                 continue
             key = DossierKey.from_bytes(health_id, secret)
             keys[health_id] = key
-            self._unwrapped[health_id] = (item.key, key)
-            if len(self._unwrapped) > self._capacity:
-                self._unwrapped.popitem(last=False)
+            self._remember(health_id, item.key, key)
         return keys
+
+    def _remember(self, health_id: int, wrapped: bytes, key: DossierKey) -> None:
+        self._unwrapped[health_id] = (wrapped, key)
+        if len(self._unwrapped) > self._capacity:
+            self._unwrapped.popitem(last=False)
 
     async def _unwrap_one(self, item: KeyForOwner) -> bytes | None:
         try:
@@ -253,6 +292,11 @@ async def _held(conn: Connection, health_ids: Sequence[int]) -> dict[int, _Row]:
     if len(health_ids) == 1:
         return await _rows(conn, _READ_AND_HOLD, health_ids[0])
     return await _rows(conn, _READ_AND_HOLD_SEVERAL, health_ids)
+
+
+def _generation_of(wrapped: bytes) -> int:
+    """The generation in the header of a wrapped key (see `keyring`)."""
+    return int.from_bytes(wrapped[1:5], "big")
 
 
 async def _rows(conn: Connection, statement: str, asked: Sequence[int] | int) -> dict[int, _Row]:

@@ -129,6 +129,26 @@ class Keyring:
         _write(path / "current", f"{number}\n")
         return cls.from_directory(path)
 
+    def take(self, other: Keyring) -> None:
+        """Become another keyring, at once and whole: for a process that reads its directory anew."""
+        self._generations, self._digests, self._current = other._generations, other._digests, other._current
+        self._digest_keys = {}
+
+    @classmethod
+    def retire_digests(cls, path: Path) -> Keyring:
+        """Take all but the newest generation out of the live digests. The keys stay, to unwrap and to remove."""
+        before = cls.from_directory(path)
+        _write(path / "digest", f"{before.digest_generations[-1]}\n")
+        return cls.from_directory(path)
+
+    @classmethod
+    def add_digests(cls, path: Path) -> Keyring:
+        """Let the digests of the current generation live too: they are written beside the others from now on."""
+        before = cls.from_directory(path)
+        live = dict.fromkeys((*before.digest_generations, before.current))
+        _write(path / "digest", "".join(f"{generation}\n" for generation in live))
+        return cls.from_directory(path)
+
     @property
     def generations(self) -> tuple[int, ...]:
         """The generations held, oldest first."""
@@ -184,6 +204,13 @@ class Keyring:
     def digests(self, label: str, value: bytes) -> tuple[bytes, ...]:
         """The digests to write: one for each live generation, oldest first."""
         return tuple(self._digest(generation, label, value) for generation in self._digests)
+
+    def digest_under(self, generation: int, label: str, value: bytes) -> bytes:
+        """The digest of a generation still held, live or not: for rotating what is stored. KeyringError without it."""
+        held = self._generations.get(generation)
+        if held is None:
+            raise KeyringError(f"generation {generation} is not in the keyring")
+        return self._digest(held, label, value)
 
     def _digest(self, generation: _Generation, label: str, value: bytes) -> bytes:
         key = self._digest_keys.get((generation.number, label))

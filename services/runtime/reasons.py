@@ -170,6 +170,28 @@ _SPECS: dict[int, ReasonSpec] = {
     reasons.ERROR_REASON_ON_DEMAND_NOT_SUPPORTED: ReasonSpec(
         _Code.INVALID_ARGUMENT, 422, "not-supported", "XDSRepositoryMetadataError",
         "On-demand entries are not supported."),
+    reasons.ERROR_REASON_UNKNOWN_DOMAIN: ReasonSpec(
+        _Code.INVALID_ARGUMENT, 400, "code-invalid", None, "The assigning authority is not registered."),
+    reasons.ERROR_REASON_UNKNOWN_TARGET_DOMAIN: ReasonSpec(
+        _Code.PERMISSION_DENIED, 403, "code-invalid", None, "The target domain is not registered."),
+    reasons.ERROR_REASON_FOREIGN_DOMAIN: ReasonSpec(
+        _Code.PERMISSION_DENIED, 403, "forbidden", None, "The domain belongs to another source."),
+    reasons.ERROR_REASON_STATUS_TRANSITION: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 422, "business-rule", None, "The identity status does not go there from here."),
+    reasons.ERROR_REASON_PERSON_MERGED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The person was merged into another."),
+    reasons.ERROR_REASON_PERSON_NOT_LINKED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The person is merged into nobody."),
+    reasons.ERROR_REASON_DUPLICATE_NOT_FOUND: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "No such pair of possible duplicates."),
+    reasons.ERROR_REASON_DUPLICATE_DECIDED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The pair was decided already."),
+    reasons.ERROR_REASON_IDENTIFIER_NOT_HELD: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 422, "business-rule", None, "The person has no such identifier in use."),
+    reasons.ERROR_REASON_DOSSIER_MERGED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The dossier's person was merged into another."),
+    reasons.ERROR_REASON_REGULATION_ONLY: ReasonSpec(
+        _Code.PERMISSION_DENIED, 403, "forbidden", None, "The call is for the access mode regulation."),
 }
 # fmt: on
 

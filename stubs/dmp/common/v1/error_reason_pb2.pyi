@@ -294,6 +294,50 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Entries whose content is made when it is read are not supported.
     Example: a submission with an on-demand entry.
     """
+    ERROR_REASON_UNKNOWN_DOMAIN: _ErrorReason.ValueType  # 140
+    """The assigning authority of an identifier is not registered.
+    Example: a local number in the domain of a hospital that nobody declared.
+    """
+    ERROR_REASON_UNKNOWN_TARGET_DOMAIN: _ErrorReason.ValueType  # 141
+    """The domain asked for is not registered.
+    Example: a cross-reference into an OID of nobody's.
+    """
+    ERROR_REASON_FOREIGN_DOMAIN: _ErrorReason.ValueType  # 142
+    """The domain belongs to another source.
+    Example: a laboratory's software adds a hospital's local number.
+    """
+    ERROR_REASON_STATUS_TRANSITION: _ErrorReason.ValueType  # 143
+    """The identity status does not go there from here.
+    Example: from provisional to qualified in one step.
+    """
+    ERROR_REASON_PERSON_MERGED: _ErrorReason.ValueType  # 144
+    """The person was merged into another, which is the one to name.
+    Example: merging into a person who was merged.
+    """
+    ERROR_REASON_PERSON_NOT_LINKED: _ErrorReason.ValueType  # 145
+    """The person is merged into nobody.
+    Example: undoing a link twice.
+    """
+    ERROR_REASON_DUPLICATE_NOT_FOUND: _ErrorReason.ValueType  # 146
+    """No such pair on the work list of possible duplicates.
+    Example: a pair that was never found.
+    """
+    ERROR_REASON_DUPLICATE_DECIDED: _ErrorReason.ValueType  # 147
+    """The pair was decided already.
+    Example: two people decide it at once.
+    """
+    ERROR_REASON_IDENTIFIER_NOT_HELD: _ErrorReason.ValueType  # 148
+    """The person has no such identifier in use.
+    Example: retiring a local number twice.
+    """
+    ERROR_REASON_DOSSIER_MERGED: _ErrorReason.ValueType  # 149
+    """The dossier's person was merged into another; act on the survivor's dossier.
+    Example: feeding the dossier of a merged person.
+    """
+    ERROR_REASON_REGULATION_ONLY: _ErrorReason.ValueType  # 150
+    """The call needs the access mode of an emergency call centre.
+    Example: finding a patient without the INS in normal mode.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. The gRPC code, the HTTP
@@ -569,5 +613,49 @@ Example: an upload of last week.
 ERROR_REASON_ON_DEMAND_NOT_SUPPORTED: ErrorReason.ValueType  # 166
 """Entries whose content is made when it is read are not supported.
 Example: a submission with an on-demand entry.
+"""
+ERROR_REASON_UNKNOWN_DOMAIN: ErrorReason.ValueType  # 140
+"""The assigning authority of an identifier is not registered.
+Example: a local number in the domain of a hospital that nobody declared.
+"""
+ERROR_REASON_UNKNOWN_TARGET_DOMAIN: ErrorReason.ValueType  # 141
+"""The domain asked for is not registered.
+Example: a cross-reference into an OID of nobody's.
+"""
+ERROR_REASON_FOREIGN_DOMAIN: ErrorReason.ValueType  # 142
+"""The domain belongs to another source.
+Example: a laboratory's software adds a hospital's local number.
+"""
+ERROR_REASON_STATUS_TRANSITION: ErrorReason.ValueType  # 143
+"""The identity status does not go there from here.
+Example: from provisional to qualified in one step.
+"""
+ERROR_REASON_PERSON_MERGED: ErrorReason.ValueType  # 144
+"""The person was merged into another, which is the one to name.
+Example: merging into a person who was merged.
+"""
+ERROR_REASON_PERSON_NOT_LINKED: ErrorReason.ValueType  # 145
+"""The person is merged into nobody.
+Example: undoing a link twice.
+"""
+ERROR_REASON_DUPLICATE_NOT_FOUND: ErrorReason.ValueType  # 146
+"""No such pair on the work list of possible duplicates.
+Example: a pair that was never found.
+"""
+ERROR_REASON_DUPLICATE_DECIDED: ErrorReason.ValueType  # 147
+"""The pair was decided already.
+Example: two people decide it at once.
+"""
+ERROR_REASON_IDENTIFIER_NOT_HELD: ErrorReason.ValueType  # 148
+"""The person has no such identifier in use.
+Example: retiring a local number twice.
+"""
+ERROR_REASON_DOSSIER_MERGED: ErrorReason.ValueType  # 149
+"""The dossier's person was merged into another; act on the survivor's dossier.
+Example: feeding the dossier of a merged person.
+"""
+ERROR_REASON_REGULATION_ONLY: ErrorReason.ValueType  # 150
+"""The call needs the access mode of an emergency call centre.
+Example: finding a patient without the INS in normal mode.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -85,6 +85,186 @@ IDENTITY_STATUS_QUALIFIED: IdentityStatus.ValueType  # 4
 """IDENTITY_STATUS_QUALIFIED: QUAL, both."""
 Global___IdentityStatus: _TypeAlias = IdentityStatus  # noqa: Y015
 
+class _IdentifierUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IdentifierUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdentifierUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IDENTIFIER_USE_UNSPECIFIED: _IdentifierUse.ValueType  # 0
+    """Not set."""
+    IDENTIFIER_USE_OFFICIAL: _IdentifierUse.ValueType  # 1
+    """IDENTIFIER_USE_OFFICIAL: the INS in force."""
+    IDENTIFIER_USE_USUAL: _IdentifierUse.ValueType  # 2
+    """IDENTIFIER_USE_USUAL: a local identifier in use."""
+    IDENTIFIER_USE_OLD: _IdentifierUse.ValueType  # 3
+    """IDENTIFIER_USE_OLD: no longer in use."""
+
+class IdentifierUse(_IdentifierUse, metaclass=_IdentifierUseEnumTypeWrapper):
+    """IdentifierUse is what an identifier is for its person now."""
+
+IDENTIFIER_USE_UNSPECIFIED: IdentifierUse.ValueType  # 0
+"""Not set."""
+IDENTIFIER_USE_OFFICIAL: IdentifierUse.ValueType  # 1
+"""IDENTIFIER_USE_OFFICIAL: the INS in force."""
+IDENTIFIER_USE_USUAL: IdentifierUse.ValueType  # 2
+"""IDENTIFIER_USE_USUAL: a local identifier in use."""
+IDENTIFIER_USE_OLD: IdentifierUse.ValueType  # 3
+"""IDENTIFIER_USE_OLD: no longer in use."""
+Global___IdentifierUse: _TypeAlias = IdentifierUse  # noqa: Y015
+
+class _MatchGrade:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MatchGradeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchGrade.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATCH_GRADE_UNSPECIFIED: _MatchGrade.ValueType  # 0
+    """Not set."""
+    MATCH_GRADE_CERTAIN: _MatchGrade.ValueType  # 1
+    """MATCH_GRADE_CERTAIN: the same person by the rules of registration."""
+    MATCH_GRADE_PROBABLE: _MatchGrade.ValueType  # 2
+    """MATCH_GRADE_PROBABLE: very likely; a human decides."""
+    MATCH_GRADE_POSSIBLE: _MatchGrade.ValueType  # 3
+    """MATCH_GRADE_POSSIBLE: worth a look; a human decides."""
+    MATCH_GRADE_CERTAINLY_NOT: _MatchGrade.ValueType  # 4
+    """MATCH_GRADE_CERTAINLY_NOT: below what a human would look at."""
+
+class MatchGrade(_MatchGrade, metaclass=_MatchGradeEnumTypeWrapper):
+    """MatchGrade is how sure a match is."""
+
+MATCH_GRADE_UNSPECIFIED: MatchGrade.ValueType  # 0
+"""Not set."""
+MATCH_GRADE_CERTAIN: MatchGrade.ValueType  # 1
+"""MATCH_GRADE_CERTAIN: the same person by the rules of registration."""
+MATCH_GRADE_PROBABLE: MatchGrade.ValueType  # 2
+"""MATCH_GRADE_PROBABLE: very likely; a human decides."""
+MATCH_GRADE_POSSIBLE: MatchGrade.ValueType  # 3
+"""MATCH_GRADE_POSSIBLE: worth a look; a human decides."""
+MATCH_GRADE_CERTAINLY_NOT: MatchGrade.ValueType  # 4
+"""MATCH_GRADE_CERTAINLY_NOT: below what a human would look at."""
+Global___MatchGrade: _TypeAlias = MatchGrade  # noqa: Y015
+
+class _PersonChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PersonChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PersonChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PERSON_CHANGE_KIND_UNSPECIFIED: _PersonChangeKind.ValueType  # 0
+    """Not set."""
+    PERSON_CHANGE_KIND_REGISTERED: _PersonChangeKind.ValueType  # 1
+    """PERSON_CHANGE_KIND_REGISTERED: the first version."""
+    PERSON_CHANGE_KIND_UPDATED: _PersonChangeKind.ValueType  # 2
+    """PERSON_CHANGE_KIND_UPDATED: traits, status, attributes or contact."""
+    PERSON_CHANGE_KIND_IDENTIFIERS: _PersonChangeKind.ValueType  # 3
+    """PERSON_CHANGE_KIND_IDENTIFIERS: an identifier was added or ended."""
+    PERSON_CHANGE_KIND_SPLIT: _PersonChangeKind.ValueType  # 4
+    """PERSON_CHANGE_KIND_SPLIT: a second person was taken out, or came out, of it."""
+    PERSON_CHANGE_KIND_INSI: _PersonChangeKind.ValueType  # 5
+    """PERSON_CHANGE_KIND_INSI: by an answer of the national identity service."""
+
+class PersonChangeKind(_PersonChangeKind, metaclass=_PersonChangeKindEnumTypeWrapper):
+    """PersonChangeKind says what a change was."""
+
+PERSON_CHANGE_KIND_UNSPECIFIED: PersonChangeKind.ValueType  # 0
+"""Not set."""
+PERSON_CHANGE_KIND_REGISTERED: PersonChangeKind.ValueType  # 1
+"""PERSON_CHANGE_KIND_REGISTERED: the first version."""
+PERSON_CHANGE_KIND_UPDATED: PersonChangeKind.ValueType  # 2
+"""PERSON_CHANGE_KIND_UPDATED: traits, status, attributes or contact."""
+PERSON_CHANGE_KIND_IDENTIFIERS: PersonChangeKind.ValueType  # 3
+"""PERSON_CHANGE_KIND_IDENTIFIERS: an identifier was added or ended."""
+PERSON_CHANGE_KIND_SPLIT: PersonChangeKind.ValueType  # 4
+"""PERSON_CHANGE_KIND_SPLIT: a second person was taken out, or came out, of it."""
+PERSON_CHANGE_KIND_INSI: PersonChangeKind.ValueType  # 5
+"""PERSON_CHANGE_KIND_INSI: by an answer of the national identity service."""
+Global___PersonChangeKind: _TypeAlias = PersonChangeKind  # noqa: Y015
+
+class _LinkEventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LinkEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkEventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINK_EVENT_KIND_UNSPECIFIED: _LinkEventKind.ValueType  # 0
+    """Not set."""
+    LINK_EVENT_KIND_LINKED: _LinkEventKind.ValueType  # 1
+    """LINK_EVENT_KIND_LINKED: a person was merged into another."""
+    LINK_EVENT_KIND_UNLINKED: _LinkEventKind.ValueType  # 2
+    """LINK_EVENT_KIND_UNLINKED: the link was undone."""
+    LINK_EVENT_KIND_SPLIT: _LinkEventKind.ValueType  # 3
+    """LINK_EVENT_KIND_SPLIT: a person was taken out of another's record."""
+
+class LinkEventKind(_LinkEventKind, metaclass=_LinkEventKindEnumTypeWrapper):
+    """LinkEventKind says what happened to a link."""
+
+LINK_EVENT_KIND_UNSPECIFIED: LinkEventKind.ValueType  # 0
+"""Not set."""
+LINK_EVENT_KIND_LINKED: LinkEventKind.ValueType  # 1
+"""LINK_EVENT_KIND_LINKED: a person was merged into another."""
+LINK_EVENT_KIND_UNLINKED: LinkEventKind.ValueType  # 2
+"""LINK_EVENT_KIND_UNLINKED: the link was undone."""
+LINK_EVENT_KIND_SPLIT: LinkEventKind.ValueType  # 3
+"""LINK_EVENT_KIND_SPLIT: a person was taken out of another's record."""
+Global___LinkEventKind: _TypeAlias = LinkEventKind  # noqa: Y015
+
+class _DuplicateState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DuplicateStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DuplicateState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DUPLICATE_STATE_UNSPECIFIED: _DuplicateState.ValueType  # 0
+    """Not set: all."""
+    DUPLICATE_STATE_OPEN: _DuplicateState.ValueType  # 1
+    """DUPLICATE_STATE_OPEN waits for a decision."""
+    DUPLICATE_STATE_DISTINCT: _DuplicateState.ValueType  # 2
+    """DUPLICATE_STATE_DISTINCT: two people."""
+    DUPLICATE_STATE_SAME: _DuplicateState.ValueType  # 3
+    """DUPLICATE_STATE_SAME: one person, linked."""
+
+class DuplicateState(_DuplicateState, metaclass=_DuplicateStateEnumTypeWrapper):
+    """DuplicateState is where a pair stands."""
+
+DUPLICATE_STATE_UNSPECIFIED: DuplicateState.ValueType  # 0
+"""Not set: all."""
+DUPLICATE_STATE_OPEN: DuplicateState.ValueType  # 1
+"""DUPLICATE_STATE_OPEN waits for a decision."""
+DUPLICATE_STATE_DISTINCT: DuplicateState.ValueType  # 2
+"""DUPLICATE_STATE_DISTINCT: two people."""
+DUPLICATE_STATE_SAME: DuplicateState.ValueType  # 3
+"""DUPLICATE_STATE_SAME: one person, linked."""
+Global___DuplicateState: _TypeAlias = DuplicateState  # noqa: Y015
+
+class _InsiOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InsiOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InsiOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INSI_OUTCOME_UNSPECIFIED: _InsiOutcome.ValueType  # 0
+    """Not set."""
+    INSI_OUTCOME_FOUND: _InsiOutcome.ValueType  # 1
+    """INSI_OUTCOME_FOUND: one identity (code 00)."""
+    INSI_OUTCOME_NOT_FOUND: _InsiOutcome.ValueType  # 2
+    """INSI_OUTCOME_NOT_FOUND: none (code 01)."""
+    INSI_OUTCOME_SEVERAL: _InsiOutcome.ValueType  # 3
+    """INSI_OUTCOME_SEVERAL: more than one (code 02)."""
+
+class InsiOutcome(_InsiOutcome, metaclass=_InsiOutcomeEnumTypeWrapper):
+    """InsiOutcome is what the national identity service answered."""
+
+INSI_OUTCOME_UNSPECIFIED: InsiOutcome.ValueType  # 0
+"""Not set."""
+INSI_OUTCOME_FOUND: InsiOutcome.ValueType  # 1
+"""INSI_OUTCOME_FOUND: one identity (code 00)."""
+INSI_OUTCOME_NOT_FOUND: InsiOutcome.ValueType  # 2
+"""INSI_OUTCOME_NOT_FOUND: none (code 01)."""
+INSI_OUTCOME_SEVERAL: InsiOutcome.ValueType  # 3
+"""INSI_OUTCOME_SEVERAL: more than one (code 02)."""
+Global___InsiOutcome: _TypeAlias = InsiOutcome  # noqa: Y015
+
 @_typing.final
 class Traits(_message.Message):
     """Traits are a person's identity traits."""
@@ -110,7 +290,9 @@ class Traits(_message.Message):
     sex: Global___Sex.ValueType
     """sex as stated."""
     birth_date: _builtins.str
-    """birth_date is `YYYY-MM-DD`."""
+    """birth_date is `YYYY-MM-DD`, or as much of it as is known: `YYYY-MM`, `YYYY`;
+    empty when nothing is. Only a whole date makes an identity certain.
+    """
     birth_place: _builtins.str
     """birth_place is the COG code; 99999 when unknown."""
     used_name: _builtins.str
@@ -148,21 +330,57 @@ class Person(_message.Message):
     IDENTIFIERS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOUBTFUL_FIELD_NUMBER: _builtins.int
+    FICTITIOUS_FIELD_NUMBER: _builtins.int
+    HOMONYM_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
+    MERGED_INTO_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_HISTORY_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `people/{person}`; the person is the 21-digit health id."""
     status: Global___IdentityStatus.ValueType
     """status is how sure the identity is."""
+    version: _builtins.int
+    """version counts the changes, from 1; set by the service."""
+    doubtful: _builtins.bool
+    """doubtful: the identity is in doubt; allows the provisional status only."""
+    fictitious: _builtins.bool
+    """fictitious: nobody (training, tests); allows the provisional status only."""
+    homonym: _builtins.bool
+    """homonym: someone else has nearly the same traits, mind whom you mean."""
+    merged_into: _builtins.str
+    """merged_into is the person that this one was merged into, at the end of the
+    chain; empty for one that was not. Set by the service.
+    """
     @_builtins.property
     def traits(self) -> Global___Traits:
         """traits are the identity traits."""
 
     @_builtins.property
     def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
-        """identifiers are the NIR/NIA (INS), INS-C and local identifiers."""
+        """identifiers are the NIR/NIA (INS), INS-C and local identifiers in use. An INS
+        is shown only when the status is qualified.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """create_time is when the person was registered; set by the service."""
+
+    @_builtins.property
+    def contact(self) -> Global___Contact:
+        """contact is where the person lives and may be reached."""
+
+    @_builtins.property
+    def identifier_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldIdentifier]:
+        """identifier_history has every national number that the person ever had, with
+        what it is now; shown as identifiers are. Set by the service.
+        """
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """update_time is when the person last changed; set by the service."""
 
     def __init__(
         self,
@@ -172,14 +390,102 @@ class Person(_message.Message):
         identifiers: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
         status: Global___IdentityStatus.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+        doubtful: _builtins.bool = ...,
+        fictitious: _builtins.bool = ...,
+        homonym: _builtins.bool = ...,
+        contact: Global___Contact | None = ...,
+        merged_into: _builtins.str = ...,
+        identifier_history: _abc.Iterable[Global___HeldIdentifier] | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "traits", b"traits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "create_time", b"create_time", "traits", b"traits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "identifiers", b"identifiers", "name", b"name", "status", b"status", "traits", b"traits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "create_time", b"create_time", "doubtful", b"doubtful", "fictitious", b"fictitious", "homonym", b"homonym", "identifier_history", b"identifier_history", "identifiers", b"identifiers", "merged_into", b"merged_into", "name", b"name", "status", b"status", "traits", b"traits", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Person: _TypeAlias = Person  # noqa: Y015
+
+@_typing.final
+class Contact(_message.Message):
+    """Contact is where a person lives and may be reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    POSTCODE_FIELD_NUMBER: _builtins.int
+    CITY_FIELD_NUMBER: _builtins.int
+    PHONE_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    postcode: _builtins.str
+    """postcode of the address."""
+    city: _builtins.str
+    """city of the address."""
+    phone: _builtins.str
+    """phone is a number in international form."""
+    email: _builtins.str
+    """email is an address."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """lines of the address: number and street."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+        postcode: _builtins.str = ...,
+        city: _builtins.str = ...,
+        phone: _builtins.str = ...,
+        email: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["city", b"city", "email", b"email", "lines", b"lines", "phone", b"phone", "postcode", b"postcode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Contact: _TypeAlias = Contact  # noqa: Y015
+
+@_typing.final
+class HeldIdentifier(_message.Message):
+    """HeldIdentifier is an identifier that a person has, or had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    use: Global___IdentifierUse.ValueType
+    """use is what it is now."""
+    @_builtins.property
+    def identifier(self) -> _coding_pb2.Identifier:
+        """identifier is the identifier."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is since when we know it."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is since when it is old."""
+
+    def __init__(
+        self,
+        *,
+        identifier: _coding_pb2.Identifier | None = ...,
+        use: Global___IdentifierUse.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "identifier", b"identifier", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "identifier", b"identifier", "start_time", b"start_time", "use", b"use"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldIdentifier: _TypeAlias = HeldIdentifier  # noqa: Y015
 
 @_typing.final
 class CreatePersonRequest(_message.Message):
@@ -189,8 +495,16 @@ class CreatePersonRequest(_message.Message):
 
     PERSON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCEPT_POSSIBLE_DUPLICATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id makes the call idempotent."""
+    accept_possible_duplicate: _builtins.bool
+    """accept_possible_duplicate registers the person although someone with the
+    same traits and another INS is known; the pair goes on the work list.
+    """
+    reason: _builtins.str
+    """reason is why, for the history."""
     @_builtins.property
     def person(self) -> Global___Person:
         """person is who; its name and create_time are ignored."""
@@ -200,10 +514,12 @@ class CreatePersonRequest(_message.Message):
         *,
         person: Global___Person | None = ...,
         request_id: _builtins.str = ...,
+        accept_possible_duplicate: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_possible_duplicate", b"accept_possible_duplicate", "person", b"person", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,8 +533,13 @@ class CreatePersonResponse(_message.Message):
 
     PERSON_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
+    POSSIBLE_DUPLICATES_FIELD_NUMBER: _builtins.int
     existed: _builtins.bool
     """existed tells that the person was registered before."""
+    possible_duplicates: _builtins.int
+    """possible_duplicates tells how many known people may be this one; each pair
+    is on the work list.
+    """
     @_builtins.property
     def person(self) -> Global___Person:
         """person is the registered person."""
@@ -228,10 +549,11 @@ class CreatePersonResponse(_message.Message):
         *,
         person: Global___Person | None = ...,
         existed: _builtins.bool = ...,
+        possible_duplicates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "person", b"person"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "person", b"person", "possible_duplicates", b"possible_duplicates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,3 +792,1527 @@ class VerifyPatientResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___VerifyPatientResult: _TypeAlias = VerifyPatientResult  # noqa: Y015
+
+@_typing.final
+class BatchCreatePeopleRequest(_message.Message):
+    """BatchCreatePeopleRequest holds people to register."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreatePersonRequest]:
+        """requests are registered independently, each by its own request_id."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___CreatePersonRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreatePeopleRequest: _TypeAlias = BatchCreatePeopleRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreatePeopleResponse(_message.Message):
+    """BatchCreatePeopleResponse holds the answers, in the order of the requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreatePersonResult]:
+        """results has one entry per request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CreatePersonResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreatePeopleResponse: _TypeAlias = BatchCreatePeopleResponse  # noqa: Y015
+
+@_typing.final
+class CreatePersonResult(_message.Message):
+    """CreatePersonResult is a registration, or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___CreatePersonResponse:
+        """response is the registration."""
+
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """status tells why there is none."""
+
+    def __init__(
+        self,
+        *,
+        response: Global___CreatePersonResponse | None = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___CreatePersonResult: _TypeAlias = CreatePersonResult  # noqa: Y015
+
+@_typing.final
+class GetPersonRequest(_message.Message):
+    """GetPersonRequest names a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPersonRequest: _TypeAlias = GetPersonRequest  # noqa: Y015
+
+@_typing.final
+class GetPersonResponse(_message.Message):
+    """GetPersonResponse holds the person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    LINKED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person."""
+
+    @_builtins.property
+    def linked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """linked are the people merged into this one, `people/{person}`."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+        linked: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["linked", b"linked", "person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPersonResponse: _TypeAlias = GetPersonResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePersonRequest(_message.Message):
+    """UpdatePersonRequest changes a person; what is not set stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TRAITS_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    DOUBTFUL_FIELD_NUMBER: _builtins.int
+    FICTITIOUS_FIELD_NUMBER: _builtins.int
+    HOMONYM_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    status: Global___IdentityStatus.ValueType
+    """status is the new status."""
+    doubtful: _builtins.bool
+    """doubtful sets or lifts the attribute; lifting needs no other change."""
+    fictitious: _builtins.bool
+    """fictitious sets or lifts the attribute."""
+    homonym: _builtins.bool
+    """homonym sets or lifts the attribute."""
+    expected_version: _builtins.int
+    """expected_version, when not 0, is the version that the change was made from;
+    CONCURRENT_CHANGE if it is another now.
+    """
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def traits(self) -> Global___Traits:
+        """traits replace all traits."""
+
+    @_builtins.property
+    def contact(self) -> Global___Contact:
+        """contact replaces the contact."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        traits: Global___Traits | None = ...,
+        contact: Global___Contact | None = ...,
+        status: Global___IdentityStatus.ValueType = ...,
+        doubtful: _builtins.bool | None = ...,
+        fictitious: _builtins.bool | None = ...,
+        homonym: _builtins.bool | None = ...,
+        expected_version: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful", "_fictitious", b"_fictitious", "_homonym", b"_homonym", "contact", b"contact", "doubtful", b"doubtful", "fictitious", b"fictitious", "homonym", b"homonym", "traits", b"traits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful", "_fictitious", b"_fictitious", "_homonym", b"_homonym", "contact", b"contact", "doubtful", b"doubtful", "expected_version", b"expected_version", "fictitious", b"fictitious", "homonym", b"homonym", "name", b"name", "reason", b"reason", "request_id", b"request_id", "status", b"status", "traits", b"traits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__doubtful: _TypeAlias = _typing.Literal["doubtful"]  # noqa: Y015
+    _WhichOneofArgType__doubtful: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful"]  # noqa: Y015
+    _WhichOneofReturnType__fictitious: _TypeAlias = _typing.Literal["fictitious"]  # noqa: Y015
+    _WhichOneofArgType__fictitious: _TypeAlias = _typing.Literal["_fictitious", b"_fictitious"]  # noqa: Y015
+    _WhichOneofReturnType__homonym: _TypeAlias = _typing.Literal["homonym"]  # noqa: Y015
+    _WhichOneofArgType__homonym: _TypeAlias = _typing.Literal["_homonym", b"_homonym"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__doubtful) -> _WhichOneofReturnType__doubtful | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fictitious) -> _WhichOneofReturnType__fictitious | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__homonym) -> _WhichOneofReturnType__homonym | None: ...
+
+Global___UpdatePersonRequest: _TypeAlias = UpdatePersonRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePersonResponse(_message.Message):
+    """UpdatePersonResponse holds the person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person after the change."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePersonResponse: _TypeAlias = UpdatePersonResponse  # noqa: Y015
+
+@_typing.final
+class SearchPeopleRequest(_message.Message):
+    """SearchPeopleRequest describes people: by an identifier, or by traits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    BIRTH_DATE_FIELD_NUMBER: _builtins.int
+    FAMILY_NAME_FIELD_NUMBER: _builtins.int
+    GIVEN_NAME_FIELD_NUMBER: _builtins.int
+    SEX_FIELD_NUMBER: _builtins.int
+    BIRTH_PLACE_FIELD_NUMBER: _builtins.int
+    POSTCODE_FIELD_NUMBER: _builtins.int
+    CITY_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    birth_date: _builtins.str
+    """birth_date is the whole date, or `YYYY-MM` or `YYYY` for people of whom no
+    more is known. Required without an identifier.
+    """
+    family_name: _builtins.str
+    """family_name is the beginning of the birth name or the used name, three
+    letters at least. Required without an identifier.
+    """
+    given_name: _builtins.str
+    """given_name is the beginning of a given name, birth or used."""
+    sex: Global___Sex.ValueType
+    """sex, when set, must be the person's."""
+    birth_place: _builtins.str
+    """birth_place, when set, must be the person's."""
+    postcode: _builtins.str
+    """postcode, when set, is the beginning of the contact's."""
+    city: _builtins.str
+    """city, when set, is the contact's."""
+    exact: _builtins.bool
+    """exact makes names match whole rather than by their beginning."""
+    page_size: _builtins.int
+    """page_size is at most 50; 0 means 20."""
+    page_token: _builtins.str
+    """page_token continues a listing."""
+    @_builtins.property
+    def identifier(self) -> _coding_pb2.Identifier:
+        """identifier, when set, is the person's; the other criteria still apply."""
+
+    def __init__(
+        self,
+        *,
+        identifier: _coding_pb2.Identifier | None = ...,
+        birth_date: _builtins.str = ...,
+        family_name: _builtins.str = ...,
+        given_name: _builtins.str = ...,
+        sex: Global___Sex.ValueType = ...,
+        birth_place: _builtins.str = ...,
+        postcode: _builtins.str = ...,
+        city: _builtins.str = ...,
+        exact: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["birth_date", b"birth_date", "birth_place", b"birth_place", "city", b"city", "exact", b"exact", "family_name", b"family_name", "given_name", b"given_name", "identifier", b"identifier", "page_size", b"page_size", "page_token", b"page_token", "postcode", b"postcode", "sex", b"sex"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPeopleRequest: _TypeAlias = SearchPeopleRequest  # noqa: Y015
+
+@_typing.final
+class SearchPeopleResponse(_message.Message):
+    """SearchPeopleResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def people(self) -> _containers.RepeatedCompositeFieldContainer[Global___Person]:
+        """people found; those merged into another come with `merged_into`."""
+
+    def __init__(
+        self,
+        *,
+        people: _abc.Iterable[Global___Person] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "people", b"people"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPeopleResponse: _TypeAlias = SearchPeopleResponse  # noqa: Y015
+
+@_typing.final
+class FindPatientRequest(_message.Message):
+    """FindPatientRequest describes a patient to an emergency call centre: a family
+    name with a birth date, or with a postcode.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILY_NAME_FIELD_NUMBER: _builtins.int
+    GIVEN_NAME_FIELD_NUMBER: _builtins.int
+    BIRTH_DATE_FIELD_NUMBER: _builtins.int
+    POSTCODE_FIELD_NUMBER: _builtins.int
+    CITY_FIELD_NUMBER: _builtins.int
+    SEX_FIELD_NUMBER: _builtins.int
+    family_name: _builtins.str
+    """family_name is the birth name or the used name, three letters at least."""
+    given_name: _builtins.str
+    """given_name is a given name."""
+    birth_date: _builtins.str
+    """birth_date is the whole date, or as much as is known."""
+    postcode: _builtins.str
+    """postcode of where the patient lives."""
+    city: _builtins.str
+    """city where the patient lives."""
+    sex: Global___Sex.ValueType
+    """sex as stated."""
+    def __init__(
+        self,
+        *,
+        family_name: _builtins.str = ...,
+        given_name: _builtins.str = ...,
+        birth_date: _builtins.str = ...,
+        postcode: _builtins.str = ...,
+        city: _builtins.str = ...,
+        sex: Global___Sex.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["birth_date", b"birth_date", "city", b"city", "family_name", b"family_name", "given_name", b"given_name", "postcode", b"postcode", "sex", b"sex"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPatientRequest: _TypeAlias = FindPatientRequest  # noqa: Y015
+
+@_typing.final
+class FindPatientResponse(_message.Message):
+    """FindPatientResponse holds the candidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PersonCandidate]:
+        """candidates by descending score, ten at most."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___PersonCandidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPatientResponse: _TypeAlias = FindPatientResponse  # noqa: Y015
+
+@_typing.final
+class PersonCandidate(_message.Message):
+    """PersonCandidate is a person who may be the one described."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """score is between 0 and 1."""
+    grade: Global___MatchGrade.ValueType
+    """grade is how sure the match is."""
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the candidate; one that was merged answers as the survivor."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+        score: _builtins.float = ...,
+        grade: Global___MatchGrade.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grade", b"grade", "person", b"person", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonCandidate: _TypeAlias = PersonCandidate  # noqa: Y015
+
+@_typing.final
+class MatchPersonRequest(_message.Message):
+    """MatchPersonRequest describes a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAITS_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
+    ONLY_CERTAIN_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    only_certain: _builtins.bool
+    """only_certain leaves out all but a certain match; none when it is ambiguous."""
+    count: _builtins.int
+    """count bounds the candidates; 0 means 10."""
+    @_builtins.property
+    def traits(self) -> Global___Traits:
+        """traits are what is known; a birth date and a birth name at least."""
+
+    @_builtins.property
+    def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """identifiers as stated."""
+
+    @_builtins.property
+    def contact(self) -> Global___Contact:
+        """contact, when set, counts too."""
+
+    def __init__(
+        self,
+        *,
+        traits: Global___Traits | None = ...,
+        identifiers: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        contact: Global___Contact | None = ...,
+        only_certain: _builtins.bool = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "traits", b"traits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "count", b"count", "identifiers", b"identifiers", "only_certain", b"only_certain", "traits", b"traits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatchPersonRequest: _TypeAlias = MatchPersonRequest  # noqa: Y015
+
+@_typing.final
+class MatchPersonResponse(_message.Message):
+    """MatchPersonResponse holds the candidates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PersonCandidate]:
+        """candidates by descending score."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___PersonCandidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MatchPersonResponse: _TypeAlias = MatchPersonResponse  # noqa: Y015
+
+@_typing.final
+class PersonChange(_message.Message):
+    """PersonChange is who changed a person, when and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SUBJECT_NAME_FIELD_NUMBER: _builtins.int
+    STRUCTURE_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    kind: Global___PersonChangeKind.ValueType
+    """kind is what the change was."""
+    subject: _builtins.str
+    """subject is who acted, as in an acting context."""
+    subject_name: _builtins.str
+    """subject_name is that professional's or structure's name."""
+    structure: _builtins.str
+    """structure is where the subject acted."""
+    client_id: _builtins.str
+    """client_id is the client that made the call."""
+    reason: _builtins.str
+    """reason is why."""
+    request_id: _builtins.str
+    """request_id is of the call."""
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """change_time is when."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___PersonChangeKind.ValueType = ...,
+        subject: _builtins.str = ...,
+        subject_name: _builtins.str = ...,
+        structure: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "client_id", b"client_id", "kind", b"kind", "reason", b"reason", "request_id", b"request_id", "structure", b"structure", "subject", b"subject", "subject_name", b"subject_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonChange: _TypeAlias = PersonChange  # noqa: Y015
+
+@_typing.final
+class PersonVersion(_message.Message):
+    """PersonVersion is what was known of a person between two changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person in this version."""
+
+    @_builtins.property
+    def change(self) -> Global___PersonChange:
+        """change is what made this version."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+        change: Global___PersonChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonVersion: _TypeAlias = PersonVersion  # noqa: Y015
+
+@_typing.final
+class LinkEvent(_message.Message):
+    """LinkEvent is an entry of the ledger of links."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MERGED_FIELD_NUMBER: _builtins.int
+    SURVIVOR_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    kind: Global___LinkEventKind.ValueType
+    """kind is what happened."""
+    merged: _builtins.str
+    """merged is the person merged, unlinked, or split off: `people/{person}`."""
+    survivor: _builtins.str
+    """survivor is the other one."""
+    @_builtins.property
+    def change(self) -> Global___PersonChange:
+        """change is who, when and why."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___LinkEventKind.ValueType = ...,
+        merged: _builtins.str = ...,
+        survivor: _builtins.str = ...,
+        change: Global___PersonChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "kind", b"kind", "merged", b"merged", "survivor", b"survivor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkEvent: _TypeAlias = LinkEvent  # noqa: Y015
+
+@_typing.final
+class ListPersonHistoryRequest(_message.Message):
+    """ListPersonHistoryRequest names a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    page_size: _builtins.int
+    """page_size is at most 100; 0 means 20."""
+    page_token: _builtins.str
+    """page_token continues a listing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPersonHistoryRequest: _TypeAlias = ListPersonHistoryRequest  # noqa: Y015
+
+@_typing.final
+class ListPersonHistoryResponse(_message.Message):
+    """ListPersonHistoryResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PersonVersion]:
+        """versions, newest first."""
+
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkEvent]:
+        """links has every ledger entry about the person; on the first page only."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___PersonVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+        links: _abc.Iterable[Global___LinkEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links", "next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPersonHistoryResponse: _TypeAlias = ListPersonHistoryResponse  # noqa: Y015
+
+@_typing.final
+class GetPersonAsOfRequest(_message.Message):
+    """GetPersonAsOfRequest names a person and a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """read_time is the moment to tell."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "read_time", b"read_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPersonAsOfRequest: _TypeAlias = GetPersonAsOfRequest  # noqa: Y015
+
+@_typing.final
+class GetPersonAsOfResponse(_message.Message):
+    """GetPersonAsOfResponse tells the state at that time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LINKED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___PersonVersion:
+        """version is the person as it was known; PERSON_NOT_FOUND before registration."""
+
+    @_builtins.property
+    def linked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """linked are all who were merged into it then."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___PersonVersion | None = ...,
+        linked: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["linked", b"linked", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPersonAsOfResponse: _TypeAlias = GetPersonAsOfResponse  # noqa: Y015
+
+@_typing.final
+class AddIdentifierRequest(_message.Message):
+    """AddIdentifierRequest gives a person an identifier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def identifier(self) -> _coding_pb2.Identifier:
+        """identifier is the new one."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        identifier: _coding_pb2.Identifier | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddIdentifierRequest: _TypeAlias = AddIdentifierRequest  # noqa: Y015
+
+@_typing.final
+class AddIdentifierResponse(_message.Message):
+    """AddIdentifierResponse holds the person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person after the change."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddIdentifierResponse: _TypeAlias = AddIdentifierResponse  # noqa: Y015
+
+@_typing.final
+class RetireIdentifierRequest(_message.Message):
+    """RetireIdentifierRequest ends an identifier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def identifier(self) -> _coding_pb2.Identifier:
+        """identifier is the one to end."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        identifier: _coding_pb2.Identifier | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireIdentifierRequest: _TypeAlias = RetireIdentifierRequest  # noqa: Y015
+
+@_typing.final
+class RetireIdentifierResponse(_message.Message):
+    """RetireIdentifierResponse holds the person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person after the change."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireIdentifierResponse: _TypeAlias = RetireIdentifierResponse  # noqa: Y015
+
+@_typing.final
+class CrossReferenceRequest(_message.Message):
+    """CrossReferenceRequest names an identifier and the domains asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_SYSTEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def source(self) -> _coding_pb2.Identifier:
+        """source is the known identifier."""
+
+    @_builtins.property
+    def target_systems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """target_systems are OIDs of domains; empty for all that the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        source: _coding_pb2.Identifier | None = ...,
+        target_systems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "target_systems", b"target_systems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrossReferenceRequest: _TypeAlias = CrossReferenceRequest  # noqa: Y015
+
+@_typing.final
+class CrossReferenceResponse(_message.Message):
+    """CrossReferenceResponse holds the identifiers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the person, `people/{person}`."""
+    @_builtins.property
+    def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """identifiers in the target domains; an INS only of a qualified identity."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        identifiers: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifiers", b"identifiers", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrossReferenceResponse: _TypeAlias = CrossReferenceResponse  # noqa: Y015
+
+@_typing.final
+class IdentifierDomain(_message.Message):
+    """IdentifierDomain is an assigning authority of local identifiers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    system: _builtins.str
+    """system is its OID."""
+    display_name: _builtins.str
+    """display_name is for people."""
+    client_id: _builtins.str
+    """client_id is the client that feeds it."""
+    def __init__(
+        self,
+        *,
+        system: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "display_name", b"display_name", "system", b"system"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentifierDomain: _TypeAlias = IdentifierDomain  # noqa: Y015
+
+@_typing.final
+class SetIdentifierDomainRequest(_message.Message):
+    """SetIdentifierDomainRequest registers a domain, or changes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def domain(self) -> Global___IdentifierDomain:
+        """domain is what to keep."""
+
+    def __init__(
+        self,
+        *,
+        domain: Global___IdentifierDomain | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetIdentifierDomainRequest: _TypeAlias = SetIdentifierDomainRequest  # noqa: Y015
+
+@_typing.final
+class SetIdentifierDomainResponse(_message.Message):
+    """SetIdentifierDomainResponse holds the domain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def domain(self) -> Global___IdentifierDomain:
+        """domain is what is kept."""
+
+    def __init__(
+        self,
+        *,
+        domain: Global___IdentifierDomain | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetIdentifierDomainResponse: _TypeAlias = SetIdentifierDomainResponse  # noqa: Y015
+
+@_typing.final
+class ListIdentifierDomainsRequest(_message.Message):
+    """ListIdentifierDomainsRequest asks for all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIdentifierDomainsRequest: _TypeAlias = ListIdentifierDomainsRequest  # noqa: Y015
+
+@_typing.final
+class ListIdentifierDomainsResponse(_message.Message):
+    """ListIdentifierDomainsResponse holds them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentifierDomain]:
+        """domains by system."""
+
+    def __init__(
+        self,
+        *,
+        domains: _abc.Iterable[Global___IdentifierDomain] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIdentifierDomainsResponse: _TypeAlias = ListIdentifierDomainsResponse  # noqa: Y015
+
+@_typing.final
+class PossibleDuplicate(_message.Message):
+    """PossibleDuplicate is a pair on the work list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ONE_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FIND_TIME_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `duplicates/{older}.{newer}`."""
+    score: _builtins.float
+    """score is between 0 and 1."""
+    grade: Global___MatchGrade.ValueType
+    """grade is how sure the match is."""
+    state: Global___DuplicateState.ValueType
+    """state is where it stands."""
+    @_builtins.property
+    def one(self) -> Global___Person:
+        """one and other are the people, with their traits."""
+
+    @_builtins.property
+    def other(self) -> Global___Person:
+        """other is the second of them."""
+
+    @_builtins.property
+    def find_time(self) -> _timestamp_pb2.Timestamp:
+        """find_time is when the pair was found."""
+
+    @_builtins.property
+    def decision(self) -> Global___PersonChange:
+        """decision is who decided, when and why."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        one: Global___Person | None = ...,
+        other: Global___Person | None = ...,
+        score: _builtins.float = ...,
+        grade: Global___MatchGrade.ValueType = ...,
+        state: Global___DuplicateState.ValueType = ...,
+        find_time: _timestamp_pb2.Timestamp | None = ...,
+        decision: Global___PersonChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "find_time", b"find_time", "one", b"one", "other", b"other"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "find_time", b"find_time", "grade", b"grade", "name", b"name", "one", b"one", "other", b"other", "score", b"score", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PossibleDuplicate: _TypeAlias = PossibleDuplicate  # noqa: Y015
+
+@_typing.final
+class ListPossibleDuplicatesRequest(_message.Message):
+    """ListPossibleDuplicatesRequest asks for a page of the work list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    state: Global___DuplicateState.ValueType
+    """state filters; unspecified means open."""
+    page_size: _builtins.int
+    """page_size is at most 100; 0 means 20."""
+    page_token: _builtins.str
+    """page_token continues a listing."""
+    def __init__(
+        self,
+        *,
+        state: Global___DuplicateState.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPossibleDuplicatesRequest: _TypeAlias = ListPossibleDuplicatesRequest  # noqa: Y015
+
+@_typing.final
+class ListPossibleDuplicatesResponse(_message.Message):
+    """ListPossibleDuplicatesResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is empty on the last page."""
+    @_builtins.property
+    def duplicates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PossibleDuplicate]:
+        """duplicates by the time they were found."""
+
+    def __init__(
+        self,
+        *,
+        duplicates: _abc.Iterable[Global___PossibleDuplicate] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPossibleDuplicatesResponse: _TypeAlias = ListPossibleDuplicatesResponse  # noqa: Y015
+
+@_typing.final
+class DecidePossibleDuplicateRequest(_message.Message):
+    """DecidePossibleDuplicateRequest decides a pair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SURVIVOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `duplicates/{older}.{newer}`."""
+    state: Global___DuplicateState.ValueType
+    """state is DISTINCT or SAME."""
+    survivor: _builtins.str
+    """survivor is who stays when they are the same, `people/{person}`."""
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___DuplicateState.ValueType = ...,
+        survivor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id", "state", b"state", "survivor", b"survivor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidePossibleDuplicateRequest: _TypeAlias = DecidePossibleDuplicateRequest  # noqa: Y015
+
+@_typing.final
+class DecidePossibleDuplicateResponse(_message.Message):
+    """DecidePossibleDuplicateResponse holds the pair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def duplicate(self) -> Global___PossibleDuplicate:
+        """duplicate is the pair after the decision."""
+
+    def __init__(
+        self,
+        *,
+        duplicate: Global___PossibleDuplicate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidePossibleDuplicateResponse: _TypeAlias = DecidePossibleDuplicateResponse  # noqa: Y015
+
+@_typing.final
+class LinkPeopleRequest(_message.Message):
+    """LinkPeopleRequest merges a person into another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MERGED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the survivor, `people/{person}`; one that was merged is refused."""
+    merged: _builtins.str
+    """merged is who is merged into it, `people/{person}`; not merged already."""
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        merged: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merged", b"merged", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkPeopleRequest: _TypeAlias = LinkPeopleRequest  # noqa: Y015
+
+@_typing.final
+class LinkPeopleResponse(_message.Message):
+    """LinkPeopleResponse tells the outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    LINKED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the survivor."""
+
+    @_builtins.property
+    def linked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """linked are all who are merged into it now."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+        linked: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["linked", b"linked", "person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkPeopleResponse: _TypeAlias = LinkPeopleResponse  # noqa: Y015
+
+@_typing.final
+class UnlinkPeopleRequest(_message.Message):
+    """UnlinkPeopleRequest undoes a link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the merged person, `people/{person}`."""
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkPeopleRequest: _TypeAlias = UnlinkPeopleRequest  # noqa: Y015
+
+@_typing.final
+class UnlinkPeopleResponse(_message.Message):
+    """UnlinkPeopleResponse tells the outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    LINKED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person that stands alone again."""
+
+    @_builtins.property
+    def linked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """linked are all who are merged into it."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+        linked: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["linked", b"linked", "person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkPeopleResponse: _TypeAlias = UnlinkPeopleResponse  # noqa: Y015
+
+@_typing.final
+class SplitPersonRequest(_message.Message):
+    """SplitPersonRequest takes a second person out of a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TRAITS_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    REMAINING_TRAITS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the record, `people/{person}`."""
+    reason: _builtins.str
+    """reason is why, for the history."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def traits(self) -> Global___Traits:
+        """traits are the second person's."""
+
+    @_builtins.property
+    def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """identifiers go from the record to the second person."""
+
+    @_builtins.property
+    def remaining_traits(self) -> Global___Traits:
+        """remaining_traits, when set, correct those of the record."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        traits: Global___Traits | None = ...,
+        identifiers: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        remaining_traits: Global___Traits | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining_traits", b"remaining_traits", "traits", b"traits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifiers", b"identifiers", "name", b"name", "reason", b"reason", "remaining_traits", b"remaining_traits", "request_id", b"request_id", "traits", b"traits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitPersonRequest: _TypeAlias = SplitPersonRequest  # noqa: Y015
+
+@_typing.final
+class SplitPersonResponse(_message.Message):
+    """SplitPersonResponse holds both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    SPLIT_OFF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the record after the split."""
+
+    @_builtins.property
+    def split_off(self) -> Global___Person:
+        """split_off is the new person."""
+
+    def __init__(
+        self,
+        *,
+        person: Global___Person | None = ...,
+        split_off: Global___Person | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "split_off", b"split_off"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "split_off", b"split_off"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitPersonResponse: _TypeAlias = SplitPersonResponse  # noqa: Y015
+
+@_typing.final
+class RetrieveInsRequest(_message.Message):
+    """RetrieveInsRequest names a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrieveInsRequest: _TypeAlias = RetrieveInsRequest  # noqa: Y015
+
+@_typing.final
+class RetrieveInsResponse(_message.Message):
+    """RetrieveInsResponse tells what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    outcome: Global___InsiOutcome.ValueType
+    """outcome is the national service's."""
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person after it."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___InsiOutcome.ValueType = ...,
+        person: Global___Person | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "person", b"person"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrieveInsResponse: _TypeAlias = RetrieveInsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyInsRequest(_message.Message):
+    """VerifyInsRequest names a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `people/{person}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyInsRequest: _TypeAlias = VerifyInsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyInsResponse(_message.Message):
+    """VerifyInsResponse tells the outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    verified: _builtins.bool
+    """verified tells that INS and traits belong together."""
+    @_builtins.property
+    def person(self) -> Global___Person:
+        """person is the person after it."""
+
+    def __init__(
+        self,
+        *,
+        verified: _builtins.bool = ...,
+        person: Global___Person | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["person", b"person"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["person", b"person", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyInsResponse: _TypeAlias = VerifyInsResponse  # noqa: Y015

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from dmp.identity.v1 import directory_pb2 as dmp_dot_identity_dot_v1_dot_directory__pb2
 from dmp.identity.v1 import identity_pb2 as dmp_dot_identity_dot_v1_dot_identity__pb2
+from dmp.identity.v1 import keys_pb2 as dmp_dot_identity_dot_v1_dot_keys__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
 GRPC_VERSION = grpc.__version__
@@ -50,6 +52,146 @@ class IdentityServiceStub(object):
                 request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsRequest.SerializeToString,
                 response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsResponse.FromString,
                 _registered_method=True)
+        self.BatchCreatePeople = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/BatchCreatePeople',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleResponse.FromString,
+                _registered_method=True)
+        self.GetPerson = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/GetPerson',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonResponse.FromString,
+                _registered_method=True)
+        self.UpdatePerson = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/UpdatePerson',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UpdatePersonRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UpdatePersonResponse.FromString,
+                _registered_method=True)
+        self.SearchPeople = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/SearchPeople',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SearchPeopleRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SearchPeopleResponse.FromString,
+                _registered_method=True)
+        self.FindPatient = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/FindPatient',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.FindPatientRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.FindPatientResponse.FromString,
+                _registered_method=True)
+        self.MatchPerson = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/MatchPerson',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.MatchPersonRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.MatchPersonResponse.FromString,
+                _registered_method=True)
+        self.ListPersonHistory = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/ListPersonHistory',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPersonHistoryRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPersonHistoryResponse.FromString,
+                _registered_method=True)
+        self.GetPersonAsOf = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/GetPersonAsOf',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonAsOfRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonAsOfResponse.FromString,
+                _registered_method=True)
+        self.AddIdentifier = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/AddIdentifier',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.AddIdentifierRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.AddIdentifierResponse.FromString,
+                _registered_method=True)
+        self.RetireIdentifier = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/RetireIdentifier',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetireIdentifierRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetireIdentifierResponse.FromString,
+                _registered_method=True)
+        self.CrossReference = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/CrossReference',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.CrossReferenceRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.CrossReferenceResponse.FromString,
+                _registered_method=True)
+        self.SetIdentifierDomain = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/SetIdentifierDomain',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SetIdentifierDomainRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SetIdentifierDomainResponse.FromString,
+                _registered_method=True)
+        self.ListIdentifierDomains = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/ListIdentifierDomains',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListIdentifierDomainsRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListIdentifierDomainsResponse.FromString,
+                _registered_method=True)
+        self.ListPossibleDuplicates = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/ListPossibleDuplicates',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPossibleDuplicatesRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPossibleDuplicatesResponse.FromString,
+                _registered_method=True)
+        self.DecidePossibleDuplicate = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/DecidePossibleDuplicate',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.DecidePossibleDuplicateRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.DecidePossibleDuplicateResponse.FromString,
+                _registered_method=True)
+        self.LinkPeople = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/LinkPeople',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.LinkPeopleRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.LinkPeopleResponse.FromString,
+                _registered_method=True)
+        self.UnlinkPeople = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/UnlinkPeople',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UnlinkPeopleRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UnlinkPeopleResponse.FromString,
+                _registered_method=True)
+        self.SplitPerson = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/SplitPerson',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SplitPersonRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SplitPersonResponse.FromString,
+                _registered_method=True)
+        self.RetrieveIns = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/RetrieveIns',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetrieveInsRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetrieveInsResponse.FromString,
+                _registered_method=True)
+        self.VerifyIns = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/VerifyIns',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.VerifyInsRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.VerifyInsResponse.FromString,
+                _registered_method=True)
+        self.BatchGetDirectoryEntries = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/BatchGetDirectoryEntries',
+                request_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.BatchGetDirectoryEntriesRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.BatchGetDirectoryEntriesResponse.FromString,
+                _registered_method=True)
+        self.SearchPractitioners = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/SearchPractitioners',
+                request_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionersRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionersResponse.FromString,
+                _registered_method=True)
+        self.SearchStructures = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/SearchStructures',
+                request_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchStructuresRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchStructuresResponse.FromString,
+                _registered_method=True)
+        self.SearchPractitionerRoles = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/SearchPractitionerRoles',
+                request_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionerRolesRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionerRolesResponse.FromString,
+                _registered_method=True)
+        self.ImportDirectory = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/ImportDirectory',
+                request_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.ImportDirectoryRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.ImportDirectoryResponse.FromString,
+                _registered_method=True)
+        self.GetDirectoryImport = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/GetDirectoryImport',
+                request_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.GetDirectoryImportRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.GetDirectoryImportResponse.FromString,
+                _registered_method=True)
+        self.AdvanceKeyRotation = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/AdvanceKeyRotation',
+                request_serializer=dmp_dot_identity_dot_v1_dot_keys__pb2.AdvanceKeyRotationRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_keys__pb2.AdvanceKeyRotationResponse.FromString,
+                _registered_method=True)
+        self.GetKeyRotation = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/GetKeyRotation',
+                request_serializer=dmp_dot_identity_dot_v1_dot_keys__pb2.GetKeyRotationRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_keys__pb2.GetKeyRotationResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer(object):
@@ -81,6 +223,225 @@ class IdentityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchCreatePeople(self, request, context):
+        """BatchCreatePeople registers many people in one call, each by the rules of
+        CreatePerson and idempotent by its own request_id; for loading a register.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPerson(self, request, context):
+        """GetPerson gives a person: also one that was merged, with where it went.
+        An INS is shown only when the identity is qualified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePerson(self, request, context):
+        """UpdatePerson changes traits, status, attributes or contact, in one version.
+        Traits other than the contact change only with a reason; statuses only along
+        their transitions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchPeople(self, request, context):
+        """SearchPeople finds people by an identifier, or by birth date first and then
+        three letters of a name at least. It never lists a register.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindPatient(self, request, context):
+        """FindPatient finds a patient without the INS, for an emergency call centre
+        only (access mode regulation): each candidate with its score, and
+        SEARCH_TOO_BROAD when there are too many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MatchPerson(self, request, context):
+        """MatchPerson scores who a description may be: certain, probable or possible.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPersonHistory(self, request, context):
+        """ListPersonHistory lists every change of a person, newest first: what was
+        known then, who changed it and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPersonAsOf(self, request, context):
+        """GetPersonAsOf tells a past state: the person as it was known at a time, and
+        whom it was linked with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddIdentifier(self, request, context):
+        """AddIdentifier gives a person an identifier: a national number, which makes
+        the former one of its system `old`, or a local one of the caller's own domain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireIdentifier(self, request, context):
+        """RetireIdentifier ends an identifier; it is kept as `old` and no longer leads
+        to the person unless it was national.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CrossReference(self, request, context):
+        """CrossReference gives the identifiers that the person of one has in other
+        domains (PIX). UNKNOWN_PATIENT for nobody's, UNKNOWN_DOMAIN and
+        UNKNOWN_TARGET_DOMAIN for domains that are not registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetIdentifierDomain(self, request, context):
+        """SetIdentifierDomain registers an assigning authority and the client that
+        feeds it; only that client may then add or retire identifiers there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIdentifierDomains(self, request, context):
+        """ListIdentifierDomains lists the registered domains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPossibleDuplicates(self, request, context):
+        """ListPossibleDuplicates lists pairs that may be one person, oldest first, for
+        people to decide.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecidePossibleDuplicate(self, request, context):
+        """DecidePossibleDuplicate closes a pair: two people (twins exist), or one, and
+        then links them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkPeople(self, request, context):
+        """LinkPeople merges a person into another. Both histories are kept, and it can
+        be undone. It answers when consent has applied it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkPeople(self, request, context):
+        """UnlinkPeople undoes the link of a merged person, whole: those merged into it
+        before come back with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitPerson(self, request, context):
+        """SplitPerson takes a second person out of a record that held two (collision):
+        a new person with the traits and the identifiers named. Both become
+        provisional; documents stay where they are until people have sorted them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetrieveIns(self, request, context):
+        """RetrieveIns asks the national identity service for the person's INS by its
+        traits. Found once, it is added, and PROV becomes RECUP, VALI becomes QUAL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyIns(self, request, context):
+        """VerifyIns asks the national identity service whether the person's INS and
+        traits still belong together. If not, the identity becomes provisional and
+        doubtful.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetDirectoryEntries(self, request, context):
+        """BatchGetDirectoryEntries gives professionals and structures by identifier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchPractitioners(self, request, context):
+        """SearchPractitioners finds professionals.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchStructures(self, request, context):
+        """SearchStructures finds structures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchPractitionerRoles(self, request, context):
+        """SearchPractitionerRoles finds who works where.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportDirectory(self, request, context):
+        """ImportDirectory brings rows of a national extract, in order; resumable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDirectoryImport(self, request, context):
+        """GetDirectoryImport tells how far an import has come and what it refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdvanceKeyRotation(self, request, context):
+        """AdvanceKeyRotation does the next slice of a key rotation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyRotation(self, request, context):
+        """GetKeyRotation tells where a key rotation stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +459,146 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.BatchVerifyPatients,
                     request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsRequest.FromString,
                     response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsResponse.SerializeToString,
+            ),
+            'BatchCreatePeople': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreatePeople,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleResponse.SerializeToString,
+            ),
+            'GetPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPerson,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonResponse.SerializeToString,
+            ),
+            'UpdatePerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePerson,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UpdatePersonRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UpdatePersonResponse.SerializeToString,
+            ),
+            'SearchPeople': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchPeople,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SearchPeopleRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SearchPeopleResponse.SerializeToString,
+            ),
+            'FindPatient': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindPatient,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.FindPatientRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.FindPatientResponse.SerializeToString,
+            ),
+            'MatchPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.MatchPerson,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.MatchPersonRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.MatchPersonResponse.SerializeToString,
+            ),
+            'ListPersonHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPersonHistory,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPersonHistoryRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPersonHistoryResponse.SerializeToString,
+            ),
+            'GetPersonAsOf': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPersonAsOf,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonAsOfRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonAsOfResponse.SerializeToString,
+            ),
+            'AddIdentifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddIdentifier,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.AddIdentifierRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.AddIdentifierResponse.SerializeToString,
+            ),
+            'RetireIdentifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireIdentifier,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetireIdentifierRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetireIdentifierResponse.SerializeToString,
+            ),
+            'CrossReference': grpc.unary_unary_rpc_method_handler(
+                    servicer.CrossReference,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.CrossReferenceRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.CrossReferenceResponse.SerializeToString,
+            ),
+            'SetIdentifierDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetIdentifierDomain,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SetIdentifierDomainRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SetIdentifierDomainResponse.SerializeToString,
+            ),
+            'ListIdentifierDomains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIdentifierDomains,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListIdentifierDomainsRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListIdentifierDomainsResponse.SerializeToString,
+            ),
+            'ListPossibleDuplicates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPossibleDuplicates,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPossibleDuplicatesRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.ListPossibleDuplicatesResponse.SerializeToString,
+            ),
+            'DecidePossibleDuplicate': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecidePossibleDuplicate,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.DecidePossibleDuplicateRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.DecidePossibleDuplicateResponse.SerializeToString,
+            ),
+            'LinkPeople': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkPeople,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.LinkPeopleRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.LinkPeopleResponse.SerializeToString,
+            ),
+            'UnlinkPeople': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkPeople,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UnlinkPeopleRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.UnlinkPeopleResponse.SerializeToString,
+            ),
+            'SplitPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitPerson,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SplitPersonRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.SplitPersonResponse.SerializeToString,
+            ),
+            'RetrieveIns': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrieveIns,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetrieveInsRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.RetrieveInsResponse.SerializeToString,
+            ),
+            'VerifyIns': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyIns,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.VerifyInsRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.VerifyInsResponse.SerializeToString,
+            ),
+            'BatchGetDirectoryEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetDirectoryEntries,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.BatchGetDirectoryEntriesRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.BatchGetDirectoryEntriesResponse.SerializeToString,
+            ),
+            'SearchPractitioners': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchPractitioners,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionersRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionersResponse.SerializeToString,
+            ),
+            'SearchStructures': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchStructures,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchStructuresRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchStructuresResponse.SerializeToString,
+            ),
+            'SearchPractitionerRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchPractitionerRoles,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionerRolesRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionerRolesResponse.SerializeToString,
+            ),
+            'ImportDirectory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportDirectory,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.ImportDirectoryRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.ImportDirectoryResponse.SerializeToString,
+            ),
+            'GetDirectoryImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDirectoryImport,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_directory__pb2.GetDirectoryImportRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_directory__pb2.GetDirectoryImportResponse.SerializeToString,
+            ),
+            'AdvanceKeyRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdvanceKeyRotation,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_keys__pb2.AdvanceKeyRotationRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_keys__pb2.AdvanceKeyRotationResponse.SerializeToString,
+            ),
+            'GetKeyRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyRotation,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_keys__pb2.GetKeyRotationRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_keys__pb2.GetKeyRotationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +683,762 @@ class IdentityService(object):
             '/dmp.identity.v1.IdentityService/BatchVerifyPatients',
             dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsRequest.SerializeToString,
             dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreatePeople(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/BatchCreatePeople',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/GetPerson',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/UpdatePerson',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.UpdatePersonRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.UpdatePersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchPeople(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/SearchPeople',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.SearchPeopleRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.SearchPeopleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindPatient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/FindPatient',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.FindPatientRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.FindPatientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MatchPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/MatchPerson',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.MatchPersonRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.MatchPersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPersonHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/ListPersonHistory',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.ListPersonHistoryRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.ListPersonHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPersonAsOf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/GetPersonAsOf',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonAsOfRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.GetPersonAsOfResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddIdentifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/AddIdentifier',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.AddIdentifierRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.AddIdentifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireIdentifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/RetireIdentifier',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.RetireIdentifierRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.RetireIdentifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CrossReference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/CrossReference',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.CrossReferenceRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.CrossReferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetIdentifierDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/SetIdentifierDomain',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.SetIdentifierDomainRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.SetIdentifierDomainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIdentifierDomains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/ListIdentifierDomains',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.ListIdentifierDomainsRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.ListIdentifierDomainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPossibleDuplicates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/ListPossibleDuplicates',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.ListPossibleDuplicatesRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.ListPossibleDuplicatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecidePossibleDuplicate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/DecidePossibleDuplicate',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.DecidePossibleDuplicateRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.DecidePossibleDuplicateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkPeople(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/LinkPeople',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.LinkPeopleRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.LinkPeopleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkPeople(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/UnlinkPeople',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.UnlinkPeopleRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.UnlinkPeopleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/SplitPerson',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.SplitPersonRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.SplitPersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrieveIns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/RetrieveIns',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.RetrieveInsRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.RetrieveInsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyIns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/VerifyIns',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.VerifyInsRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.VerifyInsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetDirectoryEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/BatchGetDirectoryEntries',
+            dmp_dot_identity_dot_v1_dot_directory__pb2.BatchGetDirectoryEntriesRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_directory__pb2.BatchGetDirectoryEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchPractitioners(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/SearchPractitioners',
+            dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionersRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchStructures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/SearchStructures',
+            dmp_dot_identity_dot_v1_dot_directory__pb2.SearchStructuresRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_directory__pb2.SearchStructuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchPractitionerRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/SearchPractitionerRoles',
+            dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionerRolesRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_directory__pb2.SearchPractitionerRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportDirectory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/ImportDirectory',
+            dmp_dot_identity_dot_v1_dot_directory__pb2.ImportDirectoryRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_directory__pb2.ImportDirectoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDirectoryImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/GetDirectoryImport',
+            dmp_dot_identity_dot_v1_dot_directory__pb2.GetDirectoryImportRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_directory__pb2.GetDirectoryImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdvanceKeyRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/AdvanceKeyRotation',
+            dmp_dot_identity_dot_v1_dot_keys__pb2.AdvanceKeyRotationRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_keys__pb2.AdvanceKeyRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/GetKeyRotation',
+            dmp_dot_identity_dot_v1_dot_keys__pb2.GetKeyRotationRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_keys__pb2.GetKeyRotationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,7 +6,9 @@ person by the health id, which is random and tells nothing.
 """
 
 from collections import abc as _abc
+from dmp.identity.v1 import directory_pb2 as _directory_pb2
 from dmp.identity.v1 import identity_pb2 as _identity_pb2
+from dmp.identity.v1 import keys_pb2 as _keys_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 
@@ -31,6 +33,103 @@ class IdentityServiceStub:
     """BatchVerifyPatients tells whether what a document says of its patient is the
     person of the dossier; a different one is PATIENT_MISMATCH in its place.
     """
+    BatchCreatePeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchCreatePeopleRequest, _identity_pb2.BatchCreatePeopleResponse]
+    """BatchCreatePeople registers many people in one call, each by the rules of
+    CreatePerson and idempotent by its own request_id; for loading a register.
+    """
+    GetPerson: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetPersonRequest, _identity_pb2.GetPersonResponse]
+    """GetPerson gives a person: also one that was merged, with where it went.
+    An INS is shown only when the identity is qualified.
+    """
+    UpdatePerson: _aio.UnaryUnaryMultiCallable[_identity_pb2.UpdatePersonRequest, _identity_pb2.UpdatePersonResponse]
+    """UpdatePerson changes traits, status, attributes or contact, in one version.
+    Traits other than the contact change only with a reason; statuses only along
+    their transitions.
+    """
+    SearchPeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.SearchPeopleRequest, _identity_pb2.SearchPeopleResponse]
+    """SearchPeople finds people by an identifier, or by birth date first and then
+    three letters of a name at least. It never lists a register.
+    """
+    FindPatient: _aio.UnaryUnaryMultiCallable[_identity_pb2.FindPatientRequest, _identity_pb2.FindPatientResponse]
+    """FindPatient finds a patient without the INS, for an emergency call centre
+    only (access mode regulation): each candidate with its score, and
+    SEARCH_TOO_BROAD when there are too many.
+    """
+    MatchPerson: _aio.UnaryUnaryMultiCallable[_identity_pb2.MatchPersonRequest, _identity_pb2.MatchPersonResponse]
+    """MatchPerson scores who a description may be: certain, probable or possible."""
+    ListPersonHistory: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListPersonHistoryRequest, _identity_pb2.ListPersonHistoryResponse]
+    """ListPersonHistory lists every change of a person, newest first: what was
+    known then, who changed it and why.
+    """
+    GetPersonAsOf: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetPersonAsOfRequest, _identity_pb2.GetPersonAsOfResponse]
+    """GetPersonAsOf tells a past state: the person as it was known at a time, and
+    whom it was linked with.
+    """
+    AddIdentifier: _aio.UnaryUnaryMultiCallable[_identity_pb2.AddIdentifierRequest, _identity_pb2.AddIdentifierResponse]
+    """AddIdentifier gives a person an identifier: a national number, which makes
+    the former one of its system `old`, or a local one of the caller's own domain.
+    """
+    RetireIdentifier: _aio.UnaryUnaryMultiCallable[_identity_pb2.RetireIdentifierRequest, _identity_pb2.RetireIdentifierResponse]
+    """RetireIdentifier ends an identifier; it is kept as `old` and no longer leads
+    to the person unless it was national.
+    """
+    CrossReference: _aio.UnaryUnaryMultiCallable[_identity_pb2.CrossReferenceRequest, _identity_pb2.CrossReferenceResponse]
+    """CrossReference gives the identifiers that the person of one has in other
+    domains (PIX). UNKNOWN_PATIENT for nobody's, UNKNOWN_DOMAIN and
+    UNKNOWN_TARGET_DOMAIN for domains that are not registered.
+    """
+    SetIdentifierDomain: _aio.UnaryUnaryMultiCallable[_identity_pb2.SetIdentifierDomainRequest, _identity_pb2.SetIdentifierDomainResponse]
+    """SetIdentifierDomain registers an assigning authority and the client that
+    feeds it; only that client may then add or retire identifiers there.
+    """
+    ListIdentifierDomains: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListIdentifierDomainsRequest, _identity_pb2.ListIdentifierDomainsResponse]
+    """ListIdentifierDomains lists the registered domains."""
+    ListPossibleDuplicates: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListPossibleDuplicatesRequest, _identity_pb2.ListPossibleDuplicatesResponse]
+    """ListPossibleDuplicates lists pairs that may be one person, oldest first, for
+    people to decide.
+    """
+    DecidePossibleDuplicate: _aio.UnaryUnaryMultiCallable[_identity_pb2.DecidePossibleDuplicateRequest, _identity_pb2.DecidePossibleDuplicateResponse]
+    """DecidePossibleDuplicate closes a pair: two people (twins exist), or one, and
+    then links them.
+    """
+    LinkPeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.LinkPeopleRequest, _identity_pb2.LinkPeopleResponse]
+    """LinkPeople merges a person into another. Both histories are kept, and it can
+    be undone. It answers when consent has applied it.
+    """
+    UnlinkPeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.UnlinkPeopleRequest, _identity_pb2.UnlinkPeopleResponse]
+    """UnlinkPeople undoes the link of a merged person, whole: those merged into it
+    before come back with it.
+    """
+    SplitPerson: _aio.UnaryUnaryMultiCallable[_identity_pb2.SplitPersonRequest, _identity_pb2.SplitPersonResponse]
+    """SplitPerson takes a second person out of a record that held two (collision):
+    a new person with the traits and the identifiers named. Both become
+    provisional; documents stay where they are until people have sorted them.
+    """
+    RetrieveIns: _aio.UnaryUnaryMultiCallable[_identity_pb2.RetrieveInsRequest, _identity_pb2.RetrieveInsResponse]
+    """RetrieveIns asks the national identity service for the person's INS by its
+    traits. Found once, it is added, and PROV becomes RECUP, VALI becomes QUAL.
+    """
+    VerifyIns: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyInsRequest, _identity_pb2.VerifyInsResponse]
+    """VerifyIns asks the national identity service whether the person's INS and
+    traits still belong together. If not, the identity becomes provisional and
+    doubtful.
+    """
+    BatchGetDirectoryEntries: _aio.UnaryUnaryMultiCallable[_directory_pb2.BatchGetDirectoryEntriesRequest, _directory_pb2.BatchGetDirectoryEntriesResponse]
+    """BatchGetDirectoryEntries gives professionals and structures by identifier."""
+    SearchPractitioners: _aio.UnaryUnaryMultiCallable[_directory_pb2.SearchPractitionersRequest, _directory_pb2.SearchPractitionersResponse]
+    """SearchPractitioners finds professionals."""
+    SearchStructures: _aio.UnaryUnaryMultiCallable[_directory_pb2.SearchStructuresRequest, _directory_pb2.SearchStructuresResponse]
+    """SearchStructures finds structures."""
+    SearchPractitionerRoles: _aio.UnaryUnaryMultiCallable[_directory_pb2.SearchPractitionerRolesRequest, _directory_pb2.SearchPractitionerRolesResponse]
+    """SearchPractitionerRoles finds who works where."""
+    ImportDirectory: _aio.UnaryUnaryMultiCallable[_directory_pb2.ImportDirectoryRequest, _directory_pb2.ImportDirectoryResponse]
+    """ImportDirectory brings rows of a national extract, in order; resumable."""
+    GetDirectoryImport: _aio.UnaryUnaryMultiCallable[_directory_pb2.GetDirectoryImportRequest, _directory_pb2.GetDirectoryImportResponse]
+    """GetDirectoryImport tells how far an import has come and what it refused."""
+    AdvanceKeyRotation: _aio.UnaryUnaryMultiCallable[_keys_pb2.AdvanceKeyRotationRequest, _keys_pb2.AdvanceKeyRotationResponse]
+    """AdvanceKeyRotation does the next slice of a key rotation."""
+    GetKeyRotation: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetKeyRotationRequest, _keys_pb2.GetKeyRotationResponse]
+    """GetKeyRotation tells where a key rotation stands."""
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     """IdentityService registers people and resolves their identifiers."""
@@ -65,5 +164,270 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """BatchVerifyPatients tells whether what a document says of its patient is the
         person of the dossier; a different one is PATIENT_MISMATCH in its place.
         """
+
+    @_abc_1.abstractmethod
+    def BatchCreatePeople(
+        self,
+        request: _identity_pb2.BatchCreatePeopleRequest,
+        context: _aio.ServicerContext[_identity_pb2.BatchCreatePeopleRequest, _abc.Awaitable[_identity_pb2.BatchCreatePeopleResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.BatchCreatePeopleResponse]:
+        """BatchCreatePeople registers many people in one call, each by the rules of
+        CreatePerson and idempotent by its own request_id; for loading a register.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPerson(
+        self,
+        request: _identity_pb2.GetPersonRequest,
+        context: _aio.ServicerContext[_identity_pb2.GetPersonRequest, _abc.Awaitable[_identity_pb2.GetPersonResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.GetPersonResponse]:
+        """GetPerson gives a person: also one that was merged, with where it went.
+        An INS is shown only when the identity is qualified.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdatePerson(
+        self,
+        request: _identity_pb2.UpdatePersonRequest,
+        context: _aio.ServicerContext[_identity_pb2.UpdatePersonRequest, _abc.Awaitable[_identity_pb2.UpdatePersonResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.UpdatePersonResponse]:
+        """UpdatePerson changes traits, status, attributes or contact, in one version.
+        Traits other than the contact change only with a reason; statuses only along
+        their transitions.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchPeople(
+        self,
+        request: _identity_pb2.SearchPeopleRequest,
+        context: _aio.ServicerContext[_identity_pb2.SearchPeopleRequest, _abc.Awaitable[_identity_pb2.SearchPeopleResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.SearchPeopleResponse]:
+        """SearchPeople finds people by an identifier, or by birth date first and then
+        three letters of a name at least. It never lists a register.
+        """
+
+    @_abc_1.abstractmethod
+    def FindPatient(
+        self,
+        request: _identity_pb2.FindPatientRequest,
+        context: _aio.ServicerContext[_identity_pb2.FindPatientRequest, _abc.Awaitable[_identity_pb2.FindPatientResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.FindPatientResponse]:
+        """FindPatient finds a patient without the INS, for an emergency call centre
+        only (access mode regulation): each candidate with its score, and
+        SEARCH_TOO_BROAD when there are too many.
+        """
+
+    @_abc_1.abstractmethod
+    def MatchPerson(
+        self,
+        request: _identity_pb2.MatchPersonRequest,
+        context: _aio.ServicerContext[_identity_pb2.MatchPersonRequest, _abc.Awaitable[_identity_pb2.MatchPersonResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.MatchPersonResponse]:
+        """MatchPerson scores who a description may be: certain, probable or possible."""
+
+    @_abc_1.abstractmethod
+    def ListPersonHistory(
+        self,
+        request: _identity_pb2.ListPersonHistoryRequest,
+        context: _aio.ServicerContext[_identity_pb2.ListPersonHistoryRequest, _abc.Awaitable[_identity_pb2.ListPersonHistoryResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.ListPersonHistoryResponse]:
+        """ListPersonHistory lists every change of a person, newest first: what was
+        known then, who changed it and why.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPersonAsOf(
+        self,
+        request: _identity_pb2.GetPersonAsOfRequest,
+        context: _aio.ServicerContext[_identity_pb2.GetPersonAsOfRequest, _abc.Awaitable[_identity_pb2.GetPersonAsOfResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.GetPersonAsOfResponse]:
+        """GetPersonAsOf tells a past state: the person as it was known at a time, and
+        whom it was linked with.
+        """
+
+    @_abc_1.abstractmethod
+    def AddIdentifier(
+        self,
+        request: _identity_pb2.AddIdentifierRequest,
+        context: _aio.ServicerContext[_identity_pb2.AddIdentifierRequest, _abc.Awaitable[_identity_pb2.AddIdentifierResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.AddIdentifierResponse]:
+        """AddIdentifier gives a person an identifier: a national number, which makes
+        the former one of its system `old`, or a local one of the caller's own domain.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireIdentifier(
+        self,
+        request: _identity_pb2.RetireIdentifierRequest,
+        context: _aio.ServicerContext[_identity_pb2.RetireIdentifierRequest, _abc.Awaitable[_identity_pb2.RetireIdentifierResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.RetireIdentifierResponse]:
+        """RetireIdentifier ends an identifier; it is kept as `old` and no longer leads
+        to the person unless it was national.
+        """
+
+    @_abc_1.abstractmethod
+    def CrossReference(
+        self,
+        request: _identity_pb2.CrossReferenceRequest,
+        context: _aio.ServicerContext[_identity_pb2.CrossReferenceRequest, _abc.Awaitable[_identity_pb2.CrossReferenceResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.CrossReferenceResponse]:
+        """CrossReference gives the identifiers that the person of one has in other
+        domains (PIX). UNKNOWN_PATIENT for nobody's, UNKNOWN_DOMAIN and
+        UNKNOWN_TARGET_DOMAIN for domains that are not registered.
+        """
+
+    @_abc_1.abstractmethod
+    def SetIdentifierDomain(
+        self,
+        request: _identity_pb2.SetIdentifierDomainRequest,
+        context: _aio.ServicerContext[_identity_pb2.SetIdentifierDomainRequest, _abc.Awaitable[_identity_pb2.SetIdentifierDomainResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.SetIdentifierDomainResponse]:
+        """SetIdentifierDomain registers an assigning authority and the client that
+        feeds it; only that client may then add or retire identifiers there.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIdentifierDomains(
+        self,
+        request: _identity_pb2.ListIdentifierDomainsRequest,
+        context: _aio.ServicerContext[_identity_pb2.ListIdentifierDomainsRequest, _abc.Awaitable[_identity_pb2.ListIdentifierDomainsResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.ListIdentifierDomainsResponse]:
+        """ListIdentifierDomains lists the registered domains."""
+
+    @_abc_1.abstractmethod
+    def ListPossibleDuplicates(
+        self,
+        request: _identity_pb2.ListPossibleDuplicatesRequest,
+        context: _aio.ServicerContext[_identity_pb2.ListPossibleDuplicatesRequest, _abc.Awaitable[_identity_pb2.ListPossibleDuplicatesResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.ListPossibleDuplicatesResponse]:
+        """ListPossibleDuplicates lists pairs that may be one person, oldest first, for
+        people to decide.
+        """
+
+    @_abc_1.abstractmethod
+    def DecidePossibleDuplicate(
+        self,
+        request: _identity_pb2.DecidePossibleDuplicateRequest,
+        context: _aio.ServicerContext[_identity_pb2.DecidePossibleDuplicateRequest, _abc.Awaitable[_identity_pb2.DecidePossibleDuplicateResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.DecidePossibleDuplicateResponse]:
+        """DecidePossibleDuplicate closes a pair: two people (twins exist), or one, and
+        then links them.
+        """
+
+    @_abc_1.abstractmethod
+    def LinkPeople(
+        self,
+        request: _identity_pb2.LinkPeopleRequest,
+        context: _aio.ServicerContext[_identity_pb2.LinkPeopleRequest, _abc.Awaitable[_identity_pb2.LinkPeopleResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.LinkPeopleResponse]:
+        """LinkPeople merges a person into another. Both histories are kept, and it can
+        be undone. It answers when consent has applied it.
+        """
+
+    @_abc_1.abstractmethod
+    def UnlinkPeople(
+        self,
+        request: _identity_pb2.UnlinkPeopleRequest,
+        context: _aio.ServicerContext[_identity_pb2.UnlinkPeopleRequest, _abc.Awaitable[_identity_pb2.UnlinkPeopleResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.UnlinkPeopleResponse]:
+        """UnlinkPeople undoes the link of a merged person, whole: those merged into it
+        before come back with it.
+        """
+
+    @_abc_1.abstractmethod
+    def SplitPerson(
+        self,
+        request: _identity_pb2.SplitPersonRequest,
+        context: _aio.ServicerContext[_identity_pb2.SplitPersonRequest, _abc.Awaitable[_identity_pb2.SplitPersonResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.SplitPersonResponse]:
+        """SplitPerson takes a second person out of a record that held two (collision):
+        a new person with the traits and the identifiers named. Both become
+        provisional; documents stay where they are until people have sorted them.
+        """
+
+    @_abc_1.abstractmethod
+    def RetrieveIns(
+        self,
+        request: _identity_pb2.RetrieveInsRequest,
+        context: _aio.ServicerContext[_identity_pb2.RetrieveInsRequest, _abc.Awaitable[_identity_pb2.RetrieveInsResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.RetrieveInsResponse]:
+        """RetrieveIns asks the national identity service for the person's INS by its
+        traits. Found once, it is added, and PROV becomes RECUP, VALI becomes QUAL.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyIns(
+        self,
+        request: _identity_pb2.VerifyInsRequest,
+        context: _aio.ServicerContext[_identity_pb2.VerifyInsRequest, _abc.Awaitable[_identity_pb2.VerifyInsResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.VerifyInsResponse]:
+        """VerifyIns asks the national identity service whether the person's INS and
+        traits still belong together. If not, the identity becomes provisional and
+        doubtful.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetDirectoryEntries(
+        self,
+        request: _directory_pb2.BatchGetDirectoryEntriesRequest,
+        context: _aio.ServicerContext[_directory_pb2.BatchGetDirectoryEntriesRequest, _abc.Awaitable[_directory_pb2.BatchGetDirectoryEntriesResponse]],
+    ) -> _abc.Awaitable[_directory_pb2.BatchGetDirectoryEntriesResponse]:
+        """BatchGetDirectoryEntries gives professionals and structures by identifier."""
+
+    @_abc_1.abstractmethod
+    def SearchPractitioners(
+        self,
+        request: _directory_pb2.SearchPractitionersRequest,
+        context: _aio.ServicerContext[_directory_pb2.SearchPractitionersRequest, _abc.Awaitable[_directory_pb2.SearchPractitionersResponse]],
+    ) -> _abc.Awaitable[_directory_pb2.SearchPractitionersResponse]:
+        """SearchPractitioners finds professionals."""
+
+    @_abc_1.abstractmethod
+    def SearchStructures(
+        self,
+        request: _directory_pb2.SearchStructuresRequest,
+        context: _aio.ServicerContext[_directory_pb2.SearchStructuresRequest, _abc.Awaitable[_directory_pb2.SearchStructuresResponse]],
+    ) -> _abc.Awaitable[_directory_pb2.SearchStructuresResponse]:
+        """SearchStructures finds structures."""
+
+    @_abc_1.abstractmethod
+    def SearchPractitionerRoles(
+        self,
+        request: _directory_pb2.SearchPractitionerRolesRequest,
+        context: _aio.ServicerContext[_directory_pb2.SearchPractitionerRolesRequest, _abc.Awaitable[_directory_pb2.SearchPractitionerRolesResponse]],
+    ) -> _abc.Awaitable[_directory_pb2.SearchPractitionerRolesResponse]:
+        """SearchPractitionerRoles finds who works where."""
+
+    @_abc_1.abstractmethod
+    def ImportDirectory(
+        self,
+        request: _directory_pb2.ImportDirectoryRequest,
+        context: _aio.ServicerContext[_directory_pb2.ImportDirectoryRequest, _abc.Awaitable[_directory_pb2.ImportDirectoryResponse]],
+    ) -> _abc.Awaitable[_directory_pb2.ImportDirectoryResponse]:
+        """ImportDirectory brings rows of a national extract, in order; resumable."""
+
+    @_abc_1.abstractmethod
+    def GetDirectoryImport(
+        self,
+        request: _directory_pb2.GetDirectoryImportRequest,
+        context: _aio.ServicerContext[_directory_pb2.GetDirectoryImportRequest, _abc.Awaitable[_directory_pb2.GetDirectoryImportResponse]],
+    ) -> _abc.Awaitable[_directory_pb2.GetDirectoryImportResponse]:
+        """GetDirectoryImport tells how far an import has come and what it refused."""
+
+    @_abc_1.abstractmethod
+    def AdvanceKeyRotation(
+        self,
+        request: _keys_pb2.AdvanceKeyRotationRequest,
+        context: _aio.ServicerContext[_keys_pb2.AdvanceKeyRotationRequest, _abc.Awaitable[_keys_pb2.AdvanceKeyRotationResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.AdvanceKeyRotationResponse]:
+        """AdvanceKeyRotation does the next slice of a key rotation."""
+
+    @_abc_1.abstractmethod
+    def GetKeyRotation(
+        self,
+        request: _keys_pb2.GetKeyRotationRequest,
+        context: _aio.ServicerContext[_keys_pb2.GetKeyRotationRequest, _abc.Awaitable[_keys_pb2.GetKeyRotationResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.GetKeyRotationResponse]:
+        """GetKeyRotation tells where a key rotation stands."""
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,441 @@
+"""The register on a real PostgreSQL: changing people, identifiers and statuses, finding people, telling their past."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import access_pb2, context_pb2
+from dmp.common.v1.context_pb2 import ActingContext
+from dmp.identity.v1 import identity_pb2 as pb
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import person_name
+from tests.identity_service import (
+    DOMINIQUE,
+    NIR_OID,
+    RUTH,
+    SOFTWARE,
+    TEST_NIR_OID,
+    Identifier,
+    People,
+    identity_service,
+    ins,
+    local,
+    migrated,
+    traits,
+)
+
+RUTH_TRAITS = traits("Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220")
+QUALIFIED = pb.IDENTITY_STATUS_QUALIFIED
+
+
+@pytest.fixture(scope="module")
+def database(postgres_url: Callable[[], str]) -> str:
+    return migrated(postgres_url())
+
+
+@pytest.fixture
+async def people(database: str) -> AsyncIterator[People]:
+    async with identity_service(database) as service:
+        yield service
+
+
+@contextmanager
+def refused(reason: str, field: str = "", rule: str = "") -> Any:
+    with pytest.raises(DmpError) as caught:
+        yield caught
+    assert caught.value.reason_name == reason
+    if field:
+        assert [(violation.field, violation.rule) for violation in caught.value.fields] == [(field, rule)]
+
+
+def update(health_id: int, **changes: Any) -> pb.UpdatePersonRequest:
+    return pb.UpdatePersonRequest(name=person_name(health_id), reason="corrected", **changes)
+
+
+async def get(people: People, health_id: int) -> pb.Person:
+    response: pb.GetPersonResponse = await people.ask("GetPerson", pb.GetPersonRequest(name=person_name(health_id)))
+    return response.person
+
+
+# --- statuses ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "allowed"),
+    [
+        ("PROVISIONAL", "VALIDATED", True),
+        ("PROVISIONAL", "RETRIEVED", True),
+        ("PROVISIONAL", "QUALIFIED", False),
+        ("VALIDATED", "QUALIFIED", True),
+        ("VALIDATED", "RETRIEVED", False),
+        ("RETRIEVED", "QUALIFIED", True),
+        ("RETRIEVED", "VALIDATED", False),
+        ("QUALIFIED", "VALIDATED", True),
+        ("QUALIFIED", "PROVISIONAL", True),
+        ("QUALIFIED", "RETRIEVED", False),
+    ],
+)
+async def test_a_status_goes_where_the_national_reference_lets_it_and_nowhere_else(
+    people: People, old: str, new: str, allowed: bool
+) -> None:
+    before, after = (pb.IdentityStatus.Value(f"IDENTITY_STATUS_{word}") for word in (old, new))
+    created = await people.create(None, DOMINIQUE, status=before)
+    request = update(int(created.person.name[7:26]), status=after)
+    if allowed:
+        assert (await people.ask("UpdatePerson", request)).person.status == after
+    else:
+        with refused("STATUS_TRANSITION", "status", "status.transition"):
+            await people.ask("UpdatePerson", request)
+
+
+async def test_a_doubtful_identity_is_provisional_and_a_qualified_one_has_an_ins(people: People) -> None:
+    health_id = int((await people.create(None, DOMINIQUE, status=QUALIFIED)).person.name[7:26])
+    doubtful = (await people.ask("UpdatePerson", update(health_id, doubtful=True))).person
+    assert (doubtful.status, doubtful.doubtful) == (pb.IDENTITY_STATUS_PROVISIONAL, True)
+    with refused("INVALID_FIELD", "status", "status.attributes"):
+        await people.ask("UpdatePerson", update(health_id, status=pb.IDENTITY_STATUS_VALIDATED))
+    with refused("INVALID_FIELD", "person.status", "status.ins"):
+        await people.create(RUTH_TRAITS, status=QUALIFIED)
+
+
+async def test_without_any_birth_date_an_identity_is_provisional_and_nobody_for_certain(people: People) -> None:
+    unknown = traits(birth_date="")
+    with refused("INVALID_FIELD", "person.status", "status.birth_date"):
+        await people.create(unknown, status=pb.IDENTITY_STATUS_VALIDATED)
+    await people.create(unknown)
+    for partial in ("1979", "1979-03", ""):
+        with refused("PERSON_POSSIBLE_DUPLICATE"):
+            await people.create(traits(birth_date=partial))
+            await people.create(traits(birth_date=partial))
+
+
+# --- traits and versions -----------------------------------------------------------------------------------------
+
+
+async def test_every_version_is_kept_with_who_changed_it_and_why(people: People) -> None:
+    health_id = await people.register(None, DOMINIQUE)
+    registered = people.clock.tick()
+    await people.ask("UpdatePerson", update(health_id, traits=traits("Pat-Quatre")))
+    married = people.clock.tick()
+    contact = pb.Contact(lines=["1 rue de la Paix"], postcode="75002", city="Paris", phone="+33100000000")
+    await people.ask("UpdatePerson", update(health_id, contact=contact, expected_version=2))
+    history = await people.ask("ListPersonHistory", pb.ListPersonHistoryRequest(name=person_name(health_id)))
+    assert [version.person.version for version in history.versions] == [3, 2, 1]
+    assert [version.person.traits.birth_name for version in history.versions] == [
+        "Pat-Quatre",
+        "Pat-Quatre",
+        "Pat-Trois",
+    ]
+    assert [version.change.reason for version in history.versions] == ["corrected", "corrected", ""]
+    assert {version.change.subject for version in history.versions} == {SOFTWARE.subject}
+    assert history.versions[0].person.contact == contact
+    for moment, name, version in ((registered, "Pat-Trois", 1), (married, "Pat-Quatre", 2)):
+        request = pb.GetPersonAsOfRequest(name=person_name(health_id))
+        request.read_time.FromDatetime(moment)
+        told = await people.ask("GetPersonAsOf", request)
+        assert (told.version.person.traits.birth_name, told.version.person.version) == (name, version)
+    before = pb.GetPersonAsOfRequest(name=person_name(health_id))
+    before.read_time.FromDatetime(registered - timedelta(seconds=10))
+    with refused("PERSON_NOT_FOUND"):
+        await people.ask("GetPersonAsOf", before)
+
+
+async def test_history_comes_in_pages(people: People) -> None:
+    health_id = await people.register()
+    for number in range(6):
+        people.clock.tick()
+        await people.ask("UpdatePerson", update(health_id, traits=traits(used_name=f"Nom {'abcdef'[number]}")))
+    seen: list[int] = []
+    token = ""
+    while True:
+        request = pb.ListPersonHistoryRequest(name=person_name(health_id), page_size=3, page_token=token)
+        page = await people.ask("ListPersonHistory", request)
+        seen += [version.person.version for version in page.versions]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == [7, 6, 5, 4, 3, 2, 1]
+
+
+async def test_a_change_from_an_older_version_is_refused(people: People) -> None:
+    health_id = await people.register()
+    await people.ask("UpdatePerson", update(health_id, homonym=True, expected_version=1))
+    with refused("CONCURRENT_CHANGE"):
+        await people.ask("UpdatePerson", update(health_id, homonym=False, expected_version=1))
+
+
+async def test_new_traits_are_found_and_old_ones_are_not(people: People) -> None:
+    health_id = await people.register()
+    await people.ask("UpdatePerson", update(health_id, traits=traits("Autrement", birth_date="1979-03-28")))
+    search = pb.SearchPeopleRequest(birth_date="1979-03-28", family_name="Aut")
+    assert [one.name for one in (await people.ask("SearchPeople", search)).people] == [person_name(health_id)]
+    gone = pb.SearchPeopleRequest(birth_date="1979-03-28", family_name="Pat")
+    assert list((await people.ask("SearchPeople", gone)).people) == []
+
+
+async def test_a_retry_of_a_change_gets_the_same_answer_and_changes_nothing(people: People) -> None:
+    health_id = await people.register()
+    request = update(health_id, homonym=True, request_id="the-same-request")
+    first = await people.ask("UpdatePerson", request)
+    assert await people.ask("UpdatePerson", request) == first
+    assert (await get(people, health_id)).version == 2
+    with refused("REQUEST_ID_REUSED"):
+        await people.ask("UpdatePerson", update(health_id, homonym=False, request_id="the-same-request"))
+
+
+# --- identifiers -------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_ins_makes_the_former_one_old_and_both_lead_to_the_person(people: People) -> None:
+    health_id = int((await people.create(None, DOMINIQUE, status=QUALIFIED)).person.name[7:26])
+    people.clock.tick()
+    newer = ins("2790351215190")
+    request = pb.AddIdentifierRequest(name=person_name(health_id), identifier=newer, reason="reattributed")
+    person = (await people.ask("AddIdentifier", request)).person
+    assert list(person.identifiers) == [newer]
+    assert [(one.identifier.value, one.use) for one in person.identifier_history] == [
+        (DOMINIQUE.value, pb.IDENTIFIER_USE_OLD),
+        (newer.value, pb.IDENTIFIER_USE_OFFICIAL),
+    ]
+    assert await people.resolve(DOMINIQUE, newer) == [health_id, health_id]
+
+
+async def test_an_ended_ins_takes_the_qualification_with_it(people: People) -> None:
+    health_id = int((await people.create(None, DOMINIQUE, status=QUALIFIED)).person.name[7:26])
+    request = pb.RetireIdentifierRequest(name=person_name(health_id), identifier=DOMINIQUE, reason="not his")
+    assert (await people.ask("RetireIdentifier", request)).person.status == pb.IDENTITY_STATUS_VALIDATED
+    with refused("IDENTIFIER_NOT_HELD"):
+        request.request_id = ""
+        await people.ask("RetireIdentifier", request)
+
+
+async def test_a_source_touches_its_own_domain_only(people: People) -> None:
+    health_id = await people.register(None, local("IPP-1"))
+    request = pb.AddIdentifierRequest(name=person_name(health_id), identifier=local("IPP-9"), reason="new")
+    with refused("FOREIGN_DOMAIN", "identifier.system", "domain.own"):
+        await people.ask("AddIdentifier", request, client="software-2")
+    retire = pb.RetireIdentifierRequest(name=person_name(health_id), identifier=local("IPP-1"), reason="old")
+    with refused("FOREIGN_DOMAIN"):
+        await people.ask("RetireIdentifier", retire, client="software-2")
+    unknown = pb.AddIdentifierRequest(
+        name=person_name(health_id), identifier=local("1", "1.2.250.1.999.9"), reason="new"
+    )
+    with refused("UNKNOWN_DOMAIN", "identifier.system", "domain.known"):
+        await people.ask("AddIdentifier", unknown)
+    await people.ask("RetireIdentifier", retire)
+    assert await people.resolve(local("IPP-1")) == ["UNKNOWN_PATIENT"]
+    operator = ActingContext(actor_kind=context_pb2.ACTOR_KIND_OPERATOR, subject="operator-1")
+    await people.ask("AddIdentifier", request, client="desk", actor=operator, caller=access_pb2.CALLER_KIND_OPERATOR)
+
+
+async def test_an_identifier_of_somebody_else_is_a_conflict(people: People) -> None:
+    await people.register(None, DOMINIQUE)
+    ruth = await people.register(RUTH_TRAITS)
+    with refused("PERSON_CONFLICT"):
+        await people.ask(
+            "AddIdentifier", pb.AddIdentifierRequest(name=person_name(ruth), identifier=DOMINIQUE, reason="new")
+        )
+    assert (await get(people, ruth)).version == 1
+
+
+async def test_cross_reference_gives_other_domains_and_an_ins_of_a_qualified_identity_only(people: People) -> None:
+    domain = pb.SetIdentifierDomainRequest()
+    domain.domain.system, domain.domain.display_name = "1.2.250.1.999.2", "Laboratory"
+    domain.domain.client_id = "software-2"
+    await people.ask("SetIdentifierDomain", domain, caller=access_pb2.CALLER_KIND_OPERATOR)
+    health_id = int((await people.create(None, local("IPP-1"))).person.name[7:26])
+    theirs = pb.AddIdentifierRequest(
+        name=person_name(health_id), identifier=local("L-7", "1.2.250.1.999.2"), reason="x"
+    )
+    await people.ask("AddIdentifier", theirs, client="software-2")
+    await people.ask(
+        "AddIdentifier", pb.AddIdentifierRequest(name=person_name(health_id), identifier=DOMINIQUE, reason="x")
+    )
+    request = pb.CrossReferenceRequest(source=local("IPP-1"))
+    answer = await people.ask("CrossReference", request)
+    assert [(one.system, one.value) for one in answer.identifiers] == [("1.2.250.1.999.2", "L-7")]
+    for status in (pb.IDENTITY_STATUS_VALIDATED, QUALIFIED):
+        await people.ask("UpdatePerson", update(health_id, status=status))
+    assert {one.system for one in (await people.ask("CrossReference", request)).identifiers} == {
+        "1.2.250.1.999.2",
+        TEST_NIR_OID,
+    }
+    request.target_systems.append("1.2.250.1.999.2")
+    assert [one.value for one in (await people.ask("CrossReference", request)).identifiers] == ["L-7"]
+    for source, targets, reason in (
+        (local("IPP-2"), [], "UNKNOWN_PATIENT"),
+        (local("IPP-1", "1.2.250.1.999.8"), [], "UNKNOWN_DOMAIN"),
+        (local("IPP-1"), ["1.2.250.1.999.8"], "UNKNOWN_TARGET_DOMAIN"),
+    ):
+        with refused(reason):
+            await people.ask("CrossReference", pb.CrossReferenceRequest(source=source, target_systems=targets))
+
+
+# --- finding -----------------------------------------------------------------------------------------------------
+
+
+async def test_people_are_found_by_birth_date_and_three_letters_and_never_listed(people: People) -> None:
+    health_id = await people.register(traits(used_name="Décourçy"), DOMINIQUE)
+    for family in ("pat", "PAT-TRO", "decour", "DÉC"):
+        request = pb.SearchPeopleRequest(birth_date="1979-03-28", family_name=family)
+        assert [one.name for one in (await people.ask("SearchPeople", request)).people] == [person_name(health_id)]
+    for request, field, rule in (
+        (pb.SearchPeopleRequest(family_name="pat"), "birth_date", "search.birth_date"),
+        (pb.SearchPeopleRequest(birth_date="1979-03-28", family_name="p-a"), "family_name", "search.letters"),
+        (pb.SearchPeopleRequest(), "birth_date", "search.birth_date"),
+    ):
+        with refused("INVALID_FIELD", field, rule):
+            await people.ask("SearchPeople", request)
+    by_number = await people.ask("SearchPeople", pb.SearchPeopleRequest(identifier=DOMINIQUE, family_name="pat"))
+    assert [one.name for one in by_number.people] == [person_name(health_id)]
+    assert list(by_number.people[0].identifiers) == []
+    exact = pb.SearchPeopleRequest(birth_date="1979-03-28", family_name="pat", exact=True)
+    assert list((await people.ask("SearchPeople", exact)).people) == []
+
+
+async def test_a_search_is_in_the_trail_of_each_who_was_found(people: People) -> None:
+    health_id = await people.register()
+    people.events.recorded.clear()
+    await people.ask("SearchPeople", pb.SearchPeopleRequest(birth_date="1979-03-28", family_name="pat"))
+    (event,) = people.events.recorded
+    assert (event.health_id, event.action, event.outcome) == (health_id, "person.search", audit_pb2.OUTCOME_SUCCESS)
+
+
+async def test_search_pages_hold_everyone_once(people: People) -> None:
+    everyone = {
+        person_name(await people.register(traits(first=f"Dominique{letter}", given="")))
+        for letter in ("a", "b", "c", "d", "e")
+    }
+    seen: list[str] = []
+    token = ""
+    while True:
+        request = pb.SearchPeopleRequest(birth_date="1979-03-28", family_name="pat", page_size=2, page_token=token)
+        page = await people.ask("SearchPeople", request)
+        seen += [one.name for one in page.people]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sorted(seen) == sorted(everyone)
+
+
+def regulation() -> ActingContext:
+    actor = ActingContext()
+    actor.CopyFrom(SOFTWARE)
+    actor.access_mode = context_pb2.ACCESS_MODE_REGULATION
+    return actor
+
+
+async def test_a_call_centre_finds_a_patient_by_what_it_was_told(people: People) -> None:
+    health_id = await people.register(traits(used_name="Martin"))
+    contact = pb.Contact(postcode="51100", city="Reims")
+    await people.ask("UpdatePerson", update(health_id, contact=contact))
+    for request in (
+        pb.FindPatientRequest(family_name="Martin", given_name="Dominique", birth_date="1979-03-28"),
+        pb.FindPatientRequest(family_name="martin", given_name="dominique", postcode="51100", city="REIMS"),
+        pb.FindPatientRequest(family_name="Pat-Trois", birth_date="1979-03-28", sex=pb.SEX_FEMALE),
+    ):
+        answer = await people.ask("FindPatient", request, actor=regulation())
+        assert [each.person.name for each in answer.candidates] == [person_name(health_id)]
+        assert answer.candidates[0].score >= 0.9
+    with refused("REGULATION_ONLY"):
+        await people.ask("FindPatient", request)
+    with refused("INVALID_FIELD", "birth_date", "search.criteria"):
+        await people.ask("FindPatient", pb.FindPatientRequest(family_name="Martin"), actor=regulation())
+
+
+async def test_a_call_centre_with_too_many_candidates_is_told_so(people: People) -> None:
+    for letter in "abcdefghijk":
+        await people.register(traits(first=f"Dominique{letter}", given=""))
+    request = pb.FindPatientRequest(family_name="Pat-Trois", birth_date="1979-03-28")
+    with refused("SEARCH_TOO_BROAD"):
+        await people.ask("FindPatient", request, actor=regulation())
+
+
+async def test_a_match_is_certain_probable_or_possible(people: People) -> None:
+    health_id = await people.register(None, DOMINIQUE)
+    for who, grade in (
+        (traits(), pb.MATCH_GRADE_CERTAIN),
+        (traits("Pat-Troi"), pb.MATCH_GRADE_PROBABLE),
+        (traits(birth_date="1979-03-29"), pb.MATCH_GRADE_POSSIBLE),
+    ):
+        answer = await people.ask("MatchPerson", pb.MatchPersonRequest(traits=who))
+        assert [(each.person.name, each.grade) for each in answer.candidates] == [(person_name(health_id), grade)]
+    other_ins = pb.MatchPersonRequest(traits=traits(), identifiers=[ins("2790351215190")], only_certain=True)
+    assert list((await people.ask("MatchPerson", other_ins)).candidates) == []
+    stranger = pb.MatchPersonRequest(traits=RUTH_TRAITS)
+    assert list((await people.ask("MatchPerson", stranger)).candidates) == []
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("person", "field", "rule"),
+    [
+        (pb.Person(traits=traits("x" * 10_000_000)), "person.traits.birth_name", "string.max_len"),
+        (pb.Person(traits=traits("Pat\x07")), "person.traits.birth_name", "name.printable"),
+        (pb.Person(traits=traits(birth_date="1979-13-01")), "person.traits.birth_date", "date.calendar"),
+        (pb.Person(traits=traits(birth_date="1979-00")), "person.traits.birth_date", "date.calendar"),
+        (
+            pb.Person(traits=traits(), identifiers=[Identifier(system=NIR_OID, value="279035121518988")]),
+            "person.identifiers[0].value",
+            "nir.key",
+        ),
+        (
+            pb.Person(traits=traits(), contact=pb.Contact(city="Re\x00ims")),
+            "person.contact.city",
+            "contact.printable",
+        ),
+    ],
+)
+async def test_what_is_wrong_is_named_by_its_field_and_rule(
+    people: People, person: pb.Person, field: str, rule: str
+) -> None:
+    with refused("INVALID_FIELD", field, rule):
+        await people.ask("CreatePerson", pb.CreatePersonRequest(person=person))
+
+
+async def test_a_person_who_is_not_there_is_not_found(people: People) -> None:
+    for method, request in (
+        ("GetPerson", pb.GetPersonRequest(name=person_name(7))),
+        ("UpdatePerson", update(7, homonym=True)),
+        ("ListPersonHistory", pb.ListPersonHistoryRequest(name=person_name(7))),
+        ("AddIdentifier", pb.AddIdentifierRequest(name=person_name(7), identifier=RUTH, reason="x")),
+        ("LinkPeople", pb.LinkPeopleRequest(name=person_name(7), merged=person_name(8), reason="x")),
+        ("UnlinkPeople", pb.UnlinkPeopleRequest(name=person_name(7), reason="x")),
+        ("SplitPerson", pb.SplitPersonRequest(name=person_name(7), traits=traits(), reason="x")),
+        ("RetrieveIns", pb.RetrieveInsRequest(name=person_name(7))),
+        ("VerifyIns", pb.VerifyInsRequest(name=person_name(7))),
+    ):
+        with refused("PERSON_NOT_FOUND"):
+            await people.ask(method, request)
+
+
+async def test_a_batch_registers_each_in_its_own_place(people: People) -> None:
+    def asked(who: pb.Traits, *identifiers: Identifier, request_id: str) -> pb.CreatePersonRequest:
+        return pb.CreatePersonRequest(person=pb.Person(traits=who, identifiers=identifiers), request_id=request_id)
+
+    request = pb.BatchCreatePeopleRequest(
+        requests=[
+            asked(traits(), DOMINIQUE, request_id="batch-person-1"),
+            asked(traits("---"), request_id="batch-person-2"),
+            asked(RUTH_TRAITS, RUTH, request_id="batch-person-3"),
+            asked(traits(), DOMINIQUE, local("IPP-5"), request_id="batch-person-4"),
+            asked(RUTH_TRAITS, DOMINIQUE, request_id="batch-person-5"),
+            asked(traits(), DOMINIQUE, request_id="batch-person-1"),
+        ]
+    )
+    response = await people.ask("BatchCreatePeople", request)
+    kinds = [result.WhichOneof("outcome") for result in response.results]
+    assert kinds == ["response", "status", "response", "response", "status", "response"]
+    assert [response.results[each].response.existed for each in (0, 2, 3, 5)] == [False, False, True, False]
+    names = {response.results[each].response.person.name for each in (0, 3, 5)}
+    assert len(names) == 1
+    assert await people.ask("BatchCreatePeople", request) == response
+    assert await people.pool.fetchval("SELECT count(*) FROM person") == 2
