@@ -187,6 +187,8 @@ def spoilt(draw: st.DrawFn, request: Message) -> Message:
     target: Message = message
     while True:
         fields: list[Any] = list(target.DESCRIPTOR.fields)
+        if not fields:
+            return message  # there is nothing to spoil
         field: FieldDescriptor = draw(st.sampled_from(fields))
         if field.message_type is None or draw(st.booleans()):
             break

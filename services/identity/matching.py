@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from rapidfuzz.distance import JaroWinkler
+from rapidfuzz.distance import DamerauLevenshtein, JaroWinkler
 
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import (
@@ -33,7 +33,9 @@ _SIMILAR: Final = 0.8
 _UNKNOWN_PLACES: Final = frozenset({"", "99999"})
 _STATED_SEXES: Final = frozenset({pb.SEX_FEMALE, pb.SEX_MALE})
 _FULL_DATE: Final = 10
+_MONTH: Final = 7
 _YEAR: Final = 4
+_SHORT: Final = 3
 _DEPARTMENT: Final = 2
 
 _normalised = lru_cache(maxsize=1 << 16)(normalise_name)
@@ -149,8 +151,11 @@ def _given_level(one: Comparable, other: Comparable) -> str:
         return "other_given"
     if one.first_given in other.other_given or other.first_given in one.other_given:
         return "other_given"
-    near = JaroWinkler.similarity(one.first_given.replace(" ", ""), other.first_given.replace(" ", ""))
-    return "close" if near >= _CLOSE else "different"
+    ours, theirs = one.first_given.replace(" ", ""), other.first_given.replace(" ", "")
+    if JaroWinkler.similarity(ours, theirs) >= _CLOSE:
+        return "close"
+    slip = min(len(ours), len(theirs)) > _SHORT and DamerauLevenshtein.distance(ours, theirs, score_cutoff=1) <= 1
+    return "close" if slip else "different"
 
 
 def _sex_level(one: int, other: int) -> str:
@@ -170,6 +175,8 @@ def _date_level(one: str, other: str) -> str:
         return "swapped"
     if one_digit_apart(one, other):
         return "one_digit"
+    if one[:_MONTH] == other[:_MONTH]:
+        return "same_month"
     return "same_year" if one[:_YEAR] == other[:_YEAR] else "different"
 
 

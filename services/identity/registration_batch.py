@@ -86,10 +86,10 @@ class _Known:
         return found
 
     def owner(self, health_id: int, traits: Traits) -> RegisteredPerson:
-        """As `person`; with the traits under which a merged one was registered where these are they."""
+        """As `person`; with the traits and identifiers of a merged one where its traits are these."""
         survivor, own = self.person(health_id), self.people[health_id]
         if isinstance(own, RegisteredPerson) and same_traits(own.traits, traits):
-            return replace(survivor, traits=own.traits)
+            return replace(survivor, traits=own.traits, identifiers=own.identifiers)
         return survivor
 
     def compared(self, health_id: int) -> Comparable | None:
@@ -194,7 +194,11 @@ class Batch:
                 change=change,
             )
             return _Plan(one, person, existed=False, added=wish.identifiers)
-        added = tuple(identifier for identifier in wish.identifiers if identifier not in found.identifiers)
+        added = tuple(
+            identifier
+            for identifier in wish.identifiers
+            if identifier not in found.identifiers and identifier not in known.owners
+        )
         if not added:
             return _Plan(one, found, existed=True, added=())
         change.kind = pb.PERSON_CHANGE_KIND_IDENTIFIERS
