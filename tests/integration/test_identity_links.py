@@ -20,6 +20,7 @@ from tests.identity_service import (
     DOMINIQUE,
     RUTH,
     People,
+    claim,
     health_id_of,
     identity_service,
     ins,
@@ -217,8 +218,6 @@ async def test_registering_a_merged_person_again_finds_the_survivor(people: Peop
 
 
 async def test_documents_of_a_linked_person_are_verified_under_either_name(people: People) -> None:
-    from tests.identity_service import claim
-
     one = await people.register(None, DOMINIQUE)
     other = await people.register(traits("Pat-Quatre"), RUTH)
     await people.ask("LinkPeople", link(one, other))
@@ -321,19 +320,15 @@ async def test_a_pair_decided_the_same_is_linked(people: People) -> None:
     await people.ask("DecidePossibleDuplicate", decide)
     await states_of_two(people, one, other)
     stranger = await people.register(traits("Nessi", "Ruth", birth_date="1977-07-14"))
-    for request, reason in (
-        (pb.DecidePossibleDuplicateRequest(name=pair.name, state=2, reason="x"), "DUPLICATE_DECIDED"),
-        (
-            pb.DecidePossibleDuplicateRequest(name=pair.name, state=3, reason="x", survivor=person_name(stranger)),
-            "INVALID_FIELD",
-        ),
-        (
-            pb.DecidePossibleDuplicateRequest(
-                name=pair.name.replace(pair.name[11:32], person_name(stranger)[7:]), state=2, reason="x"
-            ),
-            "DUPLICATE_NOT_FOUND",
-        ),
+    unknown = pair.name.replace(pair.name[11:32], person_name(stranger)[7:])
+    for name, state, survivor, reason in (
+        (pair.name, pb.DUPLICATE_STATE_DISTINCT, 0, "DUPLICATE_DECIDED"),
+        (pair.name, pb.DUPLICATE_STATE_SAME, stranger, "INVALID_FIELD"),
+        (unknown, pb.DUPLICATE_STATE_DISTINCT, 0, "DUPLICATE_NOT_FOUND"),
     ):
+        request = pb.DecidePossibleDuplicateRequest(name=name, state=state, reason="x")
+        if survivor:
+            request.survivor = person_name(survivor)
         with refused(reason):
             await people.ask("DecidePossibleDuplicate", request)
 

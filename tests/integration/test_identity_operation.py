@@ -14,6 +14,7 @@ from dmp.common.v1.coding_pb2 import Coding
 from dmp.identity.v1 import directory_pb2, keys_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.insi import SimulatedInsi
+from services.identity.nir import nir_key
 from services.identity.professional_ids import finess_key, luhn_digit
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
@@ -39,8 +40,6 @@ NATIONAL = """system,nir,birth_name,given_names,sex,birth_date,birth_place
 
 
 def simulator(directory: Path) -> SimulatedInsi:
-    from services.identity.nir import nir_key
-
     lines = NATIONAL.splitlines()
     for place, line in enumerate(lines[1:], 1):
         system, nir, rest = line.split(",", 2)
@@ -48,6 +47,11 @@ def simulator(directory: Path) -> SimulatedInsi:
     file = directory / "national.csv"
     file.write_text("\n".join(lines) + "\n", "utf-8")
     return SimulatedInsi.from_file(file)
+
+
+def twin(given: str, place: str, birth_date: str = "1955-06-01") -> pb.Traits:
+    """One of two whom the national service tells apart by their birth places alone."""
+    return traits("Jumelle", given, given=given, birth_date=birth_date, birth_place=place)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +102,9 @@ async def test_a_checked_identity_becomes_qual_at_once(people: People) -> None:
             traits("Jumelle", "Anne", given="Anne", birth_date="1955-06-01", birth_place="99999"),
             pb.INSI_OUTCOME_SEVERAL,
         ),
-        (traits("Jumelle", "Lise", given="Lise", birth_date="1955-06-01", birth_place="99999"), pb.INSI_OUTCOME_FOUND),
-        (traits("Jumelle", "Anne", given="Anne", birth_date="1955-06-01", birth_place="99100"), pb.INSI_OUTCOME_FOUND),
-        (traits("Jumelle", "Anne", given="Anne", birth_date="1955-06"), pb.INSI_OUTCOME_NOT_FOUND),
+        (twin("Lise", "99999"), pb.INSI_OUTCOME_FOUND),
+        (twin("Anne", "99100"), pb.INSI_OUTCOME_FOUND),
+        (twin("Anne", "99100", "1955-06"), pb.INSI_OUTCOME_NOT_FOUND),
     ],
 )
 async def test_the_national_service_finds_one_none_or_several(
@@ -145,9 +149,14 @@ def finess(number: int, department: str = "99") -> str:
 
 
 def practitioner(number: int, family: str = "Martin", **more: Any) -> directory_pb2.Practitioner:
-    return directory_pb2.Practitioner(
-        **{"idnps": rpps(number), "family_name": family, "given_name": "Zoé", "profession": "10", "active": True} | more
-    )
+    fields: dict[str, Any] = {
+        "idnps": rpps(number),
+        "family_name": family,
+        "given_name": "Zoé",
+        "profession": "10",
+        "active": True,
+    }
+    return directory_pb2.Practitioner(**(fields | more))
 
 
 def rows(*entries: Any, start: int = 1) -> list[directory_pb2.DirectoryRow]:
@@ -261,7 +270,7 @@ async def test_keys_rotate_while_people_are_registered_found_and_changed(people:
     for number in range(5):
         await people.register(traits(f"Nom{'abcde'[number]}", birth_date=f"194{number}-02-03"), local(f"IPP-1{number}"))
 
-    async def works(*known: tuple[Any, int]) -> None:
+    async def works(*known: tuple[Any, int | str]) -> None:
         for identifier, health_id in known:
             assert await people.resolve(identifier) == [health_id]
         assert (await people.create(None, DOMINIQUE, local("IPP-1"))).existed
