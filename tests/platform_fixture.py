@@ -61,9 +61,6 @@ METHODS: Final[Mapping[str, MethodAccess]] = methods_of(
         ("clinical", clinical_pb2),
         ("audit", audit_pb2),
     )
-    service
-    for file in (identity_pb2, consent_pb2, document_pb2, audit_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
 )
 """Every method of the platform by its path."""
 

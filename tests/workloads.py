@@ -25,7 +25,7 @@ SETTINGS: Final[Mapping[ServiceName, type[ServiceSettings]]] = {
     "gateway": GatewaySettings,
 }
 CALLS: Final[Mapping[ServiceName, frozenset[str]]] = {
-    "identity": frozenset({"consent", "audit"}),
+    "identity": frozenset({"consent", "document", "audit"}),
     "consent": frozenset({"audit"}),
     "document": frozenset({"identity", "consent", "audit"}),
     "audit": frozenset({"consent"}),
