@@ -24,6 +24,7 @@ from ops.endpoints import NotRunning, published
 from ops.local.state import SERVICES, ServiceName, State, StateError
 from ops.local.supervisor import ChildFailed
 from ops.partner_commands import commands as partner_commands
+from ops.register_commands import directory_commands, duplicate_commands, key_commands, person_commands
 from ops.session import Session, Statement, TokenRefused
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import child_of, dossier_name, parse_health_id
@@ -218,6 +219,10 @@ async def _session() -> Any:
 
 app.add_typer(content_commands, name="content")
 app.add_typer(partner_commands, name="partner")
+app.add_typer(person_commands, name="person")
+app.add_typer(directory_commands, name="directory")
+app.add_typer(duplicate_commands, name="duplicates")
+app.add_typer(key_commands, name="keys")
 
 
 async def _dossier(session: Session, text: str) -> int:

@@ -19,6 +19,7 @@ from services.identity.nir import INS_OIDS, INSC_OID, NirError, check_insc, nir_
 from services.runtime.errors import DmpError, invalid
 
 _LIGATURES: Final = str.maketrans({"Œ": "OE", "œ": "OE", "Æ": "AE", "æ": "AE", "ß": "SS", "ẞ": "SS"})
+_ASCII_APART: Final = {number: " " for number in range(128) if not chr(number).isalnum()}
 _UNKNOWN_PLACES: Final = frozenset({"", "99999"})
 _NIR_WITHOUT_KEY: Final = 13
 _OID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
@@ -192,6 +193,8 @@ def sought(system: str, value: str) -> PatientIdentifier | None:
 
 def normalise_name(name: str) -> str:
     """A name for comparing: capitals without accents; hyphens, apostrophes and the like count as one space."""
+    if name.isascii():
+        return " ".join(name.upper().translate(_ASCII_APART).split())
     decomposed = unicodedata.normalize("NFKD", name.translate(_LIGATURES)).upper()
     letters = (letter for letter in decomposed if not unicodedata.combining(letter))
     return " ".join("".join(letter if letter.isalnum() else " " for letter in letters).split())

@@ -236,6 +236,9 @@ class DossierKeys:
             before = [row["wrapped"] for row in stale]
             await conn.execute(_REWRAP, [owner for owner, _ in owners], before, await self._wrapper.wrap_batch(anew))
         return Rewrapped(len(records), records[-1]["health_id"] if records else after, len(stale))
+    def binding(self, health_id: int) -> bytes:
+        """What binds a dossier's wrapped key to it and to this service: for loading keys in bulk."""
+        return self._aad(health_id)
 
     def _aad(self, health_id: int) -> bytes:
         return self._binding + health_id.to_bytes(8, "big")

@@ -1,0 +1,304 @@
+"""`python -m bench.identity`: registrations with matching, and batch resolves, at 50 thousand, 1 and 5 million people.
+
+The servicer runs in this process on a durable PostgreSQL of its own; the transport is not measured here (`bench`
+does). Of the people registered, nine in ten are new, one in twenty was registered before, one in twenty was, with a
+typing error. The re-match runs beside, as in the service. Exit status 1 when 5 million are slower than asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import count as counted
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import uvloop
+from rich.console import Console
+
+from bench.ground import free_address, fresh_state
+from bench.identity_loader import CHUNK, keyring, load, people
+from bench.machine import machine
+from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import access_pb2, context_pb2
+from dmp.common.v1.coding_pb2 import Identifier
+from dmp.identity.v1 import identity_pb2 as pb
+from ops.local.postgres import SUPERUSER, Postgres
+from ops.local.supervisor import Supervisor
+from services.identity.parts import IdentityParts, Surroundings
+from services.identity.registration_rules import RegistrationRefused
+from services.identity.store import links as link_store
+from services.identity.store import people as store
+from services.runtime import postgres
+from services.runtime.access import methods_of
+from services.runtime.context import Call
+from services.runtime.errors import DmpError
+from services.runtime.trail import Trail
+
+SIZES: Final = (50_000, 1_000_000, 5_000_000)
+QUICK: Final = (2_000, 20_000)
+LEAST_RATE: Final = 100.0
+LEAST_SHARE: Final = 0.8
+"""Of the rate at the smallest size."""
+SEED: Final = 2111
+
+_CLIENTS: Final = 64
+_RESOLVERS: Final = 16
+_RESOLVED_AT_ONCE: Final = 100
+_KNOWN: Final = 5_000
+_SERVICE: Final = "/dmp.identity.v1.IdentityService"
+_METHODS: Final = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
+_MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "services" / "identity" / "migrations"
+_RESULTS: Final = Path(__file__).with_name("identity.json")
+_STATEMENTS: Final = {
+    "owners of identifiers": (store.OWNERS, [bytes(32)]),
+    "members of blocks": (store.BLOCKS, [0]),
+    "links": (link_store.SETS, [0]),
+    "people": (store.PEOPLE, [0]),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured at one size; rates a second, milliseconds of CPU of this process, times in seconds."""
+
+    people: int
+    registrations: float
+    registration_cpu_ms: float
+    median_ms: float
+    resolves: float
+    load_seconds: float
+    gigabytes: float
+    candidates: float
+
+
+async def measure(dsn: str, size: int, seconds: float, workers: int, out: Console) -> Row:
+    """Loads a register of a size, and measures."""
+    begun = time.monotonic()
+    await load(dsn, size, SEED, workers)
+    loaded = time.monotonic() - begun
+    out.print(f"{size:,} people loaded in {loaded:.0f} s", style="dim")
+    known = list(islice(people(0, SEED), min(size, _KNOWN, CHUNK)))
+    async with _register(dsn) as parts:
+        await _registrations(parts, known, min(2.0, seconds), size)  # warms plans, caches and pages
+        cpu, begun = time.process_time(), time.monotonic()
+        times = await _registrations(parts, known, seconds, size + 1)
+        elapsed = time.monotonic() - begun
+        spent = (time.process_time() - cpu) * 1000 / max(1, len(times))
+        resolved = await _resolves(parts, [ins for _, ins in known], seconds / 2)
+        gigabytes, in_block = await _shape(dsn)
+    return Row(
+        people=size,
+        registrations=round(len(times) / elapsed, 1),
+        registration_cpu_ms=round(spent, 2),
+        median_ms=round(sorted(times)[len(times) // 2] * 1000, 1),
+        resolves=round(resolved, 0),
+        load_seconds=round(loaded, 1),
+        gigabytes=gigabytes,
+        candidates=in_block,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _register(dsn: str) -> AsyncIterator[IdentityParts]:
+    pool = await postgres.connect(dsn, max_size=6, name="bench-identity")
+
+    async def append(events: list[audit_pb2.AuditEvent]) -> Sequence[audit_pb2.AppendReceipt | DmpError]:
+        return [audit_pb2.AppendReceipt() for _ in events]
+
+    parts = IdentityParts(pool, keyring(), Surroundings(trail=Trail(append), tellers={}))
+    rematch = asyncio.create_task(parts.rematch.run())
+    try:
+        yield parts
+    finally:
+        rematch.cancel()
+        await asyncio.wait({rematch})
+        await parts.close()
+        await pool.close()
+
+
+async def _registrations(
+    parts: IdentityParts, known: Sequence[tuple[pb.Traits, Identifier]], seconds: float, seed: int
+) -> list[float]:
+    """How long each registration took, of those that ended in time."""
+    asked, end = _wishes(known, seed), time.monotonic() + seconds
+    times: list[float] = []
+    numbers = counted()
+
+    async def client() -> None:
+        while (begun := time.monotonic()) < end:
+            call = _call("CreatePerson", f"bench-{seed}-{next(numbers)}")
+            request = pb.CreatePersonRequest(person=next(asked), request_id=call.request_id)
+            with contextlib.suppress(RegistrationRefused):
+                await parts.servicer.CreatePerson(request, call)
+            times.append(time.monotonic() - begun)
+
+    await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+    return times
+
+
+def _wishes(known: Sequence[tuple[pb.Traits, Identifier]], seed: int) -> Iterator[pb.Person]:
+    rng = random.Random(seed)
+    for traits, _ in people(1_000_000 + seed % 100_000, SEED):
+        kind = rng.random()
+        if kind < 0.9:
+            yield pb.Person(traits=traits)
+            continue
+        again, ins = known[rng.randrange(len(known))]
+        wrong = pb.Traits()
+        wrong.CopyFrom(again)
+        if kind < 0.95:
+            yield pb.Person(traits=wrong, identifiers=[ins])
+            continue
+        wrong.birth_name = wrong.birth_name[:-1] + rng.choice("abcdefgh")
+        yield pb.Person(traits=wrong)
+
+
+async def _resolves(parts: IdentityParts, identifiers: Sequence[Identifier], seconds: float) -> float:
+    """Identifiers resolved a second."""
+    rng, end, done = random.Random(SEED), time.monotonic() + seconds, 0
+    begun = time.monotonic()
+
+    async def client() -> None:
+        nonlocal done
+        while time.monotonic() < end:
+            asked = pb.BatchResolveIdentifiersRequest(identifiers=rng.choices(identifiers, k=_RESOLVED_AT_ONCE))
+            answer = await parts.servicer.BatchResolveIdentifiers(asked, _call("BatchResolveIdentifiers", "bench"))
+            assert all(result.health_id for result in answer.results)
+            done += len(answer.results)
+
+    await asyncio.gather(*(client() for _ in range(_RESOLVERS)))
+    return done / (time.monotonic() - begun)
+
+
+def _call(method: str, request_id: str) -> Call:
+    service = method == "BatchResolveIdentifiers"
+    actor = context_pb2.ActingContext(actor_kind=context_pb2.ACTOR_KIND_SYSTEM, subject="bench")
+    return Call(
+        actor=actor,
+        caller=access_pb2.CALLER_KIND_SERVICE if service else access_pb2.CALLER_KIND_INTERNAL,
+        client_id="bench",
+        peer="bench",
+        request_id=request_id,
+        deadline=None,
+        traceparent="",
+        method=_METHODS[f"{_SERVICE}/{method}"],
+    )
+
+
+async def _shape(dsn: str) -> tuple[float, float]:
+    """The size of the database in gigabytes, and how many people share a block in the mean."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        size = await connection.fetchval("SELECT pg_database_size(current_database()) / 1e9")
+        shared = await connection.fetchval(
+            "SELECT avg(people) FROM (SELECT count(*) AS people FROM match_block TABLESAMPLE SYSTEM (0.5) "
+            "GROUP BY block) AS sampled"
+        )
+    finally:
+        await connection.close()
+    return round(float(size), 2), round(float(shared or 1), 2)
+
+
+async def plans(dsn: str) -> list[str]:
+    """The plan of each query of the request path, as the server makes it at this size."""
+    connection = await asyncpg.connect(dsn, server_settings={"plan_cache_mode": "force_generic_plan"})
+    try:
+        return [
+            f"{name}:\n" + "\n".join(f"  {row[0]}" for row in await connection.fetch(f"EXPLAIN {text}", argument))
+            for name, (text, argument) in _STATEMENTS.items()
+        ]
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _server() -> AsyncIterator[tuple[str, str]]:
+    """A durable cluster that is gone afterwards, tuned for loading alone; a DSN, and the server's version."""
+    async with fresh_state() as state:
+        supervisor = Supervisor(state)
+        cluster = Postgres(state, supervisor, int(free_address().rpartition(":")[2]))
+        await cluster.start()
+        connection = await asyncpg.connect(cluster.dsn("postgres", SUPERUSER))
+        version = str(connection.get_server_version().major)
+        for setting in ("wal_level = minimal", "max_wal_senders = 0", "max_parallel_maintenance_workers = 2"):
+            await connection.execute(f"ALTER SYSTEM SET {setting}")
+        await connection.execute("CREATE DATABASE identity")
+        await connection.close()
+        await cluster.stop()
+        await cluster.start()
+        try:
+            dsn = cluster.dsn("identity", SUPERUSER)
+            await postgres.migrate(dsn, _MIGRATIONS, service="identity")
+            yield dsn, version
+        finally:
+            await supervisor.stop_all()
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table for docs/performance.md."""
+    head = "| people | registrations/s | median | CPU each | identifiers resolved/s | loaded in | database |"
+    lines = [
+        f"| {row.people:,} | {row.registrations:,.0f} | {row.median_ms:.0f} ms | {row.registration_cpu_ms:.1f} ms "
+        f"| {row.resolves:,.0f} | {row.load_seconds:,.0f} s | {row.gigabytes:.1f} GB |"
+        for row in rows
+    ]
+    return "\n".join([head, "|---:|---:|---:|---:|---:|---:|---:|", *lines])
+
+
+async def run(sizes: Sequence[int], seconds: float, out: Console) -> list[Row]:
+    """All sizes, in turn, on one server."""
+    busy = os.getloadavg()[0]
+    rows: list[Row] = []
+    async with _server() as (dsn, version):
+        at = machine(version, busy)
+        out.print(f"{at.cores} cores of {at.processor}, {at.memory_gib} GiB, PostgreSQL {version}", style="dim")
+        for size in sizes:
+            rows.append(await measure(dsn, size, seconds, at.cores, out))
+            out.print(rows[-1])
+        for plan in await plans(dsn):
+            out.print(plan, style="dim", markup=False)
+    return rows
+
+
+def verdict(rows: Sequence[Row], out: Console) -> int:
+    """1 when the largest register is slower than asked for."""
+    first, last = rows[0], rows[-1]
+    share = last.registrations / first.registrations
+    out.print(f"{last.people:,} people: {last.registrations:.0f} registrations/s, {share:.2f} of {first.people:,}")
+    if len(rows) < 2:
+        return int(last.registrations < LEAST_RATE)
+    return int(last.registrations < LEAST_RATE or share < LEAST_SHARE)
+
+
+def main() -> int:
+    """Measure, print, write; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.identity", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short look at small registers; writes nothing")
+    parser.add_argument("--people", type=int, help="50 thousand and this many, such as 60000000")
+    parser.add_argument("--seconds", type=float, help="for each measurement (12)")
+    arguments = parser.parse_args()
+    out = Console(highlight=False, soft_wrap=True)
+    sizes = QUICK if arguments.quick else (SIZES[0], arguments.people) if arguments.people else SIZES
+    seconds = arguments.seconds or (2.0 if arguments.quick else 12.0)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        rows = runner.run(run(sizes, seconds, out))
+    out.print(markdown(rows), markup=False)
+    if not arguments.quick:
+        measured = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rows": [asdict(row) for row in rows]}
+        _RESULTS.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
+    return 0 if arguments.quick else verdict(rows, out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,345 @@
+"""`dmp person`, `dmp directory` and `dmp duplicates`: what an operator does with the register. Every act is an RPC."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from dmp.common.v1.coding_pb2 import Coding, Identifier
+from dmp.identity.v1 import directory_pb2, keys_pb2
+from dmp.identity.v1 import identity_pb2 as pb
+from ops.demo_platform import demo_professional
+from ops.endpoints import published
+from ops.local.registrations import INTERNAL, OPERATOR
+from ops.local.state import State
+from ops.session import Session, Statement
+from services.runtime.keyring import Keyring
+
+_ROWS_A_CALL: Final = 500
+_PEOPLE_A_CALL: Final = 2000
+_SETTLE_SECONDS: Final = 3.0
+"""How long replicas may take to read a changed keyring: they look every second."""
+_WORDS: Final = {"oui": True, "true": True, "1": True, "non": False, "false": False, "0": False, "": True}
+_SPECIALTIES: Final = "1.2.250.1.213.1.1.4.5"
+_OPERATOR: Final = Statement.of(OPERATOR, actor="operator", subject="operator-1")
+
+person_commands = typer.Typer(no_args_is_help=True, help="People: show, search, merge, split.")
+directory_commands = typer.Typer(no_args_is_help=True, help="Professionals and structures.")
+duplicate_commands = typer.Typer(no_args_is_help=True, help="The work list of possible duplicates.")
+key_commands = typer.Typer(no_args_is_help=True, help="The keys by which people are found and sealed.")
+
+_out = Console()
+PersonName = Annotated[str, typer.Argument(help="A person: 21 digits or people/….")]
+Why = Annotated[str, typer.Option(help="Why, for the history.")]
+
+
+@person_commands.command("show")
+def show(person: PersonName, history: Annotated[bool, typer.Option(help="Every version, too.")] = False) -> None:
+    """Show a person, who was merged into it, and its history."""
+
+    async def act(session: Session) -> None:
+        got = await _ask(session, "GetPerson", pb.GetPersonRequest(name=_named(person)), pb.GetPersonResponse)
+        _out.print(_card(got.person, list(got.linked)))
+        if not history:
+            return
+        asked = pb.ListPersonHistoryRequest(name=_named(person), page_size=100)
+        past = await _ask(session, "ListPersonHistory", asked, pb.ListPersonHistoryResponse)
+        table = Table("version", "when", "who", "what", "why", box=None)
+        for version in past.versions:
+            change = version.change
+            kind = pb.PersonChangeKind.Name(change.kind).removeprefix("PERSON_CHANGE_KIND_").lower()
+            when = version.person.update_time.ToDatetime().isoformat(" ", "seconds")
+            table.add_row(str(version.person.version), when, change.subject, kind, change.reason)
+        _out.print(table)
+
+    _run(act)
+
+
+@person_commands.command("search")
+def search(
+    birth_date: Annotated[str, typer.Option(help="YYYY-MM-DD.")] = "",
+    name: Annotated[str, typer.Option(help="Three letters of a family name, at least.")] = "",
+    given: Annotated[str, typer.Option(help="The beginning of a given name.")] = "",
+    identifier: Annotated[str, typer.Option(help="system|value instead.")] = "",
+) -> None:
+    """Search people by birth date and name, or by identifier."""
+
+    async def act(session: Session) -> None:
+        request = pb.SearchPeopleRequest(birth_date=birth_date, family_name=name, given_name=given, page_size=50)
+        if identifier:
+            system, _, value = identifier.partition("|")
+            request.identifier.CopyFrom(Identifier(system=system, value=value))
+        found = await _ask(session, "SearchPeople", request, pb.SearchPeopleResponse)
+        table = Table("person", "name", "given names", "born", "status", "merged into", box=None)
+        for one in found.people:
+            traits = one.traits
+            table.add_row(
+                one.name, traits.birth_name, traits.birth_given_names, traits.birth_date, _status(one), one.merged_into
+            )
+        _out.print(table)
+
+    _run(act)
+
+
+@person_commands.command("link")
+def link(survivor: PersonName, merged: PersonName, reason: Why = "one person") -> None:
+    """Merge a person into another."""
+
+    async def act(session: Session) -> None:
+        request = pb.LinkPeopleRequest(
+            name=_named(survivor), merged=_named(merged), reason=reason, request_id=str(uuid.uuid4())
+        )
+        done = await _ask(session, "LinkPeople", request, pb.LinkPeopleResponse)
+        _out.print(_card(done.person, list(done.linked)))
+
+    _run(act)
+
+
+@person_commands.command("unlink")
+def unlink(person: PersonName, reason: Why = "two people") -> None:
+    """Undo the link of a merged person."""
+
+    async def act(session: Session) -> None:
+        request = pb.UnlinkPeopleRequest(name=_named(person), reason=reason, request_id=str(uuid.uuid4()))
+        done = await _ask(session, "UnlinkPeople", request, pb.UnlinkPeopleResponse)
+        _out.print(_card(done.person, list(done.linked)))
+
+    _run(act)
+
+
+@duplicate_commands.command("list")
+def list_duplicates(limit: Annotated[int, typer.Option(help="How many at most.")] = 50) -> None:
+    """List the pairs that wait for a decision, oldest first."""
+
+    async def act(session: Session) -> None:
+        table = Table("pair", "score", "one", "other", box=None)
+        token, shown = "", 0
+        while shown < limit:
+            size = min(100, limit - shown)
+            request = pb.ListPossibleDuplicatesRequest(page_size=size, page_token=token)
+            page = await _ask(session, "ListPossibleDuplicates", request, pb.ListPossibleDuplicatesResponse)
+            for pair in page.duplicates:
+                table.add_row(pair.name, f"{pair.score:.3f}", _line(pair.one), _line(pair.other))
+            shown += len(page.duplicates)
+            token = page.next_page_token
+            if not token:
+                break
+        _out.print(table, soft_wrap=True)
+
+    _run(act)
+
+
+@duplicate_commands.command("decide")
+def decide(
+    pair: Annotated[str, typer.Argument(help="duplicates/….")],
+    same: Annotated[str, typer.Option(help="One person: who survives, 21 digits or people/….")] = "",
+    reason: Why = "decided by a human",
+) -> None:
+    """Decide a pair: two people, or with --same one."""
+
+    async def act(session: Session) -> None:
+        request = pb.DecidePossibleDuplicateRequest(
+            name=pair,
+            state=pb.DUPLICATE_STATE_SAME if same else pb.DUPLICATE_STATE_DISTINCT,
+            survivor=_named(same) if same else "",
+            reason=reason,
+            request_id=str(uuid.uuid4()),
+        )
+        done = await _ask(session, "DecidePossibleDuplicate", request, pb.DecidePossibleDuplicateResponse)
+        _out.print(f"{done.duplicate.name}: {pb.DuplicateState.Name(done.duplicate.state).rpartition('_')[2].lower()}")
+
+    _run(act)
+
+
+@directory_commands.command("import")
+def import_directory(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV; see docs/reference/directory.md.")],
+    report: Annotated[Path | None, typer.Option(help="Write what was refused, and why, there (CSV).")] = None,
+) -> None:
+    """Import an extract of professionals, structures and who works where. Run again, it goes on where it stopped."""
+
+    async def act(session: Session) -> None:
+        import_id = hashlib.sha256(file.read_bytes()).hexdigest()
+        state = directory_pb2.GetDirectoryImportRequest(import_id=import_id)
+        got = await _ask(
+            session, "GetDirectoryImport", state, directory_pb2.GetDirectoryImportResponse, statement=_OPERATOR
+        )
+        stands = got.directory_import
+        rows = [row for row in _rows(file) if row.row > stands.last_row]
+        with Progress(console=_out, transient=True) as progress:
+            bar = progress.add_task("Importing", total=len(rows))
+            for start in range(0, max(1, len(rows)), _ROWS_A_CALL):
+                part = rows[start : start + _ROWS_A_CALL]
+                request = directory_pb2.ImportDirectoryRequest(
+                    import_id=import_id,
+                    rows=part,
+                    complete=start + _ROWS_A_CALL >= len(rows),
+                    request_id=f"{import_id[:32]}-{stands.last_row + start}",
+                )
+                done = await _ask(
+                    session, "ImportDirectory", request, directory_pb2.ImportDirectoryResponse, statement=_OPERATOR
+                )
+                stands = done.directory_import
+                progress.advance(bar, len(part))
+        _out.print(f"{stands.taken} rows taken ({stands.warned} with a warning), {stands.refused} refused")
+        if report is not None:
+            await _write_report(session, import_id, report)
+
+    _run(act)
+
+
+@key_commands.command("rotate")
+def rotate() -> None:
+    """Rotate identity's keys while it serves: new digests and wrappings, then the old ones removed. Resumable."""
+    state = State.open()
+    path = state.keyring("identity")
+
+    async def act(session: Session) -> None:
+        ring = Keyring.from_directory(path)
+        if len(ring.digest_generations) == 1 and ring.digest_generations[0] == ring.current:
+            Keyring.add_generation(path)
+        if len(Keyring.add_digests(path).digest_generations) > 1:
+            await asyncio.sleep(_SETTLE_SECONDS)
+            await _advance(session, keys_pb2.KEY_ROTATION_PHASE_BACKFILLED, "Writing new digests")
+            Keyring.retire_digests(path)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        await _advance(session, keys_pb2.KEY_ROTATION_PHASE_IDLE, "Removing old digests, wrapping keys anew")
+        _out.print(f"generation {Keyring.from_directory(path).current} finds and wraps; older ones only unwrap backups")
+
+    _run(act)
+
+
+async def _advance(session: Session, until: keys_pb2.KeyRotationPhase.ValueType, what: str) -> None:
+    with Progress(console=_out, transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+        while True:
+            request = keys_pb2.AdvanceKeyRotationRequest(max_people=_PEOPLE_A_CALL, request_id=str(uuid.uuid4()))
+            done = await _ask(
+                session, "AdvanceKeyRotation", request, keys_pb2.AdvanceKeyRotationResponse, statement=_OPERATOR
+            )
+            rotation = done.key_rotation
+            progress.update(bar, completed=rotation.people_done, total=max(1, rotation.people_total))
+            if rotation.phase == until:
+                return
+
+
+def _rows(file: Path) -> Iterator[directory_pb2.DirectoryRow]:
+    """The rows of an extract; `kind` says what each is, and which of the other columns it fills."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        for number, row in enumerate(csv.DictReader(lines, delimiter=";"), 2):
+            yield _row(number, {name: (value or "").strip() for name, value in row.items() if name})
+
+
+def _row(number: int, row: Mapping[str, str]) -> directory_pb2.DirectoryRow:
+    active = _WORDS.get(row.get("active", "").lower(), False)
+    read = directory_pb2.DirectoryRow(row=number)
+    specialties = [Coding(system=_SPECIALTIES, code=code) for code in row.get("specialty", "").split()]
+    if row.get("kind") == "practitioner":
+        read.practitioner.CopyFrom(
+            directory_pb2.Practitioner(
+                idnps=row.get("idnps", ""),
+                family_name=row.get("family_name", ""),
+                given_name=row.get("given_name", ""),
+                profession=row.get("profession", ""),
+                specialties=specialties,
+                active=active,
+            )
+        )
+    elif row.get("kind") == "structure":
+        read.structure.CopyFrom(
+            directory_pb2.Structure(
+                idnst=row.get("idnst", ""),
+                display_name=row.get("name", ""),
+                facility_type=row.get("facility_type", ""),
+                postcode=row.get("postcode", ""),
+                city=row.get("city", ""),
+                active=active,
+            )
+        )
+    elif row.get("kind") == "role":
+        read.role.CopyFrom(
+            directory_pb2.PractitionerRole(
+                idnps=row.get("idnps", ""),
+                idnst=row.get("idnst", ""),
+                profession=row.get("profession", ""),
+                specialty=specialties[0] if specialties else None,
+                active=active,
+            )
+        )
+    return read
+
+
+async def _write_report(session: Session, import_id: str, report: Path) -> None:
+    token = ""
+    with report.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, delimiter=";")
+        writer.writerow(("row", "field", "rule", "refused"))
+        while True:
+            asked = directory_pb2.GetDirectoryImportRequest(import_id=import_id, page_token=token)
+            page = await _ask(
+                session, "GetDirectoryImport", asked, directory_pb2.GetDirectoryImportResponse, statement=_OPERATOR
+            )
+            writer.writerows((each.row, each.field, each.rule, int(each.refused)) for each in page.findings)
+            token = page.next_page_token
+            if not token:
+                return
+
+
+def _internal() -> Statement:
+    return Statement(INTERNAL, demo_professional().fields)
+
+
+async def _ask(session: Session, method: str, request: Any, answer: Any, statement: Statement | None = None) -> Any:
+    return await session.call("identity", method, request, answer, statement or _internal(), timeout=60.0)
+
+
+def _named(text: str) -> str:
+    return text if "/" in text else f"people/{text}"
+
+
+def _status(one: pb.Person) -> str:
+    return pb.IdentityStatus.Name(one.status).removeprefix("IDENTITY_STATUS_").lower()
+
+
+def _line(one: pb.Person) -> str:
+    traits = one.traits
+    return f"{traits.birth_name} {traits.birth_given_names} {traits.birth_date} {traits.birth_place} ({one.name})"
+
+
+def _card(one: pb.Person, linked: list[str]) -> Table:
+    table = Table(box=None, show_header=False)
+    traits = one.traits
+    for title, value in (
+        ("person", one.name),
+        ("name", f"{traits.birth_name} {traits.birth_given_names}"),
+        ("in use", f"{traits.used_name} {traits.used_given_name}".strip()),
+        ("born", f"{traits.birth_date} {traits.birth_place}"),
+        ("status", _status(one)),
+        ("identifiers", ", ".join(f"{each.system}|{each.value}" for each in one.identifiers)),
+        ("merged into", one.merged_into),
+        ("merged into it", ", ".join(linked)),
+    ):
+        if value:
+            table.add_row(title, value)
+    return table
+
+
+def _run(act: Any) -> None:
+    from ops.cli import _run as run  # the commands' own: a refusal is one clear line
+
+    async def work() -> None:
+        state = State.open()
+        async with Session(state, published(state)) as session:
+            await act(session)
+
+    run(work())
