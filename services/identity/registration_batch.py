@@ -30,7 +30,7 @@ from services.runtime import idempotency
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
-from services.runtime.idempotency import IdempotencyKey
+from services.runtime.idempotency import IdempotencyKey, Kept
 from services.runtime.identifiers import new_health_id
 from services.runtime.outbox import OutboxRow, put
 from services.runtime.postgres import Connection
@@ -141,17 +141,17 @@ class Batch:
     def _settle_one(
         self,
         one: Asked,
-        remembered: dict[IdempotencyKey, tuple[bytes, bytes]],
+        remembered: dict[IdempotencyKey, Kept],
         plans: dict[IdempotencyKey, _Plan],
         domains: dict[str, store.Domain],
     ) -> Outcome | _Plan:
         before = remembered.get(one.key)
         same_batch = plans.get(one.key)
-        digest = before[0] if before else same_batch.asked.body_digest if same_batch else one.body_digest
+        digest = before.body_digest if before else same_batch.asked.body_digest if same_batch else one.body_digest
         if digest != one.body_digest:
             raise DmpError(reasons.ERROR_REASON_REQUEST_ID_REUSED)
         if before:
-            return before[1]
+            return before.response
         if same_batch:
             return same_batch
         check_own(one.call, one.wish.identifiers, domains, "person.identifiers")
@@ -332,7 +332,7 @@ class Batch:
         self, plans: dict[IdempotencyKey, _Plan], keys: dict[int, DossierKey], new: dict[int, RegisteredPerson]
     ) -> dict[IdempotencyKey, pb.CreatePersonResponse]:
         answers: dict[IdempotencyKey, pb.CreatePersonResponse] = {}
-        kept: list[tuple[IdempotencyKey, bytes, bytes]] = []
+        kept: dict[IdempotencyKey, Kept] = {}
         events: list[OutboxRow] = []
         for request, plan in plans.items():
             health_id = plan.person.health_id
@@ -343,16 +343,15 @@ class Batch:
                 possible_duplicates=plan.pairs,
             )
             answers[request] = answer
-            kept.append(
-                (request, plan.asked.body_digest, seal_answer(health_id, answer.SerializeToString(), keys[health_id]))
-            )
+            sealed = seal_answer(health_id, answer.SerializeToString(), keys[health_id])
+            kept[request] = Kept(plan.asked.body_digest, sealed)
             changes = [] if plan.existed else [("person", "registered")]
             if plan.added:
                 changes.append(("identifiers_added", str(len(plan.added))))
             events.append(told(plan.asked.call, health_id, changes))
         if kept:
             await put(self._conn, events)
-            await idempotency.remember_many(self._conn, kept)
+            await idempotency.put_many(self._conn, kept)
         return answers
 
 

@@ -32,7 +32,7 @@ from services.identity.store import people as store
 from services.identity.store import rotation as rotation_store
 from services.identity.store.rotation import RotationRow
 from services.runtime.context import Call
-from services.runtime.keyring import Keyring, KeyringError
+from services.runtime.keyring import Keyring, KeyringError, wrapped_generation
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
 
@@ -96,7 +96,13 @@ class KeyRotation:
         if people:
             keys = await self._changes.keys.for_read(conn, [one.health_id for one in people])
             opened = [open_person(one, keys) for one in people if one.health_id in keys]
-            await (self._backfill if row.phase == "backfilling" else self._remove)(conn, opened)
+            if row.phase == "backfilling":
+                await self._backfill(conn, opened)
+            else:
+                await self._remove(conn, opened)
+                await self._changes.keys.rewrap(
+                    conn, row.position, len(people), self._keyring.current, wrapped_generation
+                )
             return replace(row, position=people[-1].health_id, people_done=row.people_done + len(people))
         return replace(row, phase="backfilled" if row.phase == "backfilling" else "idle")
 
@@ -123,7 +129,6 @@ class KeyRotation:
                 await store.delete_identifiers(conn, digests, one.health_id)
                 numbers = self._digests.blocks_of(generation, blocks(one.traits, one.contact))
                 await store.delete_blocks(conn, numbers, one.health_id)
-        await self._changes.keys.rewrap(conn, [one.health_id for one in people], self._keyring.current)
 
     async def _written(self, conn: Connection, row: RotationRow) -> pb.KeyRotation:
         written = pb.KeyRotation(

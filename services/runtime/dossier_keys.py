@@ -51,12 +51,6 @@ ORDER BY health_id
 ON CONFLICT (health_id) DO NOTHING
 """
 
-_REWRAP: Final = """
-UPDATE dossier_key SET wrapped = anew.wrapped
-FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS anew (health_id, old, wrapped)
-WHERE dossier_key.health_id = ANY($1) AND dossier_key.health_id = anew.health_id AND dossier_key.wrapped = anew.old
-"""
-
 _INSERT_DESTROYED: Final = """
 INSERT INTO dossier_key (health_id, wrapped, destroyed_at) VALUES ($1, NULL, $2)
 ON CONFLICT (health_id) DO NOTHING
@@ -190,21 +184,6 @@ class DossierKeys:
             self._remember(health_id, blob, keys[health_id])
         return keys
 
-    async def rewrap(self, conn: Connection, health_ids: Sequence[int], current: int) -> int:
-        """Wrap anew those keys that an older generation than `current` wrapped; how many. Inside a transaction."""
-        rows = await _rows(conn, _READ, sorted(set(health_ids)))
-        old = [row for row in rows.values() if row.wrapped is not None and _generation_of(row.wrapped) != current]
-        if not old:
-            return 0
-        plain = await self._wrapper.unwrap_batch(
-            [KeyForOwner(row.wrapped or b"", self._aad(row.health_id)) for row in old]
-        )
-        anew = await self._wrapper.wrap_batch(
-            [KeyForOwner(key, self._aad(row.health_id)) for row, key in zip(old, plain, strict=True)]
-        )
-        await conn.execute(_REWRAP, [row.health_id for row in old], [row.wrapped for row in old], anew)
-        return len(old)
-
     async def destroy(self, conn: Connection, health_id: int, at: datetime) -> bool:
         """Destroy the dossier's key for ever; call it inside a transaction. False when it was destroyed before.
 
@@ -236,6 +215,7 @@ class DossierKeys:
             before = [row["wrapped"] for row in stale]
             await conn.execute(_REWRAP, [owner for owner, _ in owners], before, await self._wrapper.wrap_batch(anew))
         return Rewrapped(len(records), records[-1]["health_id"] if records else after, len(stale))
+
     def binding(self, health_id: int) -> bytes:
         """What binds a dossier's wrapped key to it and to this service: for loading keys in bulk."""
         return self._aad(health_id)
@@ -295,11 +275,6 @@ async def _held(conn: Connection, health_ids: Sequence[int]) -> dict[int, _Row]:
     if len(health_ids) == 1:
         return await _rows(conn, _READ_AND_HOLD, health_ids[0])
     return await _rows(conn, _READ_AND_HOLD_SEVERAL, health_ids)
-
-
-def _generation_of(wrapped: bytes) -> int:
-    """The generation in the header of a wrapped key (see `keyring`)."""
-    return int.from_bytes(wrapped[1:5], "big")
 
 
 async def _rows(conn: Connection, statement: str, asked: Sequence[int] | int) -> dict[int, _Row]:

@@ -10,7 +10,6 @@ are: what fails (``UNAVAILABLE`` above all) is never remembered, and may be retr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -40,10 +39,6 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS k (health_id, c
 JOIN idempotency i USING (health_id, client, method, request_id)
 """
 _PUT_MANY = """
-SELECT health_id, client, method, request_id, body_digest, response
-FROM idempotency WHERE health_id = ANY($1::bigint[]) AND request_id = ANY($2::text[])
-"""
-_REMEMBER_MANY = """
 INSERT INTO idempotency (health_id, client, method, request_id, body_digest, response)
 SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
 """
@@ -137,32 +132,6 @@ async def put_many(conn: Connection, answers: Mapping[IdempotencyKey, Kept]) -> 
         [k.request_id for k in keys],
         [k.body_digest for k in kept],
         [k.response for k in kept],
-async def find_many(conn: Connection, keys: Sequence[IdempotencyKey]) -> dict[IdempotencyKey, tuple[bytes, bytes]]:
-    """Body digest and answer of those keys that are remembered; for batches, whose caller keeps equal ones apart."""
-    rows = await conn.fetch(_FIND_MANY, [key.health_id for key in keys], [key.request_id for key in keys])
-    found = {
-        IdempotencyKey(row["health_id"], row["client"], row["method"], row["request_id"]): (
-            row["body_digest"],
-            row["response"],
-        )
-        for row in rows
-    }
-    return {key: found[key] for key in keys if key in found}
-
-
-async def remember_many(conn: Connection, answers: Sequence[tuple[IdempotencyKey, bytes, bytes]]) -> None:
-    """Remembers keys with body digest and answer, in the transaction of their effects.
-
-    UniqueViolationError when another transaction committed one of them since `find_many`: begin the batch anew.
-    """
-    await conn.execute(
-        _REMEMBER_MANY,
-        [key.health_id for key, _, _ in answers],
-        [key.client for key, _, _ in answers],
-        [key.method for key, _, _ in answers],
-        [key.request_id for key, _, _ in answers],
-        [digest for _, digest, _ in answers],
-        [response for _, _, response in answers],
     )
 
 
