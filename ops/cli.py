@@ -15,9 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import error_reason_pb2
 from ops.acts import Acts
+from ops.audit.commands import app as audit_commands
 from ops.content_commands import commands as content_commands
 from ops.demo_platform import demo_professional
 from ops.endpoints import NotRunning, published
@@ -54,6 +53,12 @@ def serve(service: Annotated[str, typer.Argument(help="identity, consent, docume
     """Run one service, configured by DMP_* variables."""
     _checked_service(service)
     runpy.run_module("gateway" if service == "gateway" else f"services.{service}", run_name="__main__")
+
+
+@app.command()
+def witness() -> None:
+    """Run a witness, configured by DMP_WITNESS_* variables (docs/how-to/run-a-witness.md)."""
+    runpy.run_module("services.witness", run_name="__main__")
 
 
 @app.command()
@@ -152,31 +157,6 @@ def read(
 
 
 @app.command()
-def audit(dossier: Dossier) -> None:
-    """List who did what in a dossier, newest first, as its patient sees it."""
-
-    async def act() -> None:
-        async with _session() as session:
-            acts = Acts(session, demo_professional())
-            table = Table(box=None)
-            for title in ("when", "who", "action", "outcome", "reason"):
-                table.add_column(title, no_wrap=True)
-            answer = await acts.trail(await _dossier(session, dossier))
-            for item in answer.events:
-                event = item.event
-                table.add_row(
-                    event.event_time.ToDatetime().isoformat(" ", "seconds"),
-                    event.actor.subject_name or event.actor.subject,
-                    event.action,
-                    _word(audit_pb2.Outcome.Name(event.outcome)),
-                    _word(error_reason_pb2.ErrorReason.Name(event.reason)),
-                )
-            _out.print(table)
-
-    _run(act())
-
-
-@app.command()
 def openid() -> None:
     """Run the local OpenID provider of the running platform's state, which `dmp run` starts by itself."""
     from ops.openid.server import serve as serve_openid
@@ -223,6 +203,7 @@ app.add_typer(person_commands, name="person")
 app.add_typer(directory_commands, name="directory")
 app.add_typer(duplicate_commands, name="duplicates")
 app.add_typer(key_commands, name="keys")
+app.add_typer(audit_commands, name="audit")
 
 
 async def _dossier(session: Session, text: str) -> int:

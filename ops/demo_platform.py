@@ -147,7 +147,7 @@ async def _tell(session: Session, out: Console) -> None:
     out.print("Three things to try, in another terminal:\n")
     out.print(f'  curl -s --cacert {_shown(state.pki / "ca.pem")} -H "{bearer}" \\\n    "{query}"\n', soft_wrap=True)
     out.print(f"  .venv/bin/dmp submit {_shown(sample)}\n", soft_wrap=True)
-    out.print(f"  .venv/bin/dmp audit {dossier_name(health_id).removeprefix('dossiers/')}\n", soft_wrap=True)
+    out.print(f"  .venv/bin/dmp audit trail {dossier_name(health_id).removeprefix('dossiers/')}\n", soft_wrap=True)
 
 
 def _shown(path: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from services.audit.leaf import EventPlace, open_clear
 from services.audit.notices import emergency_text, item_aad, notice_aad, notice_id, waiting_text
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError
-from services.runtime.identifiers import event_name
+from services.runtime.identifiers import event_name, uuid8
 from services.runtime.jobs import Lease
 from services.runtime.keyring import Keyring
 from services.runtime.metrics import Metrics
@@ -231,7 +230,7 @@ class Derivation:
     async def _report(self, conn: Connection, each: _Opened, finding: Finding) -> None:
         row = each.row
         digest = sha256(f"{self._log_id}/{row.leaf_index}/{finding.detector}".encode()).digest()
-        item = uuid.UUID(bytes=digest[:16], version=8)
+        item = uuid8(digest)
         keys = await self._keys.for_write(conn, [row.health_id])
         content = notice_pb2.UnusualAccess(
             explanation=finding.explanation,

@@ -7,7 +7,6 @@ service's keyring. No database and no dossier key here.
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -15,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from dmp.audit.v1 import audit_pb2
 from services.runtime.errors import invalid
+from services.runtime.identifiers import uuid8
 from services.runtime.keyring import Keyring
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,7 +54,7 @@ class EntryDigests:
     def event_id(self, use: str, value: bytes) -> bytes:
         """An event id that is always the same for a value, and tells nothing of it: for events that are made again."""
         digest = self._keyring.digest(_EVENT_ID, use.encode() + b"\x00" + value)
-        return uuid.UUID(bytes=digest[:16], version=8).bytes
+        return uuid8(digest).bytes
 
     def contents(self, clear: bytes) -> list[bytes]:
         """What `content` gave under each live generation of the keyring."""

@@ -119,5 +119,11 @@ def uuid7_bytes() -> bytes:
     return (value & _UUID_RANDOM | _UUID_VERSION_7).to_bytes(16, "big")
 
 
+def uuid8(content: bytes) -> uuid.UUID:
+    """A UUIDv8 (RFC 9562) of 16 bytes, six bits of which are replaced: for ids that are made of a digest."""
+    value = int.from_bytes(content[:16], "big") & ~(0xF << 76) | 0x8 << 76
+    return uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
 def _bad(field: str, rule: str, description: str) -> DmpError:
     return DmpError(reasons.ERROR_REASON_INVALID_FIELD, fields=(FieldViolation(field, rule, description),))

@@ -164,7 +164,10 @@ class Edge:
 
     def append(self, entries: Iterable[bytes]) -> list[Grown]:
         """Append entries; what became of the tiles that grew, those of one level in order."""
-        leaves = b"".join([sha256(b"\x00" + entry).digest() for entry in entries])
+        return self.append_hashes(b"".join([sha256(b"\x00" + entry).digest() for entry in entries]))
+
+    def append_hashes(self, leaves: bytes) -> list[Grown]:
+        """As `append`, by the hashes of the entries."""
         before = self.size
         self.size += len(leaves) // HASH_BYTES
         grown: list[Grown] = []

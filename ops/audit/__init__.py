@@ -1,0 +1,1 @@
+"""Verifying the audit logs from outside: receipts, whole logs, and watching them grow. No store is opened here."""
