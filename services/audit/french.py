@@ -52,6 +52,27 @@ ACTIONS: Final[dict[str, tuple[str, str]]] = {
 }
 """The words for one act and for several; other actions are told by their name."""
 
+ATTEMPTS: Final = {
+    "document.read": "lire un document",
+    "document.get": "voir la fiche d’un document",
+    "document.search": "rechercher des documents",
+    "document.submit": "ajouter des documents",
+    "dossier.check": "vérifier l’existence de votre dossier",
+    "dossier.open": "ouvrir votre dossier médical partagé",
+    "dossier.close": "fermer votre dossier médical partagé",
+    "authorization.grant": "enregistrer une autorisation d’accès",
+    "authorization.revoke": "retirer une autorisation d’accès",
+    "authorization.block": "bloquer un professionnel",
+    "authorization.unblock": "débloquer un professionnel",
+    "trace.read": "consulter l’historique des accès",
+    "trace.export": "exporter l’historique des accès",
+    "trace.receipt": "demander une preuve d’accès",
+    "notice.read": "lire les avis qui vous sont adressés",
+    "event.report": "signaler un événement de son logiciel",
+    "person.verify": "vérifier l’identité du patient",
+}
+"""The same, for what was refused."""
+
 BASES: Final[dict[int, str]] = {
     audit_pb2.ACCESS_BASIS_AUTHORIZATION: "l’autorisation que vous avez donnée",
     audit_pb2.ACCESS_BASIS_ATTENDING_PHYSICIAN: "son rôle de médecin traitant",
@@ -166,7 +187,7 @@ def paris(event: audit_pb2.AuditEvent) -> datetime:
 def _summary(key: GroupKey, members: list[audit_pb2.TrailEvent]) -> audit_pb2.AccessSummary:
     newest, oldest = members[0].event, members[-1].event
     person, where = who(newest.actor), _where(newest.actor)
-    what, why = _what(members), _why(newest, key.refused)
+    what, why = _what(members, key.refused), _why(newest, key.refused)
     summary = audit_pb2.AccessSummary(
         sentence=_sentence(key, members, person, where, what, why),
         who=person,
@@ -186,8 +207,10 @@ def _summary(key: GroupKey, members: list[audit_pb2.TrailEvent]) -> audit_pb2.Ac
     return summary
 
 
-def _what(members: list[audit_pb2.TrailEvent]) -> list[str]:
+def _what(members: list[audit_pb2.TrailEvent], refused: bool) -> list[str]:
     counts = Counter(member.event.action for member in reversed(members))
+    if refused:
+        return [ATTEMPTS.get(action, f"faire « {action} »") for action in counts]
     phrases = []
     for action, count in counts.items():
         one, several = ACTIONS.get(action, (f"a fait « {action} »", f"a fait « {action} » {{n}} fois"))
@@ -222,7 +245,7 @@ def _sentence(
     acts = what[0] if len(what) == 1 else f"{', '.join(what[:-1])} et {what[-1]}"
     begin = f"Le {spoken_day(first)} {hours}, {person}{place}"
     if key.refused:
-        return f"{begin} a essayé et n’a pas pu : {acts}. Refusé parce que {why}."
+        return f"{begin} n’a pas pu {' ni '.join(what)}. Refusé parce que {why}."
     if members[0].event.actor.actor_kind == context_pb2.ACTOR_KIND_PATIENT:
         acts = acts.replace("a ", "avez ", 1).replace(" et a ", " et avez ").replace(", a ", ", avez ")
         return f"Le {spoken_day(first)} {hours}, vous {acts}."

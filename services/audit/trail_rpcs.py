@@ -206,7 +206,7 @@ class TrailRpcs:
         event.event_id = self._digests.event_id("reported", value)
         event.event_time.CopyFrom(request.event_time)
         event.reported.CopyFrom(request.reported)
-        event.trace_id = ""
+        event.trace_id, event.producer = "", PRODUCER
         return event
 
 

@@ -52,7 +52,8 @@ class FakeConsent:
         ) -> consent_pb2.BatchCheckAccessResponse:
             if self.down:
                 raise unavailable("consent")
-            assert all(item.action == consent_pb2.ACTION_READ_TRACES for item in batch.requests)
+            allowed = (consent_pb2.ACTION_READ_TRACES, consent_pb2.ACTION_SUBMIT)
+            assert all(item.action in allowed for item in batch.requests)
             result = consent_pb2.CheckAccessResult(decision=self.decision)
             return consent_pb2.BatchCheckAccessResponse(results=[result] * len(batch.requests))
 
