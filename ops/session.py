@@ -24,7 +24,7 @@ from ops.endpoints import Endpoints
 from ops.local.keys import ensure_client_key
 from ops.local.pki import CertificateAuthority, Identity
 from ops.local.registrations import INTERNAL, OPERATOR, PARTNER, PORTAL
-from ops.local.state import State
+from ops.local.state import LOOPBACK, State
 from services.runtime.errors import DmpError, from_rpc_error
 from services.runtime.identifiers import format_health_id
 
@@ -143,11 +143,14 @@ class Session:
         else:
             identity = authority.operator(client_id) if client_id == OPERATOR else authority.internal(client_id)
             credentials = client_credentials(identity)
-        options = [
+        target: str = getattr(self.endpoints, name)
+        options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ]
-        return grpc.aio.secure_channel(getattr(self.endpoints, name), credentials, options)
+        if target.startswith("ipv4:"):  # several replicas, all on this machine
+            options.append(("grpc.ssl_target_name_override", LOOPBACK))
+        return grpc.aio.secure_channel(target, credentials, options)
 
     async def call(
         self,
