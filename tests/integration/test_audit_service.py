@@ -64,6 +64,7 @@ class Platform:
         self.address = f"127.0.0.1:{_free_port()}"
         self.consent_address = ""
         self.extra: dict[str, str] = {}
+        self.under: tuple[str, ...] = ()
 
     async def start_consent(self) -> grpc.aio.Server:
         identity = self.authority.service("consent")
@@ -99,9 +100,11 @@ class Platform:
             "PATH": os.environ["PATH"],
         }
         return await asyncio.create_subprocess_exec(
+            *self.under,
             sys.executable,
             "-m",
             "services.audit",
+            start_new_session=bool(self.under),
             cwd=ROOT,
             env=settings | self.extra,
             stdin=asyncio.subprocess.DEVNULL,

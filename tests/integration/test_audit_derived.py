@@ -1,0 +1,203 @@
+"""What is made of the trail: counts, notices, unusual accesses; and what is left of it after destruction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from dmp.audit.v1 import audit_pb2, notice_pb2
+from dmp.common.v1 import context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
+from services.audit.notices import LogDelivery, Outbox, SmtpDelivery
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import dossier_name, format_health_id
+from services.runtime.jobs import Lease
+from services.runtime.metrics import Metrics
+from services.runtime.tlog.layout import Bundle
+from tests.audit_log import DOSSIER, OTHER_DOSSIER, LogUnderTest, empty, migrated, places
+from tests.audit_questions import DOCTOR, NOW, NURSE, OPERATOR, Asked, happened, listing
+
+
+@pytest.fixture(scope="module")
+def derived_database(postgres_url: Callable[[], str]) -> str:
+    return migrated(postgres_url())
+
+
+@pytest.fixture
+async def audit(derived_database: str) -> AsyncIterator[Asked]:
+    await empty(derived_database)
+    log = await LogUnderTest.open(derived_database)
+    yield Asked(log)
+    await log.close()
+
+
+# --- counts, notices, unusual accesses -------------------------------------------------------------------------------
+
+
+async def test_days_are_counted_once_however_often_derivation_runs(audit: Asked) -> None:
+    yesterday = NOW - dt.timedelta(days=1)
+    places(await audit.log.append(*(happened() for _ in range(300)), happened(at=yesterday)))
+    await audit.derive()
+    await audit.derive()
+    request = audit_pb2.CountEventsRequest(start_day=yesterday.date().isoformat(), end_day=NOW.date().isoformat())
+    counts = (await audit.ask("CountEvents", request, OPERATOR)).counts
+    assert [(each.day, each.action, each.event_count) for each in counts] == [
+        (yesterday.date().isoformat(), "document.read", 1),
+        (NOW.date().isoformat(), "document.read", 300),
+    ]
+
+
+async def test_an_emergency_episode_is_one_notice_to_the_patient_and_one_to_the_attending_physician(
+    audit: Asked,
+) -> None:
+    glass = context_pb2.ACCESS_MODE_BREAK_GLASS
+    first = happened(mode=glass, said="coma", at=NOW - dt.timedelta(hours=10))
+    joined = happened("document.search", mode=glass, said="coma", at=NOW - dt.timedelta(hours=3))
+    second = happened(mode=glass, said="coma", at=NOW)
+    regulation = happened(mode=context_pb2.ACCESS_MODE_REGULATION, subject=NURSE, name="Régulateur")
+    refused = happened(mode=glass, said="x", reason=reasons.ERROR_REASON_EMERGENCY_OPPOSED)
+    secret = happened(mode=glass, said="x", subject=NURSE, secret=True, health_id=OTHER_DOSSIER)
+    places(await audit.log.append(first, joined, second, regulation, refused, secret))
+    await audit.derive()
+    await audit.derive()
+    request = notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER))
+    mine = (await audit.ask("ListNotices", request)).notices
+    assert sorted(len(each.events) for each in mine) == [1, 1, 2]
+    [episode] = [each for each in mine if len(each.events) == 2]
+    assert episode.text.startswith("Le ")
+    assert "Claire Martin, médecin est entré dans votre dossier" in episode.text
+    assert "« coma »" in episode.text
+    theirs = (await audit.ask("ListNotices", request, DOCTOR)).notices
+    assert len(theirs) == 3
+    assert "dont vous êtes le médecin traitant" in theirs[0].text
+    audit.consent.allow(consent_pb2.TRACE_VIEW_OWN)
+    assert not (await audit.ask("ListNotices", request, DOCTOR)).notices
+    audit.consent.allow(consent_pb2.TRACE_VIEW_ALL)
+    other = notice_pb2.ListNoticesRequest(parent=dossier_name(OTHER_DOSSIER))
+    assert not (await audit.ask("ListNotices", other, health_id=OTHER_DOSSIER)).notices, "its representatives read it"
+    assert len((await audit.ask("ListNotices", other, DOCTOR, OTHER_DOSSIER)).notices) == 1
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mailbox:
+    """A mail server that refuses the first mails it is given."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.received: list[tuple[str, str]] = []
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:
+        if self.refusals:
+            self.refusals -= 1
+            return "451 later"
+        self.received.append((envelope.rcpt_tos[0], envelope.content.decode()))
+        return "250 OK"
+
+
+async def test_notices_leave_by_mail_until_they_are_taken_and_say_nothing_of_care(audit: Asked) -> None:
+    places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS, said="coma")))
+    await audit.derive()
+    mailbox = Mailbox(refusals=1)
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        delivery = SmtpDelivery(
+            "127.0.0.1", server.port, "dmp@notices.test", "{health_id}.{recipient}@notices.test", start_tls=False
+        )
+        outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
+        assert await outbox.step() == 1
+        assert await outbox.step() == 0, "the refused one waits"
+        await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
+        assert await outbox.step() == 1
+        assert await outbox.step() == 0
+    finally:
+        server.stop()
+    assert sorted(to for to, _ in mailbox.received) == [
+        f"{format_health_id(DOSSIER)}.patient@notices.test",
+        f"{format_health_id(DOSSIER)}.physician@notices.test",
+    ]
+    for _, mail in mailbox.received:
+        assert "coma" not in mail
+        assert "Martin" not in mail
+    request = notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER))
+    assert (await audit.ask("ListNotices", request)).notices[0].HasField("deliver_time")
+
+
+async def test_unusual_accesses_are_found_once_explained_and_decided_by_a_person(audit: Asked) -> None:
+    many = [happened(health_id=DOSSIER + number, subject=NURSE) for number in range(35)]
+    again = [happened(health_id=DOSSIER + number, subject=NURSE) for number in range(35)]
+    usual = [happened(health_id=DOSSIER + number) for number in range(5)]
+    blocked = happened(reason=reasons.ERROR_REASON_BLOCKED, subject="899700000001")
+    for batch in (many, again, usual, [blocked]):
+        places(await audit.log.append(*batch))
+    await audit.derive()
+    items = (await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)).unusual_accesses
+    assert sorted((each.detector, each.subject) for each in items) == [
+        ("after_block", "899700000001"), ("many_dossiers", NURSE),
+    ]  # fmt: skip
+    found = {each.detector: each for each in items}
+    assert "35 dossiers ouverts pour la première fois en une heure (seuil : 30)" in found["many_dossiers"].explanation
+    request = notice_pb2.DecideUnusualAccessRequest(
+        name=found["after_block"].name, decision=notice_pb2.UNUSUAL_DECISION_CONFIRMED, request_id="decide-1"
+    )
+    for _ in range(2):
+        decided = (await audit.ask("DecideUnusualAccess", request, OPERATOR)).unusual_access
+        assert (decided.decision, decided.decided_by) == (notice_pb2.UNUSUAL_DECISION_CONFIRMED, "operator-1")
+    request.decision = notice_pb2.UNUSUAL_DECISION_EXPLAINED
+    with pytest.raises(DmpError) as late:
+        await audit.ask("DecideUnusualAccess", request, OPERATOR)
+    assert late.value.reason == reasons.ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND
+    notices = (await audit.ask("ListNotices", notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER)))).notices
+    assert [each.kind for each in notices] == [notice_pb2.NOTICE_KIND_UNUSUAL_ACCESS]
+    waiting = await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)
+    assert [each.detector for each in waiting.unusual_accesses] == ["many_dossiers"]
+
+
+# --- destruction by law ----------------------------------------------------------------------------------------------
+
+
+async def test_a_destroyed_dossier_is_gone_from_every_table_and_the_tree_stays_whole(audit: Asked) -> None:
+    glass = context_pb2.ACCESS_MODE_BREAK_GLASS
+    sent = [happened(mode=glass, said="coma"), happened(reason=reasons.ERROR_REASON_BLOCKED, subject=NURSE), happened()]
+    kept = happened(health_id=OTHER_DOSSIER)
+    places(await audit.log.append(*sent, kept))
+    await audit.derive()
+    await audit.log.integrate()
+    before = await audit.log.logs.trees[0].bundle(Bundle(0, 4))
+    request = audit_pb2.DestroyDossierRequest(health_id=DOSSIER, request_id="destroy-1")
+    first = await audit.ask("DestroyDossier", request)
+    again = await audit.ask("DestroyDossier", request)
+    assert first.destroy_time == again.destroy_time
+    assert await audit.log.logs.trees[0].bundle(Bundle(0, 4)) == before
+    rows = await audit.log.pool.fetch("SELECT * FROM event WHERE health_id = $1", DOSSIER)
+    assert all(row["actor_digest"] == row["content_digest"] == b"" for row in rows)
+    assert await audit.log.pool.fetchval("SELECT wrapped FROM dossier_key WHERE health_id = $1", DOSSIER) is None
+    for table in ("notice", "unusual_access"):
+        count = await audit.log.pool.fetchval(f"SELECT count(*) FROM {table} WHERE health_id = $1", DOSSIER)  # noqa: S608
+        assert count == 0, table
+    with pytest.raises(DmpError) as gone:
+        await audit.ask("ListEvents", listing())
+    assert gone.value.reason == reasons.ERROR_REASON_CONTENT_DESTROYED
+    assert places(await audit.log.append(sent[0])) == [0], "a retry of an old event keeps its place"
+    await audit.log.integrate()
+    told = [each for each in await audit.recorded(0) if each.action == "dossier.destroy"]
+    assert [each.objects[0] for each in told] == [dossier_name(DOSSIER)]
+    other = audit_pb2.ListEventsRequest(parent=dossier_name(OTHER_DOSSIER))
+    assert (await audit.ask("ListEvents", other, health_id=OTHER_DOSSIER)).events
+
+
+async def test_a_line_in_the_log_tells_of_nobody(audit: Asked) -> None:
+    places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS, said="coma")))
+    await audit.derive()
+    assert await Outbox(audit.log.pool, LogDelivery(), Metrics(), Lease(audit.log.pool, "n")).step() == 2
