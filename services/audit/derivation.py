@@ -1,7 +1,8 @@
 """What is made of the trail: counts by day, notices, unusual accesses. In the background, behind the log, exactly once.
 
 A step opens the next events, and keeps what they make in the transaction that moves the cursor. It rests as long as it
-works, so that appends come first. Everything it keeps can be made again from the log, but for what people decided.
+works, and for a second where appends wait: they come first. Everything it keeps can be made again from the log, but for
+what people decided.
 """
 
 from __future__ import annotations

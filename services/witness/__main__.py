@@ -3,7 +3,7 @@
 Settings, in the environment:
 
     DMP_WITNESS_LISTEN     host:port; TLS, where the network needs it, is a terminator's affair (checkpoints are signed)
-    DMP_WITNESS_KEY_FILE   its key, of type 0x04 (`dmp log-key --witness`)
+    DMP_WITNESS_KEY_FILE   its key, of type 0x04 (`dmp audit new-key --witness`)
     DMP_WITNESS_LOGS_FILE  the logs that it watches, a policy of `log` lines (c2sp.org/tlog-policy)
     DMP_WITNESS_STORE      its SQLite file
 """

@@ -54,10 +54,16 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+@pytest.fixture(scope="module")
+def large_database(postgres_url: Callable[[], str]) -> str:
+    return migrated(postgres_url())
+
+
+@pytest.mark.timeout(600)
 async def test_go_verifies_inclusion_and_consistency_of_a_log_of_a_hundred_thousand_events(
-    go_program: Path, postgres_url: Callable[[], str], tmp_path: Path
+    go_program: Path, large_database: str, tmp_path: Path
 ) -> None:
-    log = await LogUnderTest.open(migrated(postgres_url()), limits=AppendLimits(2048, 16_384))
+    log = await LogUnderTest.open(large_database, limits=AppendLimits(2048, 16_384))
     (tmp_path / "tiles").mkdir()
     tree = replace(log.logs.trees[0], tiles=ObjectTiles.open(f"file://{tmp_path}/tiles"))
     integrator = Integrator(tree, Witnesses(tree.policy, 1.0), Lease(log.pool, "go"), Metrics(), every=0.05)
