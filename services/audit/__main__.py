@@ -47,7 +47,7 @@ async def main() -> None:
         servicer = AuditService(parts, reader, checks, trail)
         await service.serve(
             [(audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer)],
-            background=[*(each.run for each in logs.integrators), *_derivations(service, keys, log.log_count)],
+            background=[*(each.run for each in logs.integrators), *_derivations(service, keys, log)],
             trail=trail,
         )
         await checks.close()
@@ -65,14 +65,21 @@ async def _logs(service: Service[AuditSettings], log_count: int) -> Logs:
     return logs
 
 
-def _derivations(service: Service[AuditSettings], keys: DossierKeys, log_count: int) -> list[Background]:
+def _derivations(service: Service[AuditSettings], keys: DossierKeys, log: AuditLog) -> list[Background]:
     """What is made of the trail in the background: counts, notices and their delivery, unusual accesses."""
     metrics, detectors = service.telemetry.metrics, load()
     derivations = [
         Derivation(
-            service.pool, keys, service.keyring, number, detectors, metrics, Lease(service.pool, f"derive-{number}")
+            service.pool,
+            keys,
+            service.keyring,
+            number,
+            detectors,
+            metrics,
+            Lease(service.pool, f"derive-{number}"),
+            log.busy,
         )
-        for number in range(log_count)
+        for number in range(log.log_count)
     ]
     outbox = Outbox(service.pool, _delivery(service.settings), metrics, Lease(service.pool, "notices"))
     return [*(each.run for each in derivations), outbox.run]

@@ -77,6 +77,10 @@ class AuditLog:
         """How many logs there are."""
         return len(self._sequencers)
 
+    def busy(self) -> bool:
+        """Whether events wait to be appended now: what can wait itself should."""
+        return any(sequencer.busy for sequencer in self._sequencers)
+
     async def append(
         self, producer: str, request: audit_pb2.BatchAppendEventsRequest, timeout: float | None = None
     ) -> list[Receipt]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -40,6 +40,7 @@ _log = structlog.get_logger("derivation")
 _STEP: Final = 256
 _PIECE: Final = 32
 _IDLE: Final = 0.5
+_BEHIND_APPENDS: Final = 1.0
 _ACQUIRE_SECONDS: Final = 5.0
 _KEPT: Final = timedelta(hours=49)
 _ACTOR: Final = "dmp/audit/actor-window/v1"
@@ -87,13 +88,16 @@ class Derivation:
         detectors: Sequence[Detector],
         metrics: Metrics,
         lease: Lease,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`busy` tells whether appends wait: then this rests a second after each step."""
         self._pool = pool
         self._keys = keys
         self._keyring = keyring
         self._log_id = log_id
         self._detectors = detectors
         self._lease = lease
+        self._busy = busy
         self._behind = 0
         self._unusual = metrics.counter("dmp_audit_unusual_total")
         metrics.gauge("dmp_audit_underived_events", lambda: self._behind, str(log_id))
@@ -115,7 +119,8 @@ class Derivation:
                     if not isinstance(error, DmpError) and not is_transient(error):
                         raise
                     _log.warning("derivation_delayed", log=self._log_id, exc_info=error)
-            await asyncio.sleep(time.monotonic() - started if more else _IDLE)
+            rest = time.monotonic() - started if more else _IDLE
+            await asyncio.sleep(max(rest, _BEHIND_APPENDS) if self._busy() else rest)
 
     async def step(self) -> bool:
         """Looks at the next events; whether there may be more."""

@@ -84,6 +84,11 @@ class Sequencer:
         finally:
             self._waiting -= len(entries)
 
+    @property
+    def busy(self) -> bool:
+        """Whether events wait to be appended now."""
+        return self._waiting > 0
+
     async def close(self) -> None:
         """Refuse new events, finish those accepted."""
         await self._bundles.close()
