@@ -7,6 +7,7 @@ from typing import Final
 
 from gateway.fhir.document_out import PROFILE
 from gateway.fhir.interactions import INTERACTIONS, Interaction
+from gateway.fhir.negotiation import FHIR_JSON, FHIR_XML, JSON_PATCH, XML_PATCH
 from gateway.fhir.node import JsonObject
 
 _DATE: Final = "2026-11-25"
@@ -44,8 +45,15 @@ def capability_statement(base_url: str, version: str) -> JsonObject:
         "implementation": {"description": "Dossier médical partagé: PDSm on IHE MHD", "url": base_url},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        **_patch_formats(),
         "rest": [rest],
     }
+
+
+def _patch_formats() -> JsonObject:
+    if not any(found.code == "patch" for found in INTERACTIONS):
+        return {}
+    return {"patchFormat": [JSON_PATCH, XML_PATCH, FHIR_JSON, FHIR_XML]}
 
 
 def describe(found: Interaction) -> str:

@@ -53,6 +53,9 @@ URLS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Every URL of an OID; the first is the one that we write."""
 
+VISIBILITY: Final = (URLS["1.2.250.1.213.1.1.4.13"][0], "urn:oid:1.2.250.1.213.1.1.4.13")
+"""The system of the visibility flags, as it is written and as it may come."""
+
 _OIDS: Final[Mapping[str, str]] = MappingProxyType({url: oid for oid, urls in URLS.items() for url in urls})
 
 TYPE_SYSTEMS: Final = frozenset({LOINC, COMPLEMENTARY_TYPES})

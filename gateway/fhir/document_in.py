@@ -17,7 +17,7 @@ from gateway.fhir.concepts import read_all, read_coding, read_concept
 from gateway.fhir.identifiers import is_kind, read_identifier, read_unique_id
 from gateway.fhir.node import Node
 from gateway.fhir.people import contained, read_author, read_source_patient
-from gateway.fhir.refusals import incomplete, metadata, unsupported
+from gateway.fhir.refusals import incomplete, metadata
 from gateway.fhir.times import timestamp
 from services.runtime.errors import FieldViolation
 
@@ -45,7 +45,9 @@ _MOST_BYTES: Final = (1 << 31) - 1
 def read_document(resource: Node, required: Sequence[str]) -> Document:
     """The metadata of a DocumentReference; METADATA_ERROR or INVALID_FIELD naming what is wrong."""
     resource.refuse_modifiers()
-    _refuse_what_is_served_elsewhere(resource)
+    status = resource.child("status")
+    if status.required().token() != "current":
+        raise metadata(status.path, "code", "a new document is current")
     attachment, format_ = _content(resource)
     _require(resource, required)
     document = Document(
@@ -81,16 +83,6 @@ def is_mime_type(text: str) -> bool:
 def attachment_of(resource: Node) -> Node:
     """The one attachment of a DocumentReference."""
     return _content(resource)[0]
-
-
-def _refuse_what_is_served_elsewhere(resource: Node) -> None:
-    if resource.child("relatesTo").present:
-        raise unsupported(
-            f"{resource.path}.relatesTo", "replacing or linking documents is not offered by this transaction here"
-        )
-    status = resource.child("status")
-    if status.required().token() != "current":
-        raise metadata(status.path, "code", "a new document is current")
 
 
 def _content(resource: Node) -> tuple[Node, Node]:

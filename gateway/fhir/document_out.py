@@ -21,9 +21,13 @@ from gateway.fhir.identifiers import RFC_3986, typed_identifier, write_identifie
 from gateway.fhir.node import JsonObject
 from gateway.fhir.people import write_author, write_source_patient
 from gateway.fhir.times import write
-from services.runtime.identifiers import child_of
+from services.runtime.identifiers import child_of, document_name
 
 PROFILE: Final = "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition/pdsm-comprehensive-document-reference"
+
+_PDSM: Final = "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition"
+IS_ARCHIVED: Final = f"{_PDSM}/pdsm-ext-is-archived"
+IS_DELETED: Final = f"{_PDSM}/pdsm-ext-is-deleted"
 
 STATUS_OUT: Final = {
     document_pb2.DOCUMENT_STATUS_APPROVED: "current",
@@ -31,16 +35,27 @@ STATUS_OUT: Final = {
     document_pb2.DOCUMENT_STATUS_ARCHIVED: "current",
     document_pb2.DOCUMENT_STATUS_DELETED: "entered-in-error",
 }
-"""FHIR has no word for an archived document: it stays current."""
+"""FHIR has no word for an archived document: it stays current, and an extension says that it is archived."""
 
 _NO_ENTITY: Final = uuid.UUID(int=0)
 
 
+_RELATIONS: Final = {
+    document_pb2.RELATIONSHIP_TYPE_REPLACES: "replaces",
+    document_pb2.RELATIONSHIP_TYPE_APPENDS: "appends",
+    document_pb2.RELATIONSHIP_TYPE_TRANSFORMS: "transforms",
+}
+
+
 class WritesIds(Protocol):
-    """Makes external ids."""
+    """Makes external ids and reads them."""
 
     def write(self, kind: str, health_id: int, entity: uuid.UUID) -> str:
         """The external id of an entity of a dossier."""
+        ...
+
+    def read(self, kind: str, text: str) -> tuple[int, uuid.UUID]:
+        """(health id, uuid) of an external id; DOCUMENT_NOT_FOUND when it is not ours."""
         ...
 
 
@@ -50,6 +65,10 @@ class Links:
 
     base_url: str
     ids: WritesIds
+
+    def document_of(self, id_: str) -> str:
+        """The resource name of the document behind the id of a DocumentReference; DOCUMENT_NOT_FOUND if not ours."""
+        return document_name(*self.ids.read("DocumentReference", id_))
 
     def patient_id(self, health_id: int) -> str:
         """The id of the Patient that stands for a dossier."""
@@ -67,6 +86,10 @@ class Links:
         """The id of the List of a submission set by its resource name."""
         return self.ids.write("List", *child_of(name, "submissionSets", "name"))
 
+    def folder_id(self, name: str) -> str:
+        """The id of the List of a folder by its resource name."""
+        return self.ids.write("Folder", *child_of(name, "folders", "name"))
+
     def url(self, kind: str, id_: str) -> str:
         """The absolute URL of a resource."""
         return f"{self.base_url}/{kind}/{id_}"
@@ -74,7 +97,8 @@ class Links:
 
 def write_document(document: Document, links: Links, asked: tuple[str, str] | None = None) -> JsonObject:
     """The DocumentReference of a document; `asked` is the identifier (OID, value) that the caller asked with."""
-    health_id, entity = child_of(document.name, "documents", "name")
+    health_id, logical = child_of(document.name, "documents", "name")
+    entity = document.entry_id or str(logical)
     people = _People()
     resource: JsonObject = {
         "resourceType": "DocumentReference",
@@ -83,7 +107,7 @@ def write_document(document: Document, links: Links, asked: tuple[str, str] | No
         "masterIdentifier": typed_identifier("uniqueId", write_unique_id(document.unique_id)),
         "identifier": [typed_identifier("entryUUID", {"system": RFC_3986, "value": f"urn:uuid:{entity}"})],
         "status": STATUS_OUT.get(document.status, "current"),
-        "subject": _subject(links, health_id, asked),
+        "subject": subject(links, health_id, asked),
         "author": people.references(document.authors, "author"),
         "securityLabel": [write_concept(coding) for coding in document.confidentiality],
         "description": document.comments,
@@ -96,6 +120,10 @@ def write_document(document: Document, links: Links, asked: tuple[str, str] | No
         resource["category"] = [write_concept(document.class_code)]
     if document.HasField("submit_time"):
         resource["date"] = write(document.submit_time)
+    if document.status == document_pb2.DOCUMENT_STATUS_ARCHIVED:
+        resource["extension"] = [{"url": IS_ARCHIVED, "valueBoolean": True}]
+    if document.relationships:
+        resource["relatesTo"] = [_relation(each, links) for each in document.relationships]
     if document.HasField("legal_authenticator"):
         resource["authenticator"] = people.references([document.legal_authenticator], "authenticator")[0]
     resource["contained"] = people.resources
@@ -128,11 +156,21 @@ def _meta(document: Document) -> JsonObject:
     return meta
 
 
-def _subject(links: Links, health_id: int, asked: tuple[str, str] | None) -> JsonObject:
-    subject: JsonObject = {"reference": f"Patient/{links.patient_id(health_id)}"}
+def _relation(relationship: document_pb2.Relationship, links: Links) -> JsonObject:
+    target: JsonObject = {}
+    if relationship.target:
+        target["reference"] = f"DocumentReference/{links.document_id(relationship.target)}"
+    if relationship.target_unique_id:
+        target["identifier"] = write_unique_id(relationship.target_unique_id)
+    return {"code": _RELATIONS.get(relationship.type, "appends"), "target": target}
+
+
+def subject(links: Links, health_id: int, asked: tuple[str, str] | None) -> JsonObject:
+    """The Reference to the patient of a dossier."""
+    reference: JsonObject = {"reference": f"Patient/{links.patient_id(health_id)}"}
     if asked is not None:
-        subject["identifier"] = {"system": domain_uri(asked[0]), "value": asked[1]}
-    return subject
+        reference["identifier"] = {"system": domain_uri(asked[0]), "value": asked[1]}
+    return reference
 
 
 def _content(document: Document, links: Links) -> JsonObject:

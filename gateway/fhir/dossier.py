@@ -36,8 +36,15 @@ def read_patient_search(parameters: Parameters) -> PatientLink:
     return PatientLink(patient_identifier(system, value, "identifier"), field="identifier")
 
 
-def write_dossier(found: GetDossierResponse, health_id: int, links: Links, asked: tuple[str, str] | None) -> JsonObject:
-    """The Patient of a dossier."""
+def write_dossier(
+    found: GetDossierResponse,
+    health_id: int,
+    links: Links,
+    asked: tuple[str, str] | None,
+    *,
+    standing: bool = True,
+) -> JsonObject:
+    """The Patient of a dossier, with the caller's standing where it was asked for."""
     dossier = found.dossier
     state = consent_pb2.AuthorizationState.Name(found.caller_authorization)
     extensions: list[JsonObject] = [
@@ -53,12 +60,14 @@ def write_dossier(found: GetDossierResponse, health_id: int, links: Links, asked
     if found.HasField("caller_authorization_expire_time"):
         until = write(found.caller_authorization_expire_time)
         extensions.append({"url": f"{EXTENSIONS}/caller-authorization-end", "valueDateTime": until})
+    if not standing:
+        extensions = []
     if dossier.state == consent_pb2.DOSSIER_STATE_CLOSED:
         extensions.append(_closing(dossier))
     patient: JsonObject = {
         "resourceType": "Patient",
         "id": links.patient_id(health_id),
-        "extension": extensions,
+        **({"extension": extensions} if extensions else {}),
         "active": dossier.state == consent_pb2.DOSSIER_STATE_OPEN,
     }
     if asked is not None:

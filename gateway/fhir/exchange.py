@@ -57,6 +57,11 @@ class Exchange:
         parse = parse_json if negotiation.body_format(self.request.headers) == "json" else parse_xml
         return check_resource(parse(await self.body.read()), *expected)
 
+    async def query(self, names: frozenset[str]) -> Parameters:
+        """The parameters of the query alone."""
+        strict = negotiation.preference(self.request.headers, "handling") == "strict"
+        return known(query_of(self.request), names, strict=strict)
+
     async def parameters(self, names: frozenset[str]) -> Parameters:
         """The search parameters of the query and, for a POST, of the form."""
         pairs = query_of(self.request)

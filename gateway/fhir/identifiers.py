@@ -96,13 +96,19 @@ def read_identifier(node: Node) -> Identifier | None:
     if not node.present:
         return None
     system = node.child("system").required().token(LONGEST_URI)
-    value = node.child("value").required().token(LONGEST_CODE)
+    return known_identifier(system, node.child("value").required().token(LONGEST_CODE), f"{node.path}.system")
+
+
+def known_identifier(system: str, value: str, field: str) -> Identifier:
+    """The identifier of a system that is an OID or a domain that we know."""
     if system in PROFESSIONAL_DOMAINS:
         oid, prefix = PROFESSIONAL_DOMAINS[system]
         return Identifier(system=oid, value=prefix + value)
     found = to_oid(system)
     if found is None:
-        raise invalid(f"{node.path}.system", "oid", "the system is urn:oid:… or a domain that the platform knows")
+        raise invalid(field, "oid", "the system is urn:oid:… or a domain that the platform knows")
+    if len(value) > LONGEST_CODE:
+        raise invalid(field, "max_length", f"at most {LONGEST_CODE} characters")
     return Identifier(system=found, value=value)
 
 

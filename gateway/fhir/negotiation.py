@@ -80,6 +80,21 @@ def check_content_type(headers: Headers, *expected: str) -> str:
     return kind
 
 
+def media_types(name: Format) -> frozenset[str]:
+    """The media types of a format."""
+    return _MEDIA_TYPES[name]
+
+
+def accepts_encoding(headers: Headers, name: str) -> bool:
+    """Whether the request names this content coding, and not with quality 0."""
+    for value in headers.getlist("accept-encoding"):
+        for item in value.split(",")[:32]:
+            coding, parameters = _media_type(item)
+            if coding == name:
+                return not re.fullmatch(r"0(\.0*)?", parameters.get("q", "1"))
+    return False
+
+
 def preference(headers: Headers, name: str) -> str:
     """The value of a preference such as `return` or `handling`; '' without it."""
     for header in headers.getlist("prefer"):

@@ -14,7 +14,7 @@ from gateway.fhir.structure import INTEGERS, RESOURCE, Element, structure_of
 _JSON: Final = "application/fhir+json"
 _XML: Final = "application/fhir+xml"
 _FORM: Final = "application/x-www-form-urlencoded"
-_DEEPEST: Final = 4
+_DEEPEST: Final = 2
 """How deep types are written out. Below, an object is any object: R4 is recursive."""
 _PATTERNS: Final = {
     "code": r"^[^\s]+(\s[^\s]+)*$",

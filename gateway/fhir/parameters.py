@@ -72,7 +72,7 @@ def known(pairs: Sequence[tuple[str, str]], names: Set[str], *, strict: bool = F
     kept: list[tuple[str, str]] = []
     for name, value in pairs:
         base, colon, _ = name.partition(":")
-        if base in names and colon:
+        if base in names and colon and name not in names:
             raise invalid(base, "modifier", "modifiers of this parameter are not offered")
         if name in names:
             _check(name, value)

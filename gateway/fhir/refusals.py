@@ -1,12 +1,13 @@
 """The errors that reading FHIR raises, each naming a FHIR path. Never a value of the request.
 
 DmpError
-└── ProtocolRefusal     HTTP itself refuses (405, 406, 415): the status is not that of the reason's table
+└── ProtocolRefusal     HTTP itself refuses (405, 406, 412, 415): the status is not that of the reason's table
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.errors import DmpError, FieldViolation, invalid
@@ -14,12 +15,21 @@ from services.runtime.errors import DmpError, FieldViolation, invalid
 __all__ = ["ProtocolRefusal", "incomplete", "invalid", "malformed", "metadata", "too_large", "unsupported"]
 
 
-class ProtocolRefusal(DmpError):
-    """A refusal whose HTTP status HTTP fixes: 405, 406 or 415."""
+_REASONS: Final = {
+    405: reasons.ERROR_REASON_METHOD_NOT_FOUND,
+    412: reasons.ERROR_REASON_CONCURRENT_CHANGE,
+}
 
-    def __init__(self, status: int, field: str, description: str) -> None:
-        reason = reasons.ERROR_REASON_METHOD_NOT_FOUND if status == 405 else reasons.ERROR_REASON_MALFORMED_REQUEST
-        super().__init__(reason, description, fields=[FieldViolation(field, "not_supported", description)])
+
+class ProtocolRefusal(DmpError):
+    """A refusal whose HTTP status HTTP fixes: 405, 406, 412 or 415."""
+
+    def __init__(self, status: int, field: str, description: str, *, reason: int = 0) -> None:
+        reason = reason or _REASONS.get(status, reasons.ERROR_REASON_MALFORMED_REQUEST)
+        rule = "precondition" if status == 412 else "not_supported"
+        if status == 404:
+            rule = "not_found"
+        super().__init__(reason, description, fields=[FieldViolation(field, rule, description)])
         self.status = status
 
 

@@ -20,8 +20,12 @@ from gateway.fhir.backend import Backend
 from gateway.fhir.bodies import BodyBudget
 from gateway.fhir.capability import capability_statement
 from gateway.fhir.documentation import page
+from gateway.fhir.endpoints.changes import Changes
+from gateway.fhir.endpoints.directory import Directory
 from gateway.fhir.endpoints.documents import Documents
-from gateway.fhir.endpoints.dossiers import Dossiers
+from gateway.fhir.endpoints.lists import Lists
+from gateway.fhir.endpoints.people import People
+from gateway.fhir.endpoints.traces import Traces
 from gateway.fhir.exchange import (
     Answer,
     Endpoint,
@@ -85,7 +89,7 @@ def exception_handlers() -> Mapping[Any, Any]:
 
 def _handlers(backend: Backend, external_ids: ExternalIds, base_url: str) -> Mapping[str, Handler]:
     found: dict[str, Handler] = {}
-    for area in (Dossiers, Documents):
+    for area in (People, Documents, Changes, Lists, Directory, Traces):
         found |= area(backend, external_ids, base_url).handlers()
     return found
 

@@ -1,4 +1,4 @@
-"""The RPCs behind the FHIR front, typed: what `Backend.call` and `Backend.stream` take."""
+"""An RPC behind the FHIR front, typed: what `Backend.call` and `Backend.stream` take. The tables have them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
-
-from dmp.consent.v1 import consent_pb2 as consent
-from dmp.document.v1 import document_pb2 as document
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -28,16 +25,7 @@ class Rpc(Generic[Request, Response]):
         return self.path.split(".")[1]
 
 
-_CONSENT: Final = "/dmp.consent.v1.ConsentService"
-_DOCUMENT: Final = "/dmp.document.v1.DocumentService"
-
-GET_DOSSIER: Final = Rpc(f"{_CONSENT}/GetDossier", consent.GetDossierRequest, consent.GetDossierResponse)
-
-SUBMIT_DOCUMENTS: Final = Rpc(
-    f"{_DOCUMENT}/SubmitDocuments", document.SubmitDocumentsRequest, document.SubmitDocumentsResponse
-)
-SEARCH_DOCUMENTS: Final = Rpc(
-    f"{_DOCUMENT}/SearchDocuments", document.SearchDocumentsRequest, document.SearchDocumentsResponse
-)
-GET_DOCUMENT: Final = Rpc(f"{_DOCUMENT}/GetDocument", document.GetDocumentRequest, document.GetDocumentResponse)
-READ_DOCUMENT: Final = Rpc(f"{_DOCUMENT}/ReadDocument", document.ReadDocumentRequest, document.ReadDocumentResponse)
+AUDIT: Final = "/dmp.audit.v1.AuditService"
+CONSENT: Final = "/dmp.consent.v1.ConsentService"
+DOCUMENT: Final = "/dmp.document.v1.DocumentService"
+IDENTITY: Final = "/dmp.identity.v1.IdentityService"

@@ -7,22 +7,35 @@ act began (context.period.start). Without `status` the search is for `current`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from dmp.common.v1.coding_pb2 import Identifier
 from dmp.document.v1 import document_pb2
 from dmp.document.v1.document_pb2 import SearchDocumentsRequest, SearchDocumentsResponse, TimeRange
 from gateway.fhir.codesystems import CLASS_SYSTEMS, FORMAT_SYSTEMS, TYPE_SYSTEMS, to_oid
 from gateway.fhir.document_out import Links, write_document
-from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifier, patient_reference, unique_id_of
+from gateway.fhir.identifiers import (
+    PatientLink,
+    known_identifier,
+    parse_token,
+    patient_identifier,
+    patient_reference,
+    unique_id_of,
+)
 from gateway.fhir.node import LONGEST_CODE, JsonObject
 from gateway.fhir.parameters import Parameters, SearchParameter, encode
 from gateway.fhir.refusals import invalid
 from gateway.fhir.times import narrow
+from services.runtime.errors import DmpError
 
 LARGEST_PAGE: Final = 200
+PATIENT_NAMES: Final = frozenset({"patient", "patient.identifier"})
+_PREFIX: Final = "DocumentReference/"
+_NO_DOCUMENT: Final = f"dossiers/{'0' * 21}/documents/{uuid.UUID(int=0)}"
 
 STATUSES: Final[Mapping[str, document_pb2.DocumentStatus.ValueType]] = MappingProxyType(
     {
@@ -45,8 +58,40 @@ PARAMETERS: Final = (
     SearchParameter("creation", "date", "when the document was authored (attachment.creation)"),
     SearchParameter("period", "date", "when the documented act began (context.period.start)"),
     SearchParameter("period-start", "date", "when the documented act began (context.period.start)"),
+    SearchParameter("period-end", "date", "when the documented act ended (context.period.end)"),
+    SearchParameter("facility", "token", "kind of facility"),
+    SearchParameter("setting", "token", "practice setting"),
+    SearchParameter("security-label", "token", "confidentiality or visibility flag"),
+    SearchParameter("event", "token", "main act"),
+    SearchParameter("author.identifier", "token", "system|value of an author (IDNPS, RPPS)"),
+    SearchParameter("author", "token", "the same as author.identifier"),
+    SearchParameter("related", "token", "system|value of a further identifier (context.related)"),
+    SearchParameter("related.identifier", "token", "the same as related"),
+    SearchParameter("relatesto", "reference", "DocumentReference/{id} that it replaces, appends to or transforms"),
+    SearchParameter("relation", "token", "replaces, appends or transforms"),
+    SearchParameter("isArchived", "token", "true: archived documents alone; false or left out: not archived"),
+    SearchParameter("title", "string", "words that the title has, or that its words begin with"),
+    SearchParameter("_id", "token", "ids as given in answers"),
 )
-NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | {"_count", "_page"})
+_CONTROLS: Final = frozenset({"_count", "_page", "_sort", "_summary"})
+NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | _CONTROLS)
+_ORDERS: Final[Mapping[str, document_pb2.DocumentOrder.ValueType]] = MappingProxyType(
+    {
+        "-date": document_pb2.DOCUMENT_ORDER_SUBMIT_TIME_DESC,
+        "date": document_pb2.DOCUMENT_ORDER_SUBMIT_TIME,
+        "-period": document_pb2.DOCUMENT_ORDER_SERVICE_TIME_DESC,
+        "period": document_pb2.DOCUMENT_ORDER_SERVICE_TIME,
+        "-creation": document_pb2.DOCUMENT_ORDER_CREATE_TIME_DESC,
+        "creation": document_pb2.DOCUMENT_ORDER_CREATE_TIME,
+    }
+)
+_RELATIONS: Final[Mapping[str, document_pb2.RelationshipType.ValueType]] = MappingProxyType(
+    {
+        "replaces": document_pb2.RELATIONSHIP_TYPE_REPLACES,
+        "appends": document_pb2.RELATIONSHIP_TYPE_APPENDS,
+        "transforms": document_pb2.RELATIONSHIP_TYPE_TRANSFORMS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,69 +107,112 @@ class Search:
     only_total: bool
 
 
-def read_search(parameters: Parameters, base_url: str) -> Search:
+def read_search(parameters: Parameters, links: Links) -> Search:
     """The search that these parameters ask for; INVALID_FIELD names the parameter that is wrong."""
-    patient = _patient(parameters, base_url)
+    patient = read_patient_parameter(parameters, links.base_url)
     request = SearchDocumentsRequest(
         type_codes=_codes(parameters, "type", TYPE_SYSTEMS),
         class_codes=_codes(parameters, "category", CLASS_SYSTEMS),
         format_codes=_codes(parameters, "format", FORMAT_SYSTEMS),
-        unique_id=_unique_id(parameters),
+        facility_types=_codes(parameters, "facility"),
+        practice_settings=_codes(parameters, "setting"),
+        confidentiality_codes=_codes(parameters, "security-label"),
+        event_codes=_codes(parameters, "event"),
+        authors=read_identifiers(parameters, "author.identifier", "author"),
+        reference_ids=read_identifiers(parameters, "related.identifier", "related"),
+        title=parameters.single("title"),
+        documents=[_document(links, text) for text in parameters.alternatives("_id")],
     )
+    _read_unique_ids(parameters, request)
+    _read_relations(parameters, request, links)
     pairs = list(parameters.pairs)
-    statuses = parameters.alternatives("status")
-    if not statuses:
-        statuses = ["current"]
-        pairs.append(("status", "current"))
-    for status in statuses:
-        code = status.rpartition("|")[2]
-        if code not in STATUSES:
-            raise invalid("status", "code", "current, superseded or entered-in-error")
-        request.statuses.append(STATUSES[code])
+    _read_statuses(parameters, request, pairs)
     for name, range_ in (
         ("date", request.submit_time),
         ("creation", request.create_time),
         ("period", request.service_time),
         ("period-start", request.service_time),
+        ("period-end", request.service_stop_time),
     ):
         _narrow(parameters, name, range_)
+    sort = parameters.single("_sort")
+    if sort and sort not in _ORDERS:
+        raise invalid("_sort", "code", f"one of {', '.join(_ORDERS)}")
+    request.order = _ORDERS.get(sort, document_pb2.DOCUMENT_ORDER_UNSPECIFIED)
+    page = read_page(parameters, LARGEST_PAGE)
+    request.page_size, request.page_token = page.size, page.token
+    return Search(request, patient, pairs, page.only_total)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which page is wanted. `only_total` asks for no entries."""
+
+    size: int
+    token: str
+    only_total: bool
+
+
+def read_page(parameters: Parameters, largest: int) -> Page:
+    """The page that `_count`, `_page` and `_summary` ask for; size 0 is the service's own."""
     count = _count(parameters)
-    request.page_size = min(count, LARGEST_PAGE) if count else 1 if count == 0 else 0
-    request.page_token = parameters.single("_page")
-    if len(request.page_token) > 512:
+    token, summary = parameters.single("_page"), parameters.single("_summary")
+    if len(token) > 512:
         raise invalid("_page", "max_length", "a page token that this platform made")
-    return Search(request, patient, pairs, count == 0)
+    if summary not in ("", "count", "false"):
+        raise invalid("_summary", "code", "count or false")
+    only_total = count == 0 or summary == "count"
+    return Page(1 if only_total else min(count or 0, largest), token, only_total)
 
 
 def write_searchset(search: Search, response: SearchDocumentsResponse, links: Links, health_id: int) -> JsonObject:
     """The searchset Bundle of a page."""
     documents = [] if search.only_total else response.documents
-    bundle: JsonObject = {
-        "resourceType": "Bundle",
-        "type": "searchset",
-        "total": response.total_size,
-        "link": [{"relation": "self", "url": f"{links.base_url}/DocumentReference?{encode(search.pairs)}"}],
-    }
-    if response.next_page_token and not search.only_total:
-        bundle["link"].append({"relation": "next", "url": _next(search, response.next_page_token, links, health_id)})
-    entries = []
-    for document in documents:
-        resource = write_document(document, links, search.patient.identifier)
-        full_url = links.url("DocumentReference", resource["id"])
-        entries.append({"fullUrl": full_url, "resource": resource, "search": {"mode": "match"}})
+    resources = [write_document(document, links, search.patient.identifier) for document in documents]
+    token = "" if search.only_total else response.next_page_token
+    return searchset(resources, search.pairs, links, health_id=health_id, token=token, total=response.total_size)
+
+
+def searchset(
+    resources: Sequence[JsonObject],
+    pairs: Sequence[tuple[str, str]],
+    links: Links,
+    *,
+    kind: str = "DocumentReference",
+    health_id: int = 0,
+    token: str = "",
+    total: int | None = None,
+    mode: Callable[[JsonObject], JsonObject] = lambda _: {"mode": "match"},
+) -> JsonObject:
+    """A page of a search. `total` is None where it is not counted.
+
+    The next link names the patient by the opaque id, never by an INS: links get logged.
+    """
+    bundle: JsonObject = {"resourceType": "Bundle", "type": "searchset"}
+    if total is not None:
+        bundle["total"] = total
+    bundle["link"] = [{"relation": "self", "url": f"{links.base_url}/{kind}?{encode(pairs)}"}]
+    if token:
+        kept = [pair for pair in pairs if pair[0] != "_page"]
+        if health_id:
+            kept = [pair for pair in kept if pair[0] not in PATIENT_NAMES]
+            kept.insert(0, ("patient", f"Patient/{links.patient_id(health_id)}"))
+        url = f"{links.base_url}/{kind}?{encode([*kept, ('_page', token)])}"
+        bundle["link"].append({"relation": "next", "url": url})
+    entries = [
+        {
+            "fullUrl": links.url(resource["resourceType"], resource["id"]),
+            "resource": resource,
+            "search": mode(resource),
+        }
+        for resource in resources
+    ]
     if entries:
         bundle["entry"] = entries
     return bundle
 
 
-def _next(search: Search, token: str, links: Links, health_id: int) -> str:
-    """The link to the next page. It names the patient by the opaque id, never by an INS: links get logged."""
-    kept = [pair for pair in search.pairs if pair[0] not in ("patient", "patient.identifier", "_page")]
-    patient = ("patient", f"Patient/{links.patient_id(health_id)}")
-    return f"{links.base_url}/DocumentReference?{encode([patient, *kept, ('_page', token)])}"
-
-
-def _patient(parameters: Parameters, base_url: str) -> PatientLink:
+def read_patient_parameter(parameters: Parameters, base_url: str) -> PatientLink:
     identifier, reference = parameters.single("patient.identifier"), parameters.single("patient")
     if identifier and reference:
         raise invalid("patient", "repeated", "either patient or patient.identifier")
@@ -139,12 +227,71 @@ def _patient(parameters: Parameters, base_url: str) -> PatientLink:
     return patient_reference(reference, "patient", base_url)
 
 
-def _codes(parameters: Parameters, name: str, systems: frozenset[str]) -> list[str]:
+def _read_statuses(parameters: Parameters, request: SearchDocumentsRequest, pairs: list[tuple[str, str]]) -> None:
+    archived = parameters.single("isArchived")
+    if archived not in ("", "true", "false"):
+        raise invalid("isArchived", "code", "true or false")
+    statuses = parameters.alternatives("status")
+    if not statuses:
+        statuses = ["current"]
+        pairs.append(("status", "current"))
+    for status in statuses:
+        code = status.rpartition("|")[2]
+        if code not in STATUSES:
+            raise invalid("status", "code", "current, superseded or entered-in-error")
+        request.statuses.append(STATUSES[code])
+    if archived == "true":
+        del request.statuses[:]
+        request.statuses.append(document_pb2.DOCUMENT_STATUS_ARCHIVED)
+
+
+def _read_unique_ids(parameters: Parameters, request: SearchDocumentsRequest) -> None:
+    for text in parameters.alternatives("identifier"):
+        system, value = parse_token(text, "identifier")
+        unique_id = unique_id_of(system, value, "identifier")
+        if len(unique_id) > 256:
+            raise invalid("identifier", "max_length", "at most 256 characters")
+        request.unique_ids.append(unique_id)
+    if len(request.unique_ids) == 1:
+        request.unique_id = request.unique_ids.pop()
+    if len(request.unique_ids) > 200:
+        raise invalid("identifier", "max_items", "at most 200 identifiers")
+
+
+def _read_relations(parameters: Parameters, request: SearchDocumentsRequest, links: Links) -> None:
+    target = parameters.single("relatesto") or parameters.single("relatesTo")
+    if target:
+        request.related_to = _document(links, target.removeprefix(f"{links.base_url}/").removeprefix(_PREFIX))
+    for text in parameters.alternatives("relation"):
+        if text not in _RELATIONS:
+            raise invalid("relation", "code", "replaces, appends or transforms")
+        request.relationship_types.append(_RELATIONS[text])
+
+
+def _document(links: Links, text: str) -> str:
+    """The name behind an id; one that is not ours matches nothing."""
+    try:
+        return links.document_of(text)
+    except DmpError:
+        return _NO_DOCUMENT
+
+
+def read_identifiers(parameters: Parameters, *names: str) -> list[Identifier]:
+    """The identifiers of a token parameter `system|value`, by whichever of its names."""
+    found = []
+    for name in names:
+        for text in parameters.alternatives(name):
+            system, value = parse_token(text, name)
+            found.append(known_identifier(system, value, name))
+    return found
+
+
+def _codes(parameters: Parameters, name: str, systems: frozenset[str] | None = None) -> list[str]:
     """The codes of a token parameter. The record searches by code: a system is checked, and then implied by it."""
     codes = []
     for text in parameters.alternatives(name):
         system, bar, code = text.rpartition("|")
-        if bar and to_oid(system) not in systems:
+        if bar and (to_oid(system) is None or (systems is not None and to_oid(system) not in systems)):
             raise invalid(name, "code_system", "the system is none of those that this parameter has codes of")
         if not code or len(code) > LONGEST_CODE:
             raise invalid(name, "code", f"a code of 1 to {LONGEST_CODE} characters, or system|code")
@@ -152,17 +299,6 @@ def _codes(parameters: Parameters, name: str, systems: frozenset[str]) -> list[s
     if len(codes) > 64:
         raise invalid(name, "max_items", "at most 64 codes")
     return codes
-
-
-def _unique_id(parameters: Parameters) -> str:
-    text = parameters.single("identifier")
-    if not text:
-        return ""
-    system, value = parse_token(text, "identifier")
-    unique_id = unique_id_of(system, value, "identifier")
-    if len(unique_id) > 256:
-        raise invalid("identifier", "max_length", "at most 256 characters")
-    return unique_id
 
 
 def _narrow(parameters: Parameters, name: str, range_: TimeRange) -> None:

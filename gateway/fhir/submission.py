@@ -1,7 +1,6 @@
 """ITI-65 (Provide Document Bundle) and ITI-105 (Simplified Publish) to one SubmitDocuments request. Pure.
 
-A Bundle has closed slices: one SubmissionSet List, DocumentReferences, and their Binaries. What is not linked, linked
-twice, or of another kind is refused, so that nothing is accepted that would not be stored.
+Which entries a Bundle may have is in `submission_slots`; replacements and their patches in `relations`.
 """
 
 from __future__ import annotations
@@ -9,10 +8,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
+
+import orjson
 
 from dmp.common.v1.error_reason_pb2 import ERROR_REASON_MISSING_DOCUMENT
 from dmp.document.v1.document_pb2 import (
+    RELATIONSHIP_TYPE_REPLACES,
+    Document,
+    Folder,
     SubmissionSet,
     SubmitDocumentsRequest,
     SubmitDocumentsResponse,
@@ -26,11 +30,19 @@ from gateway.fhir.identifiers import PatientLink, is_kind, mismatch, read_patien
 from gateway.fhir.node import LONGEST_URI, JsonObject, Node
 from gateway.fhir.people import read_author
 from gateway.fhir.refusals import metadata, unsupported
+from gateway.fhir.relations import read_relations, read_superseding
+from gateway.fhir.submission_slots import (
+    Slot,
+    SlotKind,
+    by_full_url,
+    check_set_members,
+    members_of,
+    read_slots,
+    submission_set_slot,
+)
 from gateway.fhir.times import timestamp, write
+from gateway.fhir.xml_write import to_xml
 from services.runtime.errors import DmpError, FieldViolation
-
-MOST_ENTRIES: Final = 129
-"""A SubmissionSet and 64 documents, each with its Binary."""
 
 _MHD: Final = "https://profiles.ihe.net/ITI/MHD/StructureDefinition"
 _PDSM: Final = "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition"
@@ -45,13 +57,13 @@ DOCUMENT_PROFILES: Final = (
 )
 SIMPLIFIED_PROFILES: Final = (f"{_PDSM}/pdsm-simplified-publish", f"{_MHD}/IHE.MHD.SimplifiedPublish.DocumentReference")
 
-_SOURCE_ID: Final = f"{_MHD}/ihe-sourceId"
-_DESIGNATION: Final = f"{_MHD}/ihe-designationType"
-_AUTHOR_ORG: Final = f"{_MHD}/ihe-authorOrg"
-_LIST_TYPES: Final = "https://profiles.ihe.net/ITI/MHD/CodeSystem/MHDlistTypes"
+SOURCE_ID: Final = f"{_MHD}/ihe-sourceId"
+DESIGNATION: Final = f"{_MHD}/ihe-designationType"
+AUTHOR_ORG: Final = f"{_MHD}/ihe-authorOrg"
+FOLDER_PROFILES: Final = (f"{_PDSM}/pdsm-folder-comprehensive", f"{_MHD}/IHE.MHD.Comprehensive.Folder")
 
-EntryKind = Literal["List", "DocumentReference", "Binary"]
-_SLICES: Final[Mapping[str, EntryKind]] = {"List": "List", "DocumentReference": "DocumentReference", "Binary": "Binary"}
+_JSON: Final = frozenset({"application/fhir+json", "application/json"})
+_XML: Final = frozenset({"application/fhir+xml", "application/xml", "text/xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +87,10 @@ class SubmissionKey:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of the answer: which resource it made, and which document it belongs to (-1 for the set)."""
+    """An entry of the answer: which resource it made, and which document or folder it belongs to (-1 for the set)."""
 
-    kind: EntryKind
-    document: int
+    kind: SlotKind
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +109,21 @@ class Submission:
     content_paths: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """An entry of a Bundle that comes in."""
-
-    kind: EntryKind
-    full_url: str
-    entry: Node
-    resource: Node
-
-
-def read_simplified(resource: Node, base_url: str, key: SubmissionKey) -> Submission:
+def read_simplified(resource: Node, links: Links, key: SubmissionKey) -> Submission:
     """The submission of ITI-105: one DocumentReference with its content in `attachment.data`."""
     _check_profile(resource, SIMPLIFIED_PROFILES, required=False)
-    patient = read_patient(resource.child("subject"), base_url)
+    patient = read_patient(resource.child("subject"), links.base_url)
     document = read_document(resource, SIMPLIFIED)
     attachment = attachment_of(resource)
     if attachment.child("url").present:
         raise unsupported(f"{attachment.path}.url", "the content is in attachment.data")
     request = SubmitDocumentsRequest(
         submission_set=SubmissionSet(unique_id=key.unique_id, source_id=key.source_id),
-        documents=[SubmittedDocument(document=document, content=_bytes(attachment))],
+        documents=[
+            SubmittedDocument(
+                document=document, content=_bytes(attachment), relationships=read_relations(resource, links)
+            )
+        ],
         request_id=key.request_id,
     )
     if document.authors:
@@ -126,114 +132,73 @@ def read_simplified(resource: Node, base_url: str, key: SubmissionKey) -> Submis
     return Submission(request, patient, [Entry("DocumentReference", 0)], resource.path, [resource.path], [data])
 
 
-def read_bundle(bundle: Node, base_url: str, key: SubmissionKey) -> Submission:
+def read_bundle(bundle: Node, links: Links, key: SubmissionKey) -> Submission:
     """The submission of ITI-65."""
     bundle.refuse_modifiers()
     if bundle.child("type").required().token() != "transaction":
         raise bundle.child("type").error("code", "the Bundle is a transaction")
     _check_profile(bundle, BUNDLE_PROFILES, required=True)
-    slots = [_slot(entry) for entry in bundle.child("entry").required().array(MOST_ENTRIES)]
-    by_url = _by_full_url(slots)
-    set_slot = _submission_set_slot(bundle, slots)
+    slots = read_slots(bundle)
+    by_url = by_full_url(slots)
+    set_slot = submission_set_slot(bundle, slots)
     documents = [slot for slot in slots if slot.kind == "DocumentReference"]
+    folders = [slot for slot in slots if slot.kind == "Folder"]
     if not documents:
         raise metadata(f"{bundle.path}.entry", "required", "at least one DocumentReference")
-    _check_set_members(set_slot, documents)
-    patient = _one_patient(set_slot, documents, base_url)
+    check_set_members(set_slot, [*documents, *folders])
+    patient = _one_patient(set_slot, [*documents, *folders], links.base_url)
     request = SubmitDocumentsRequest(submission_set=_read_set(set_slot.resource, key), request_id=key.request_id)
     owners: dict[str, int] = {}
     content_paths = []
     for index, slot in enumerate(documents):
-        binary = _binary_of(slot, by_url, owners)
-        owners[binary.full_url] = index
-        content_paths.append(f"{binary.resource.path}.data")
-        request.documents.append(_submitted(slot, binary))
-    return Submission(
-        request,
-        patient,
-        [_answer_entry(slot, documents, owners) for slot in slots],
-        set_slot.resource.path,
-        [slot.resource.path for slot in documents],
-        content_paths,
-    )
+        content = _content_of(slot, by_url, owners)
+        owners[content.full_url] = index
+        content_paths.append(content.resource.path if content.kind == "Bundle" else f"{content.resource.path}.data")
+        request.documents.append(_submitted(slot, content, links))
+    for slot in folders:
+        _read_folder(slot, documents, request)
+    entries = [_answer_entry(slot, documents, folders, owners, request, links) for slot in slots]
+    paths = [slot.resource.path for slot in documents]
+    return Submission(request, patient, entries, set_slot.resource.path, paths, content_paths)
 
 
 def write_response(submission: Submission, response: SubmitDocumentsResponse, links: Links) -> JsonObject:
     """The transaction-response: an entry for each entry of the request, in its order."""
     entries = []
     for entry in submission.entries:
+        status = "201 Created"
         if entry.kind == "List":
             location = f"List/{links.list_id(response.submission_set.name)}"
-            moment = response.submission_set.submit_time
+            moment, version = response.submission_set.submit_time, 1
+        elif entry.kind == "Folder":
+            folder = response.folders[entry.index]
+            location, moment, version = f"List/{links.folder_id(folder.name)}", folder.update_time, 1
+        elif entry.kind == "Patch":
+            entries.append({"response": _patched(response.documents[entry.index], links)})
+            continue
         else:
-            document = response.documents[entry.document]
-            id_ = links.document_id if entry.kind == "DocumentReference" else links.binary_id
-            location = f"{entry.kind}/{id_(document.name)}"
-            moment = document.submit_time
-        outcome = {"status": "201 Created", "location": location, "etag": 'W/"1"', "lastModified": write(moment)}
+            document = response.documents[entry.index]
+            kind = "DocumentReference" if entry.kind == "DocumentReference" else "Binary"
+            id_ = links.document_id if kind == "DocumentReference" else links.binary_id
+            location = f"{kind}/{id_(document.name)}"
+            moment, version = document.submit_time, document.version or 1
+        outcome = {"status": status, "location": location, "etag": f'W/"{version}"', "lastModified": write(moment)}
         entries.append({"response": outcome})
     return {"resourceType": "Bundle", "type": "transaction-response", "entry": entries}
 
 
-def _slot(entry: Node) -> _Slot:
-    resource = entry.child("resource")
-    request = entry.child("request")
-    method = request.child("method").required().token()
-    if method != "POST":
-        raise unsupported(f"{request.path}.method", "every entry is a POST: replacing and patching are not offered")
-    for condition in ("ifNoneExist", "ifMatch", "ifNoneMatch", "ifModifiedSince"):
-        if request.child(condition).present:
-            raise unsupported(f"{request.path}.{condition}", "conditional entries are not offered")
-    kind = _SLICES.get(resource.required().child("resourceType").required().token())
-    if kind is None:
-        raise unsupported(entry.path, "a submission has one SubmissionSet List, DocumentReferences and their Binaries")
-    if request.child("url").required().token(LONGEST_URI) != kind:
-        raise request.child("url").error("url", f"the url of this entry is {kind}")
-    full_url = entry.child("fullUrl").required().token(LONGEST_URI)
-    return _Slot(kind, full_url, entry, resource)
+def _patched(document: Document, links: Links) -> JsonObject:
+    """The answer to the PATCH of what this document replaced."""
+    replaced = [each.target for each in document.relationships if each.type == RELATIONSHIP_TYPE_REPLACES]
+    outcome: JsonObject = {"status": "200 OK", "lastModified": write(document.submit_time)}
+    if replaced and replaced[0]:
+        outcome["location"] = f"DocumentReference/{links.document_id(replaced[0])}"
+    return outcome
 
 
-def _by_full_url(slots: Sequence[_Slot]) -> dict[str, _Slot]:
-    found: dict[str, _Slot] = {}
-    for slot in slots:
-        if slot.full_url in found:
-            raise metadata(f"{slot.entry.path}.fullUrl", "unique", "each entry has a fullUrl of its own")
-        found[slot.full_url] = slot
-    return found
-
-
-def _submission_set_slot(bundle: Node, slots: Sequence[_Slot]) -> _Slot:
-    found: list[_Slot] = []
-    for slot in slots:
-        if slot.kind != "List":
-            continue
-        codings = slot.resource.child("code").required().children("coding", 16)
-        codes = {c.token(name="code") for c in codings if c.uri("system") == _LIST_TYPES}
-        if "submissionset" not in codes:
-            description = "folders are not offered here" if "folder" in codes else "the List is a submissionset"
-            raise unsupported(f"{slot.resource.path}.code", description)
-        found.append(slot)
-    if not found:
-        raise metadata(f"{bundle.path}.entry", "required", "a submission has one SubmissionSet List")
-    if len(found) > 1:
-        raise metadata(found[1].entry.path, "max_items", "a submission has one SubmissionSet List")
-    return found[0]
-
-
-def _check_set_members(set_slot: _Slot, documents: Sequence[_Slot]) -> None:
-    """The List names each DocumentReference of the Bundle, once, and nothing else."""
-    missing = {slot.full_url: slot for slot in documents}
-    for member in set_slot.resource.children("entry", MOST_ENTRIES):
-        reference = member.child("item").required().child("reference")
-        if missing.pop(reference.required().token(LONGEST_URI), None) is None:
-            raise metadata(reference.path, "member", "each member is a DocumentReference of this Bundle, named once")
-    for slot in missing.values():
-        raise metadata(slot.entry.path, "member", "the SubmissionSet List does not name this DocumentReference")
-
-
-def _one_patient(set_slot: _Slot, documents: Sequence[_Slot], base_url: str) -> PatientLink:
+def _one_patient(set_slot: Slot, others: Sequence[Slot], base_url: str) -> PatientLink:
     patient = read_patient(set_slot.resource.child("subject"), base_url)
-    for slot in documents:
+    for slot in others:
         other = read_patient(slot.resource.child("subject"), base_url)
         if not patient.same_patient(other):
             raise mismatch(other.field, "every resource of a submission names the patient of the SubmissionSet")
@@ -251,13 +216,14 @@ def _read_set(resource: Node, key: SubmissionKey) -> SubmissionSet:
         unique_id=_set_unique_id(resource) or key.unique_id,
         source_id=_source_id(resource),
         title=resource.text(512, "title"),
+        comments=_note(resource),
     )
-    designation = resource.extension(_DESIGNATION)
+    designation = resource.extension(DESIGNATION)
     if designation.present:
         submission_set.content_type.CopyFrom(read_concept(designation.child("valueCodeableConcept").required()))
     source = resource.child("source")
     if source.present:
-        organization = source.extension(_AUTHOR_ORG)
+        organization = source.extension(AUTHOR_ORG)
         author = organization.child("valueReference").required() if organization.present else source
         submission_set.author.CopyFrom(read_author(resource, author))
     return submission_set
@@ -273,33 +239,77 @@ def _set_unique_id(resource: Node) -> str:
 
 
 def _source_id(resource: Node) -> str:
-    value = resource.extension(_SOURCE_ID).required().child("valueIdentifier").required().child("value").required()
+    value = resource.extension(SOURCE_ID).required().child("valueIdentifier").required().child("value").required()
     oid = value.token(LONGEST_URI).removeprefix("urn:oid:")
     if not is_oid(oid):
         raise value.error("oid", "the source id is an OID: urn:oid:…")
     return oid
 
 
-def _binary_of(slot: _Slot, by_url: Mapping[str, _Slot], owners: Mapping[str, int]) -> _Slot:
+def _note(resource: Node) -> str:
+    """The text of the first note of a List."""
+    notes = resource.children("note", 4)
+    return notes[0].text(4096, "text") if notes else ""
+
+
+def _read_folder(slot: Slot, documents: Sequence[Slot], request: SubmitDocumentsRequest) -> None:
+    """A folder of a submission: itself, and its name in each document that it holds."""
+    resource = slot.resource
+    resource.refuse_modifiers()
+    _check_profile(resource, FOLDER_PROFILES, required=False)
+    designation = resource.extension(DESIGNATION).child("valueCodeableConcept")
+    unique_id = _set_unique_id(resource) or uuid_oid(uuid.uuid5(uuid.NAMESPACE_URL, slot.full_url))
+    folder = Folder(unique_id=unique_id, title=resource.text(512, "title"), comments=_note(resource))
+    if designation.present:
+        folder.codes.append(read_concept(designation))
+    request.folders.append(folder)
+    places = {each.full_url: index for index, each in enumerate(documents)}
+    for reference in members_of(slot):
+        index = places.get(reference.token(LONGEST_URI))
+        if index is None:
+            raise metadata(reference.path, "member", "a folder of a submission holds DocumentReferences of this Bundle")
+        request.documents[index].folders.append(unique_id)
+
+
+def _content_of(slot: Slot, by_url: Mapping[str, Slot], owners: Mapping[str, int]) -> Slot:
     attachment = attachment_of(slot.resource)
     if attachment.child("data").present:
         raise unsupported(f"{attachment.path}.data", "in a Bundle the content is in a Binary entry")
     url = attachment.child("url")
     found = by_url.get(url.required().token(LONGEST_URI))
-    if found is None or found.kind != "Binary":
-        raise _missing_document(url, "no Binary of this Bundle has this fullUrl")
+    if found is None or found.kind not in ("Binary", "Bundle"):
+        raise _missing_document(url, "no Binary or document Bundle of this Bundle has this fullUrl")
     if found.full_url in owners:
-        raise metadata(url.path, "unique", "each DocumentReference has a Binary of its own")
+        raise metadata(url.path, "unique", "each DocumentReference has a content of its own")
     return found
 
 
-def _submitted(slot: _Slot, binary: _Slot) -> SubmittedDocument:
+def _submitted(slot: Slot, content: Slot, links: Links) -> SubmittedDocument:
     _check_profile(slot.resource, DOCUMENT_PROFILES, required=False)
     document = read_document(slot.resource, COMPREHENSIVE)
-    content_type = binary.resource.child("contentType").required()
+    submitted = SubmittedDocument(document=document, relationships=read_relations(slot.resource, links))
+    if content.kind == "Bundle":
+        submitted.content = _document_bundle(content.resource, document.mime_type)
+        return submitted
+    content_type = content.resource.child("contentType").required()
     if mime_type(content_type) != document.mime_type:
         raise metadata(content_type.path, "mime_type", "the Binary has the content type of its DocumentReference")
-    return SubmittedDocument(document=document, content=_bytes(binary.resource))
+    submitted.content = _bytes(content.resource)
+    return submitted
+
+
+def _document_bundle(bundle: Node, kind: str) -> bytes:
+    """The bytes of a FHIR document: written as its DocumentReference says, whatever the format of the request."""
+    if bundle.child("type").required().token() != "document":
+        raise bundle.child("type").error("code", "a Bundle that is a content is a document")
+    if kind in _JSON:
+        return orjson.dumps(bundle.value)
+    if kind in _XML:
+        try:
+            return to_xml(bundle.value)
+        except (TypeError, KeyError, AttributeError):
+            raise metadata(bundle.path, "structure", "the document has an element that R4 does not have") from None
+    raise metadata(bundle.path, "mime_type", "a document Bundle is application/fhir+json or application/fhir+xml")
 
 
 def _bytes(holder: Node) -> bytes:
@@ -314,11 +324,22 @@ def _missing_document(node: Node, description: str) -> DmpError:
     return DmpError(ERROR_REASON_MISSING_DOCUMENT, fields=[FieldViolation(node.path, "required", description)])
 
 
-def _answer_entry(slot: _Slot, documents: Sequence[_Slot], owners: Mapping[str, int]) -> Entry:
+def _answer_entry(
+    slot: Slot,
+    documents: Sequence[Slot],
+    folders: Sequence[Slot],
+    owners: Mapping[str, int],
+    request: SubmitDocumentsRequest,
+    links: Links,
+) -> Entry:
     if slot.kind == "List":
         return Entry("List", -1)
+    if slot.kind == "Folder":
+        return Entry("Folder", folders.index(slot))
     if slot.kind == "DocumentReference":
         return Entry("DocumentReference", documents.index(slot))
+    if slot.kind == "Patch":
+        return Entry("Patch", read_superseding(slot, request, links))
     if slot.full_url not in owners:
         raise metadata(slot.entry.path, "linked", "no DocumentReference of this Bundle has this content")
     return Entry("Binary", owners[slot.full_url])

@@ -78,6 +78,11 @@ def narrow(range_: TimeRange, text: str, field: str) -> None:
         _lower_end(range_, begin)
 
 
+def since(text: str, field: str) -> Timestamp:
+    """The instant that a date parameter begins at; the prefix ge is understood."""
+    return _to_timestamp(_interval(text.removeprefix("ge"), field)[0])
+
+
 def _interval(text: str, field: str) -> tuple[datetime, datetime]:
     """What a date means: from its first instant to the first after it, by its precision."""
     match = _DATE_TIME.fullmatch(text)

@@ -30,6 +30,7 @@ class MethodAccess:
     server_streaming: bool
     request: type[Message]
     response: type[Message]
+    dossier_optional: bool = False
 
 
 class MissingAccess(Exception):
@@ -60,6 +61,7 @@ def _read(method: MethodDescriptor) -> MethodAccess:
         server_streaming=method.server_streaming,
         request=message_factory.GetMessageClass(method.input_type),
         response=message_factory.GetMessageClass(method.output_type),
+        dossier_optional=access.dossier_optional,
     )
 
 

@@ -120,8 +120,11 @@ def route(call: Call, request: Message) -> Call:
             raise Identified(call, invalid("request_id", "required", "a mutation needs a request_id"))
         call = call.routed(request_id[:_LONGEST_ID], call.health_id)
     if method.dossier_field:
+        named = getattr(request, method.dossier_field)
+        if not named and method.dossier_optional and not (call.actor.patient_health_id or call.actor.sandbox):
+            return call
         try:
-            health_id = dossier_of(getattr(request, method.dossier_field), method.dossier_field)
+            health_id = dossier_of(named, method.dossier_field)
         except DmpError as error:
             raise Identified(call, error) from None
         call = call.routed(call.request_id, health_id)

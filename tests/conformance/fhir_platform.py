@@ -28,6 +28,7 @@ from gateway.fhir.rpcs import Request, Response, Rpc
 from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import document_name, dossier_name, dossier_of, submission_set_name, uuid7
 from services.runtime.validation import validate
+from tests.conformance.fhir_register import FakeRegister, FakeTrail
 from tests.conformance.fhir_samples import (
     ALL_SCOPES,
     BASE,
@@ -42,6 +43,8 @@ from tests.conformance.fhir_samples import (
     Json,
 )
 
+VISIBILITY_OID = "1.2.250.1.213.1.1.4.13"
+
 
 class FakeKeys:
     """Just enough of a keyring for ExternalIds."""
@@ -50,10 +53,12 @@ class FakeKeys:
         return hashlib.sha256(label.encode() + value).digest()
 
 
-class FakePlatform:
+class FakePlatform(FakeRegister, FakeTrail):
     """A Backend over dictionaries."""
 
     def __init__(self) -> None:
+        FakeRegister.__init__(self)
+        FakeTrail.__init__(self)
         self.people = {
             (INS_OID, INS): HEALTH_ID,
             (INS_OID, OTHER_INS): OTHER_HEALTH_ID,
@@ -70,6 +75,10 @@ class FakePlatform:
         self.dossiers[OTHER_HEALTH_ID].close_time.FromSeconds(1_700_000_000)
         self.documents: dict[str, tuple[document_pb2.Document, bytes]] = {}
         self.submissions: list[document_pb2.SubmitDocumentsRequest] = []
+        self.sets: list[document_pb2.SubmissionSet] = []
+        self.folders: list[document_pb2.Folder] = []
+        self.changes: list[document_pb2.ChangeDocumentRequest] = []
+        self.unique = False
         self.searches: list[document_pb2.SearchDocumentsRequest] = []
         self.refusals: list[tuple[str, str]] = []
         self.scopes = ALL_SCOPES
@@ -129,6 +138,11 @@ class FakePlatform:
         response = document_pb2.SubmitDocumentsResponse(submission_set=request.submission_set)
         response.submission_set.name = submission_set_name(health_id, uuid7())
         response.submission_set.submit_time.FromSeconds(1_750_000_000)
+        for folder in request.folders:
+            made = response.folders.add()
+            made.CopyFrom(folder)
+            made.name = f"{dossier_name(health_id)}/folders/{uuid7()}"
+            made.update_time.CopyFrom(response.submission_set.submit_time)
         for index, item in enumerate(request.documents):
             self._check(index, item)
             document = copy.deepcopy(item.document)
@@ -137,10 +151,23 @@ class FakePlatform:
             document.hash, document.size = hashlib.sha1(item.content, usedforsecurity=False).digest(), len(item.content)
             document.unique_id = document.unique_id or "1.2.3.4"
             document.submit_time.CopyFrom(response.submission_set.submit_time)
+            document.submission_set = response.submission_set.name
+            document.relationships.extend(item.relationships)
+            document.folders.extend(self._folder_names(item, response))
+            if any(each.unique_id == document.unique_id for each, _ in self.documents.values() if self.unique):
+                raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID)
             response.documents.append(document)
         for document, item in zip(response.documents, request.documents, strict=True):
             self.documents[document.name] = (document, item.content)
+        self.sets.append(response.submission_set)
+        self.folders += response.folders
         return response
+
+    @staticmethod
+    def _folder_names(
+        item: document_pb2.SubmittedDocument, response: document_pb2.SubmitDocumentsResponse
+    ) -> list[str]:
+        return [folder.name for folder in response.folders if folder.unique_id in item.folders]
 
     async def search_documents(
         self, caller: Caller, request: document_pb2.SearchDocumentsRequest
@@ -152,7 +179,13 @@ class FakePlatform:
             raise DmpError(
                 reasons.ERROR_REASON_INVALID_PAGE_TOKEN, fields=[FieldViolation("page_token", "foreign", "not ours")]
             )
-        found = [document for name, (document, _) in self.documents.items() if name.startswith(request.parent + "/")]
+        found = [
+            document
+            for name, (document, _) in self.documents.items()
+            if name.startswith(request.parent + "/")
+            and request.submission_set in ("", document.submission_set)
+            and (not request.folder or request.folder in document.folders)
+        ]
         start, size = int(request.page_token or 0), request.page_size or 20
         more = start + size < len(found)
         return document_pb2.SearchDocumentsResponse(
@@ -175,6 +208,73 @@ class FakePlatform:
             if index == self.breaks_after_chunks:
                 raise DmpError(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE)
             yield document_pb2.ReadDocumentResponse(chunk=content[start : start + 16])
+
+    async def change_document(
+        self, caller: Caller, request: document_pb2.ChangeDocumentRequest
+    ) -> document_pb2.ChangeDocumentResponse:
+        validate(request)
+        document = self._document(request.name)[0]
+        if request.expected_version not in (0, document.version):
+            raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
+        self.changes.append(request)
+        document.version += 1
+        if request.change == document_pb2.DOCUMENT_CHANGE_MASK:
+            document.confidentiality.add(system=VISIBILITY_OID, code="MASQUE_PS")
+        if request.change == document_pb2.DOCUMENT_CHANGE_UNMASK:
+            kept = [each for each in document.confidentiality if each.code != "MASQUE_PS"]
+            del document.confidentiality[:]
+            document.confidentiality.extend(kept)
+        if request.change == document_pb2.DOCUMENT_CHANGE_ARCHIVE:
+            document.status = document_pb2.DOCUMENT_STATUS_ARCHIVED
+        if request.change == document_pb2.DOCUMENT_CHANGE_UNARCHIVE:
+            document.status = document_pb2.DOCUMENT_STATUS_APPROVED
+        if request.change == document_pb2.DOCUMENT_CHANGE_DELETE:
+            document.status = document_pb2.DOCUMENT_STATUS_DELETED
+        return document_pb2.ChangeDocumentResponse(document=document)
+
+    async def resolve_unique_id(
+        self, caller: Caller, request: document_pb2.ResolveUniqueIdRequest
+    ) -> document_pb2.ResolveUniqueIdResponse:
+        validate(request)
+        found = [
+            document_pb2.DocumentReference(name=name, version=document.version, status=document.status)
+            for name, (document, _) in self.documents.items()
+            if document.unique_id == request.unique_id and name.startswith(request.parent)
+        ]
+        return document_pb2.ResolveUniqueIdResponse(documents=found)
+
+    async def list_submission_sets(
+        self, caller: Caller, request: document_pb2.ListSubmissionSetsRequest
+    ) -> document_pb2.ListSubmissionSetsResponse:
+        validate(request)
+        self._dossier(request.parent)
+        start, size = int(request.page_token or 0), request.page_size or 20
+        found = [each for each in self.sets if each.name.startswith(request.parent)]
+        more = start + size < len(found)
+        return document_pb2.ListSubmissionSetsResponse(
+            submission_sets=found[start : start + size],
+            total_size=len(found),
+            next_page_token=str(start + size) if more else "",
+        )
+
+    async def get_submission_set(
+        self, caller: Caller, request: document_pb2.GetSubmissionSetRequest
+    ) -> document_pb2.GetSubmissionSetResponse:
+        for found in self.sets:
+            if found.name == request.name:
+                inside = [each for each, _ in self.documents.values() if each.submission_set == found.name]
+                return document_pb2.GetSubmissionSetResponse(submission_set=found, documents=inside)
+        raise DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
+
+    async def list_folders(
+        self, caller: Caller, request: document_pb2.ListFoldersRequest
+    ) -> document_pb2.ListFoldersResponse:
+        validate(request)
+        self._dossier(request.parent)
+        found = [
+            each for each in self.folders if each.name.startswith(request.parent) and request.folder in ("", each.name)
+        ]
+        return document_pb2.ListFoldersResponse(folders=found, total_size=len(found))
 
     def _dossier(self, name: str) -> consent_pb2.Dossier:
         if self.fails is not None:

@@ -18,7 +18,7 @@ SUBJECT = {"reference": f"Patient?identifier=urn:oid:{INS_OID}|{INS}"}
 """Copied into each sample."""
 TOKEN = {"Authorization": "Bearer good"}
 CDA = b"<ClinicalDocument xmlns='urn:hl7-org:v3'>\xc3\xa9</ClinicalDocument>"
-ALL_SCOPES = frozenset({"TD0.2", "ITI-65", "ITI-67", "ITI-68", "ITI-105"})
+ALL_SCOPES = frozenset({"TD0.2", "ITI-65", "ITI-66", "ITI-67", "ITI-68", "ITI-105"})
 
 Json = dict[str, Any]
 

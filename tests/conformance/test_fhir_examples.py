@@ -75,14 +75,23 @@ async def test_iti_65_is_taken_once_the_ins_is_right(client: httpx.AsyncClient, 
     assert request.documents[0].document.class_code.code == "11"  # not the type's: the document service says so
 
 
-async def test_a_replacement_is_refused_at_its_patch(client: httpx.AsyncClient, platform: FakePlatform) -> None:
-    example = with_right_ins("pdsm/Bundle-example-td2-1-remplacement.json")
-    (issue,) = issues(await client.post(BASE, json=example, headers=FHIR), 422)
-    assert (issue["code"], issue["expression"]) == ("not-supported", ["Bundle.entry[2].request.method"])
-    del example["entry"][2]
-    found = issues(await client.post(BASE, json=example, headers=FHIR), 422)
-    assert expressions(found) == ["Bundle.entry[1].resource.relatesTo"]
-    assert platform.submissions == []
+async def test_a_replacement_goes_through_with_its_patch(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    old = with_right_ins("pdsm/DocumentReference-example-td2-iti105-publication-simplifiee.json")
+    published = (await client.post("/DocumentReference", json=old, headers=FHIR)).json()
+    text = json.dumps(with_right_ins("pdsm/Bundle-example-td2-1-remplacement.json"))
+    found = issues(await client.post(BASE, content=text, headers=FHIR), 422)
+    assert expressions(found) == ["Bundle.entry[1].resource.relatesTo[0].target.reference"]  # an id of nobody's
+    response = await client.post(BASE, content=text.replace("doc-x-id", published["id"]), headers=FHIR)
+    assert response.status_code == 200, response.text
+    parsed(response.json())
+    assert [entry["response"]["status"] for entry in response.json()["entry"]] == [
+        "201 Created",
+        "201 Created",
+        "200 OK",
+        "201 Created",
+    ]
+    (relation,) = platform.submissions[1].documents[0].relationships
+    assert relation.target == next(iter(platform.documents))
 
 
 async def test_a_document_bundle_is_no_transaction(client: httpx.AsyncClient) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
+from gateway.fhir.interactions import INTERACTIONS
 from services.runtime.errors import DmpError
 from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, reason_of
 from tests.conformance.fhir_samples import (
@@ -67,13 +68,14 @@ class TestCapabilityStatement:
             for interaction in resource["interaction"]
         }
         assert served == {
-            ("Patient", "read"),
-            ("Patient", "search-type"),
-            ("DocumentReference", "create"),
-            ("DocumentReference", "read"),
-            ("DocumentReference", "search-type"),
-            ("Binary", "read"),
+            (each.resource, each.code) for each in INTERACTIONS if each.resource and each.code not in ("", "operation")
         }
+        operations = {
+            (resource["type"], operation["name"])
+            for resource in rest["resource"]
+            for operation in resource.get("operation", ())
+        }
+        assert {("Patient", "match"), ("Patient", "ihe-pix"), ("AuditEvent", "receipt")} <= operations
         assert [interaction["code"] for interaction in rest["interaction"]] == ["transaction"]
 
     async def test_names_the_scope_of_each_interaction_from_the_access_option(self, client: httpx.AsyncClient) -> None:
@@ -262,7 +264,7 @@ class TestDocumentSearch:
         assert by_get == by_post
 
     async def test_unknown_parameters_are_left_out_of_self(self, client: httpx.AsyncClient) -> None:
-        response = await client.get("/DocumentReference", params={**PATIENT, "facility": "x", "type": "11488-4"})
+        response = await client.get("/DocumentReference", params={**PATIENT, "colour": "x", "type": "11488-4"})
         query = parse_qs(urlsplit(response.json()["link"][0]["url"]).query)
         assert query == {
             "patient.identifier": [PATIENT["patient.identifier"]],
@@ -272,7 +274,7 @@ class TestDocumentSearch:
 
     async def test_strict_handling_refuses_them(self, client: httpx.AsyncClient) -> None:
         response = await client.get(
-            "/DocumentReference", params={**PATIENT, "facility": "x"}, headers={"Prefer": "handling=strict"}
+            "/DocumentReference", params={**PATIENT, "colour": "x"}, headers={"Prefer": "handling=strict"}
         )
         issues(response, 400)
 

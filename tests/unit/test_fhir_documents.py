@@ -91,7 +91,6 @@ class TestDocumentIn:
     @pytest.mark.parametrize(
         ("change", "path"),
         [
-            ({"relatesTo": [{"code": "replaces"}]}, "relatesTo"),
             ({"status": "superseded"}, "status"),
             ({"modifierExtension": [{"url": "x"}]}, "modifierExtension"),
             ({"implicitRules": "http://x"}, "implicitRules"),

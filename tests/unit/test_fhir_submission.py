@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmp.document.v1.document_pb2 import RELATIONSHIP_TYPE_REPLACES
 from gateway.fhir.document_out import Links, write_document
 from gateway.fhir.field_paths import search_field, submission_field
 from gateway.fhir.json_body import check_resource, parse_json
@@ -40,6 +41,7 @@ BASE = "https://dmp.test/fhir"
 T = TypeVar("T")
 KEY = SubmissionKey("lps-1", "request-0001")
 LINKS = Links(BASE, external_ids())
+OLD = document_name(HEALTH_ID, uuid.UUID(int=7))
 
 
 def root(resource: Json) -> Node:
@@ -54,7 +56,7 @@ def error_of(read: Callable[[], object]) -> tuple[list[str], str]:
 
 class TestSimplifiedPublish:
     def test_makes_a_set_of_one_that_the_contract_accepts(self) -> None:
-        read = read_simplified(root(simplified()), BASE, KEY)
+        read = read_simplified(root(simplified()), LINKS, KEY)
         read.request.parent = f"dossiers/{HEALTH_ID:019d}{97 - HEALTH_ID % 97:02d}"
         validate(read.request)
         assert read.patient.identifier == (INS_OID, INS)
@@ -65,7 +67,7 @@ class TestSimplifiedPublish:
     def test_content_comes_in_data_alone(self) -> None:
         resource = simplified()
         resource["content"][0]["attachment"]["url"] = "https://elsewhere.test/1"
-        paths, _ = error_of(lambda: read_simplified(root(resource), BASE, KEY))
+        paths, _ = error_of(lambda: read_simplified(root(resource), LINKS, KEY))
         assert paths == ["DocumentReference.content[0].attachment.url"]
 
     @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ class TestSimplifiedPublish:
         ],
     )
     def test_the_patient_link_is_named(self, subject: Any, path: str, reason: str) -> None:
-        found = error_of(lambda: read_simplified(root(simplified(subject=subject)), BASE, KEY))
+        found = error_of(lambda: read_simplified(root(simplified(subject=subject)), LINKS, KEY))
         assert found == ([f"DocumentReference.{path}"], reason)
 
 
@@ -112,17 +114,34 @@ def _without(holder: Json, *names: str) -> None:
 SET, FIRST, CONTENT, SECOND = (f"Bundle.entry[{index}].resource" for index in range(4))
 ATTACHMENT = ".content[0].attachment"
 
+
+def relate(sent: Json, reference: str, code: str = "replaces") -> None:
+    reference_of(sent)["relatesTo"] = [{"code": code, "target": {"reference": reference}}]
+
+
+def patch_entry(sent: Json, value: str = "superseded") -> None:
+    """A PATCH entry that supersedes the document of OLD."""
+    parts = [
+        {"name": "type", "valueCode": "replace"},
+        {"name": "path", "valueString": "DocumentReference.status"},
+        {"name": "value", "valueCode": value},
+    ]
+    parameters = {"resourceType": "Parameters", "parameter": [{"name": "operation", "part": parts}]}
+    url = f"DocumentReference/{LINKS.document_id(OLD)}"
+    sent["entry"].append({"resource": parameters, "request": {"method": "PATCH", "url": url, "ifMatch": 'W/"3"'}})
+
+
 REFUSED: list[tuple[str, Callable[[Json], object], str]] = [
     ("no profile", lambda b: b.pop("meta"), "Bundle.meta.profile"),
     ("no type", lambda b: b.pop("type"), "Bundle.type"),
     ("no entries", lambda b: b.pop("entry"), "Bundle.entry"),
     ("no set", lambda b: b["entry"].pop(0), "Bundle.entry"),
     ("two sets", lambda b: b["entry"].append(copy.deepcopy(b["entry"][0]) | {"fullUrl": "urn:x"}), "Bundle.entry[5]"),
-    (
-        "a folder",
-        lambda b: set_of(b)["code"]["coding"][0].update(code="folder"),
-        SET + ".code",
-    ),
+    ("a folder alone", lambda b: set_of(b)["code"]["coding"][0].update(code="folder"), "Bundle.entry"),
+    ("another list", lambda b: set_of(b)["code"]["coding"][0].update(code="x"), SET + ".code"),
+    ("a stranger replaced", lambda b: relate(b, "DocumentReference/x"), FIRST + ".relatesTo[0].target.reference"),
+    ("a relation of no kind", lambda b: relate(b, "DocumentReference/x", "signs"), FIRST + ".relatesTo[0].code"),
+    ("a patch of nothing replaced", patch_entry, "Bundle.entry[5].request.url"),
     ("a patient", lambda b: b["entry"][1]["resource"].update(resourceType="Patient"), "Bundle.entry[1]"),
     ("a put", lambda b: b["entry"][1]["request"].update(method="PUT"), "Bundle.entry[1].request.method"),
     ("a wrong url", lambda b: b["entry"][1]["request"].update(url="List"), "Bundle.entry[1].request.url"),
@@ -152,7 +171,7 @@ class TestBundle:
     def test_links_documents_to_their_content(self) -> None:
         sent = bundle(3)
         sent["entry"].reverse()  # order says nothing: fullUrls do
-        read = read_bundle(root(sent), BASE, KEY)
+        read = read_bundle(root(sent), LINKS, KEY)
         assert [entry.kind for entry in read.entries] == ["Binary", "DocumentReference"] * 3 + ["List"]
         for item in read.request.documents:
             assert item.content == CDA
@@ -163,7 +182,7 @@ class TestBundle:
     def test_what_is_wrong_is_named(self, change: Callable[[Json], object], path: str) -> None:
         sent = bundle(2)
         change(sent)
-        paths, _ = error_of(lambda: read_bundle(root(sent), BASE, KEY))
+        paths, _ = error_of(lambda: read_bundle(root(sent), LINKS, KEY))
         assert len(paths) == 1
         assert paths[0].partition("(")[0] == path
 
@@ -171,17 +190,17 @@ class TestBundle:
         sent = bundle(1)
         extra = copy.deepcopy(sent["entry"][2]) | {"fullUrl": "urn:uuid:extra"}
         sent["entry"].append(extra)
-        paths, _ = error_of(lambda: read_bundle(root(sent), BASE, KEY))
+        paths, _ = error_of(lambda: read_bundle(root(sent), LINKS, KEY))
         assert paths == ["Bundle.entry[3]"]
 
     def test_every_resource_names_the_same_patient(self) -> None:
         sent = bundle(2)
         reference_of(sent, 1)["subject"] = {"reference": f"Patient?identifier=urn:oid:{INS_OID}|{OTHER_INS}"}
-        found = error_of(lambda: read_bundle(root(sent), BASE, KEY))
+        found = error_of(lambda: read_bundle(root(sent), LINKS, KEY))
         assert found == (["Bundle.entry[3].resource.subject.reference"], "PATIENT_MISMATCH")
 
     def test_fields_of_the_services_are_told_in_fhir_words(self) -> None:
-        path_of = submission_field(read_bundle(root(bundle(2)), BASE, KEY))
+        path_of = submission_field(read_bundle(root(bundle(2)), LINKS, KEY))
         assert path_of("documents[1].document.class_code") == "Bundle.entry[3].resource.category[0]"
         assert path_of("documents[1].authors[2].name") == "Bundle.entry[3].resource.author[2]"
         assert path_of("documents[0].content") == "Bundle.entry[2].resource.data"
@@ -213,6 +232,52 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+class TestReplacements:
+    def test_a_replacement_and_its_patch_are_one_relation_with_the_version_expected(self) -> None:
+        sent = bundle(1)
+        relate(sent, f"{BASE}/DocumentReference/{LINKS.document_id(OLD)}")
+        patch_entry(sent)
+        read = read_bundle(root(sent), LINKS, KEY)
+        (relation,) = read.request.documents[0].relationships
+        assert (relation.type, relation.target, relation.expected_version) == (RELATIONSHIP_TYPE_REPLACES, OLD, 3)
+        assert [entry.kind for entry in read.entries] == ["List", "DocumentReference", "Binary", "Patch"]
+
+    def test_what_is_replaced_may_be_named_by_its_unique_id(self) -> None:
+        sent = bundle(1)
+        relate(sent, "DocumentReference?identifier=urn:ietf:rfc:3986|urn:oid:1.2.3", "appends")
+        read = read_bundle(root(sent), LINKS, KEY)
+        assert read.request.documents[0].relationships[0].target_unique_id == "1.2.3"
+
+    def test_a_patch_entry_does_nothing_but_supersede(self) -> None:
+        sent = bundle(1)
+        relate(sent, f"DocumentReference/{LINKS.document_id(OLD)}")
+        patch_entry(sent, "entered-in-error")
+        assert error_of(lambda: read_bundle(root(sent), LINKS, KEY)) == (["Bundle.entry[3].resource"], "METADATA_ERROR")
+
+    def test_a_folder_holds_documents_of_the_bundle(self) -> None:
+        sent = bundle(2)
+        folder = copy.deepcopy(sent["entry"][0])
+        folder["fullUrl"] = "urn:uuid:00000000-0000-4000-8000-0000000000f0"
+        folder["resource"]["code"]["coding"][0]["code"] = "folder"
+        folder["resource"]["identifier"][0]["value"] = "urn:oid:1.2.250.1.999.77"
+        folder["resource"]["entry"] = [{"item": {"reference": sent["entry"][3]["fullUrl"]}}]
+        sent["entry"].append(folder)
+        set_of(sent)["entry"].append({"item": {"reference": folder["fullUrl"]}})
+        request = read_bundle(root(sent), LINKS, KEY).request
+        assert [each.unique_id for each in request.folders] == ["1.2.250.1.999.77"]
+        assert [list(each.folders) for each in request.documents] == [[], ["1.2.250.1.999.77"]]
+
+    def test_a_document_bundle_is_a_content(self) -> None:
+        sent = bundle(1)
+        inner = {"resourceType": "Bundle", "type": "document", "entry": []}
+        sent["entry"][2].update(resource=inner, request={"method": "POST", "url": "Bundle"})
+        attachment_of(sent).update(contentType="application/fhir+json")
+        attachment_of(sent).pop("hash")
+        attachment_of(sent).pop("size")
+        request = read_bundle(root(sent), LINKS, KEY).request
+        assert json.loads(request.documents[0].content) == inner
+
+
 @given(st.data())
 @settings(max_examples=100)
 def test_hostile_bundles_raise_nothing_else_than_our_errors(data: st.DataObject) -> None:
@@ -223,7 +288,7 @@ def test_hostile_bundles_raise_nothing_else_than_our_errors(data: st.DataObject)
         for key in way:
             target = target[key]
         target[last] = data.draw(mutations())
-    _only_our_errors(lambda: read_bundle(check_resource(parse_json(json.dumps(sent).encode()), "Bundle"), BASE, KEY))
+    _only_our_errors(lambda: read_bundle(check_resource(parse_json(json.dumps(sent).encode()), "Bundle"), LINKS, KEY))
 
 
 @given(st.data())
@@ -236,7 +301,7 @@ def test_hostile_references_raise_nothing_else_than_our_errors(data: st.DataObje
         target = target[key]
     target[last] = data.draw(mutations())
     submission = _only_our_errors(
-        lambda: read_simplified(check_resource(parse_json(json.dumps(sent).encode()), "DocumentReference"), BASE, KEY)
+        lambda: read_simplified(check_resource(parse_json(json.dumps(sent).encode()), "DocumentReference"), LINKS, KEY)
     )
     if submission is not None:  # what is taken can be given back
         document = submission.request.documents[0].document
@@ -250,7 +315,7 @@ def test_hostile_references_raise_nothing_else_than_our_errors(data: st.DataObje
 )
 def test_hostile_searches_raise_nothing_else_than_our_errors(sent: dict[str, str]) -> None:
     pairs = [("patient.identifier", f"urn:oid:{INS_OID}|{INS}"), *sent.items()]
-    _only_our_errors(lambda: read_search(Parameters(pairs), BASE))
+    _only_our_errors(lambda: read_search(Parameters(pairs), LINKS))
 
 
 def _only_our_errors(read: Callable[[], T]) -> T | None:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Awaitable
 from datetime import UTC
 from email.utils import format_datetime
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,6 +21,8 @@ from gateway.fhir.document_out import Links
 from gateway.fhir.exchange import Exchange
 from gateway.fhir.field_paths import translate
 from gateway.fhir.identifiers import PatientLink, mismatch
+from gateway.fhir.interaction import access_of
+from gateway.fhir.rpcs import Rpc
 from services.runtime.errors import DmpError, FieldViolation
 
 T = TypeVar("T")
@@ -74,6 +76,13 @@ class Endpoints:
             return self._ids.read(kind, exchange.request.path_params["id"] if text is None else text)
         except DmpError as error:
             await self._refuse(exchange, error)
+
+    async def _require(self, exchange: Exchange, transaction: str, rpc: Rpc[Any, Any]) -> None:
+        """Return if the token has the scope of a transaction that shares its path; else the refusal is recorded."""
+        access = access_of(rpc)
+        await self._backend.require_scope(
+            exchange.caller, frozenset({transaction}), access.audit_action, access.transaction
+        )
 
     async def _refuse(self, exchange: Exchange, error: DmpError) -> NoReturn:
         """Raise a refusal that no service has seen, once it is in the trail."""

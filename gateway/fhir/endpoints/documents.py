@@ -6,22 +6,29 @@ from collections.abc import AsyncIterator, Mapping
 
 from starlette.responses import Response, StreamingResponse
 
+from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1.document_pb2 import (
+    CONTENT_ENCODING_ZSTD,
     Document,
     GetDocumentRequest,
     ReadDocumentRequest,
     ReadDocumentResponse,
+    ResolveUniqueIdRequest,
     SubmitDocumentsResponse,
 )
-from gateway.fhir import negotiation, rpcs, search, submission
+from gateway.fhir import negotiation, search, submission
 from gateway.fhir.document_in import is_mime_type
 from gateway.fhir.document_out import write_document
 from gateway.fhir.endpoints.common import Endpoints, http_date
 from gateway.fhir.exchange import Answer, Exchange, Handler
 from gateway.fhir.field_paths import search_field, submission_field, translate
+from gateway.fhir.identifiers import parse_token, unique_id_of
 from gateway.fhir.outcome import success
+from gateway.fhir.parameters import parse_query
 from gateway.fhir.refusals import invalid
 from gateway.fhir.submission import Submission, SubmissionKey
+from gateway.fhir.tables import documents as table
+from gateway.fhir.versions import etag
 from services.runtime.errors import DmpError, unavailable
 from services.runtime.identifiers import document_name, dossier_name
 
@@ -43,18 +50,25 @@ class Documents(Endpoints):
         """ITI-65."""
         key = _submission_key(exchange)
         bundle = await exchange.resource("Bundle")
-        read = submission.read_bundle(bundle, self._links.base_url, key)
+        read = submission.read_bundle(bundle, self._links, key)
         response = await self._submit(exchange, read)
         return Answer(submission.write_response(read, response, self._links))
 
     async def simplified_publish(self, exchange: Exchange) -> Answer | Response:
-        """ITI-105."""
+        """ITI-105. With If-None-Exist the uniqueId, which a dossier holds once, decides: 201 or 200, never two."""
         key = _submission_key(exchange)
-        if "if-none-exist" in exchange.request.headers:
-            raise invalid("If-None-Exist", "not_supported", "conditional create is not offered; use Idempotency-Key")
+        criterion = _if_none_exist(exchange)
         resource = await exchange.resource("DocumentReference")
-        read = submission.read_simplified(resource, self._links.base_url, key)
-        document = (await self._submit(exchange, read)).documents[0]
+        read = submission.read_simplified(resource, self._links, key)
+        unique_id = read.request.documents[0].document.unique_id
+        if criterion and criterion != unique_id:
+            raise invalid("If-None-Exist", "identifier", "the criterion is the masterIdentifier of the resource")
+        try:
+            document = (await self._submit(exchange, read)).documents[0]
+        except DmpError as error:
+            if not criterion or error.reason != reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID:
+                raise
+            return await self._existing(exchange, read.request.parent, unique_id)
         headers = {
             "Location": self._links.url("DocumentReference", self._links.document_id(document.name)),
             **_version_headers(document),
@@ -65,14 +79,23 @@ class Documents(Endpoints):
         written = write_document(document, self._links, read.patient.identifier)
         return Answer(success() if wanted == "OperationOutcome" else written, 201, headers)
 
+    async def _existing(self, exchange: Exchange, parent: str, unique_id: str) -> Answer:
+        """The answer to a conditional create of what is there: where it is; a feeder may know no more."""
+        request = ResolveUniqueIdRequest(parent=parent, unique_id=unique_id)
+        found = (await self._backend.call(exchange.caller, table.RESOLVE, request)).documents
+        if len(found) != 1:
+            raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID)
+        location = self._links.url("DocumentReference", self._links.document_id(found[0].name))
+        return Answer(success(), 200, {"Location": location, "ETag": etag(found[0].version)})
+
     async def document_search(self, exchange: Exchange) -> Answer:
         """ITI-67."""
-        read = search.read_search(await exchange.parameters(search.NAMES), self._links.base_url)
+        read = search.read_search(await exchange.parameters(search.NAMES), self._links)
         health_id = await self._health_id(exchange, read.patient)
         read.request.parent = dossier_name(health_id)
         try:
             response = await self._or_nobody(
-                self._backend.call(exchange.caller, rpcs.SEARCH_DOCUMENTS, read.request), read.patient.field
+                self._backend.call(exchange.caller, table.SEARCH, read.request), read.patient.field
             )
         except DmpError as error:
             raise translate(error, search_field) from None
@@ -81,13 +104,16 @@ class Documents(Endpoints):
     async def document_read(self, exchange: Exchange) -> Answer:
         """The metadata of one document."""
         name = document_name(*await self._read_id(exchange, "DocumentReference"))
-        found = await self._backend.call(exchange.caller, rpcs.GET_DOCUMENT, GetDocumentRequest(name=name))
+        found = await self._backend.call(exchange.caller, table.GET, GetDocumentRequest(name=name))
         return Answer(write_document(found.document, self._links), headers=_version_headers(found.document))
 
     async def binary_read(self, exchange: Exchange) -> Response:
         """ITI-68: the head of the stream decides the headers; then the very bytes, as they come."""
-        request = ReadDocumentRequest(name=document_name(*await self._read_id(exchange, "Binary")))
-        parts = self._backend.stream(exchange.caller, rpcs.READ_DOCUMENT, request)
+        request = ReadDocumentRequest(
+            name=document_name(*await self._read_id(exchange, "Binary")),
+            accept_zstd=negotiation.accepts_encoding(exchange.request.headers, "zstd"),
+        )
+        parts = self._backend.stream(exchange.caller, table.READ, request)
         try:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "document":
@@ -105,7 +131,11 @@ class Documents(Endpoints):
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "no-store",
             "ETag": f'"{document.hash.hex()}"',
+            "Vary": "Accept-Encoding",
         }
+        if first.encoding == CONTENT_ENCODING_ZSTD:
+            del headers["Content-Length"]
+            headers["Content-Encoding"] = "zstd"
         return StreamingResponse(_chunks(parts), headers=headers)
 
     async def _submit(self, exchange: Exchange, read: Submission) -> SubmitDocumentsResponse:
@@ -113,7 +143,7 @@ class Documents(Endpoints):
         read.request.parent = dossier_name(health_id)
         try:
             return await self._or_nobody(
-                self._backend.call(exchange.caller, rpcs.SUBMIT_DOCUMENTS, read.request), read.patient.field
+                self._backend.call(exchange.caller, table.SUBMIT, read.request), read.patient.field
             )
         except DmpError as error:
             raise translate(error, submission_field(read)) from None
@@ -123,10 +153,23 @@ def _submission_key(exchange: Exchange) -> SubmissionKey:
     return SubmissionKey(exchange.caller.actor.client_id, negotiation.idempotency_key(exchange.request.headers))
 
 
+def _if_none_exist(exchange: Exchange) -> str:
+    """The uniqueId that If-None-Exist names; '' without the header."""
+    values = exchange.request.headers.getlist("if-none-exist")
+    if not values:
+        return ""
+    text = values[0].removeprefix("DocumentReference?").removeprefix("?")
+    pairs = parse_query(text.encode(), "If-None-Exist")
+    if len(values) > 1 or [name for name, _ in pairs] != ["identifier"]:
+        raise invalid("If-None-Exist", "criterion", "one criterion: identifier=system|value")
+    return unique_id_of(*parse_token(pairs[0][1], "If-None-Exist"), "If-None-Exist")
+
+
 def _version_headers(document: Document) -> dict[str, str]:
-    headers = {"ETag": f'W/"{document.version or 1}"'}
-    if document.HasField("submit_time"):
-        headers["Last-Modified"] = http_date(document.submit_time)
+    headers = {"ETag": etag(document.version)}
+    if document.HasField("change_time") or document.HasField("submit_time"):
+        changed = document.change_time if document.HasField("change_time") else document.submit_time
+        headers["Last-Modified"] = http_date(changed)
     return headers
 
 

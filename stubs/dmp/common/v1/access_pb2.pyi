@@ -108,6 +108,7 @@ class Access(_message.Message):
     DOSSIER_FIELD_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     MUTATION_FIELD_NUMBER: _builtins.int
+    DOSSIER_OPTIONAL_FIELD_NUMBER: _builtins.int
     transaction: _builtins.str
     """transaction is the DMP transaction, such as `TD3.2`; empty when there is none."""
     audit_action: _builtins.str
@@ -121,6 +122,11 @@ class Access(_message.Message):
     """traffic is the class used under overload."""
     mutation: _builtins.bool
     """mutation marks an RPC that changes state: it needs a request_id and is idempotent."""
+    dossier_optional: _builtins.bool
+    """dossier_optional lets dossier_field be empty: the call is then about whatever
+    dossiers the service finds, each decided and recorded by itself. Never for a
+    caller who is bound to one patient or to the sandbox.
+    """
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[Global___CallerKind.ValueType]:
         """callers lists who may call; anyone else gets CALLER_NOT_ALLOWED."""
@@ -141,10 +147,11 @@ class Access(_message.Message):
         dossier_field: _builtins.str = ...,
         traffic: Global___TrafficClass.ValueType = ...,
         mutation: _builtins.bool = ...,
+        dossier_optional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_action", b"audit_action", "callers", b"callers", "dossier_field", b"dossier_field", "mutation", b"mutation", "scopes", b"scopes", "traffic", b"traffic", "transaction", b"transaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_action", b"audit_action", "callers", b"callers", "dossier_field", b"dossier_field", "dossier_optional", b"dossier_optional", "mutation", b"mutation", "scopes", b"scopes", "traffic", b"traffic", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""PATCH: JSON Patch, XML Patch and FHIRPath Patch as the same operations on a resource's JSON. Pure."""
