@@ -37,7 +37,7 @@ test: .venv/.dev-stamp ## unit, contract, integration, conformance and fault tes
 	@$(PYTHON) -m tests.supervise $(SUITES) $(ARGS)
 
 .PHONY: test-system
-test-system: .venv/.dev-stamp ## tests that need root, or programs of the system (Debian, npm)
+test-system: .venv/.dev-stamp tests/system/node_modules/.stamp ## tests that need root, or programs of the system
 	@$(PYTHON) -m tests.supervise tests/system $(ARGS)
 
 .PHONY: campaign
@@ -129,6 +129,11 @@ $(PYTHON):
 
 .venv/.project-stamp: pyproject.toml | .venv/.run-stamp
 	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+tests/system/node_modules/.stamp: tests/system/package-lock.json
+	@echo "installing what the system tests hold the platform against"
+	@cd tests/system && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .venv/.dev-stamp: requirements/dev.txt | .venv/.project-stamp

@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from dmp.audit.v1 import audit_pb2
-from dmp.consent.v1 import consent_pb2
+from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.identity.v1 import identity_pb2
 from gateway import reflection
@@ -71,7 +71,7 @@ from services.runtime.transport import listen
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _METHODS = methods_of(
     descriptor
-    for file in (identity_pb2, consent_pb2, document_pb2, clinical_pb2, audit_pb2)
+    for file in (identity_pb2, consent_pb2, rights_pb2, document_pb2, clinical_pb2, audit_pb2)
     for descriptor in file.DESCRIPTOR.services_by_name.values()
 )
 """The methods of the services, each behind the service that its package is named for."""

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ops.acts import Acts
 from ops.audit.commands import app as audit_commands
+from ops.consent_commands import consent_commands, rights_commands
 from ops.content_commands import commands as content_commands
 from ops.demo_platform import demo_professional
 from ops.endpoints import NotRunning, published
@@ -204,6 +205,8 @@ app.add_typer(directory_commands, name="directory")
 app.add_typer(duplicate_commands, name="duplicates")
 app.add_typer(key_commands, name="keys")
 app.add_typer(audit_commands, name="audit")
+app.add_typer(rights_commands, name="rights")
+app.add_typer(consent_commands, name="consent")
 
 
 async def _dossier(session: Session, text: str) -> int:

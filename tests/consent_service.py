@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -17,22 +18,33 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
-from services.consent.changes import Changes
+from dmp.consent.v1 import rights_pb2
+from services.consent.__main__ import ConsentService
 from services.consent.checking import AccessChecks
 from services.consent.functional_rights import load_rights
 from services.consent.mapping import write_time
-from services.consent.service import ConsentServicer, ConsentTerms
+from services.consent.rights_service import RightsServicer
+from services.consent.service import ConsentServicer
+from services.consent.terms import ConsentTerms
 from services.runtime import postgres
 from services.runtime.access import methods_of
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, format_health_id, new_health_id
+from services.runtime.keyring import Keyring
+from services.runtime.paging import PageTokens
 from services.runtime.trail import Trail
 
 MIGRATIONS = Path("services/consent/migrations")
+KEYRING = Keyring({1: bytes(range(32))}, current=1, digests=[1])
 RIGHTS = load_rights()
-TABLES = "dossier, access_grant, access_block, consent_event, idempotency, outbox, outbox_parked"
-METHODS = methods_of([pb.DESCRIPTOR.services_by_name["ConsentService"]])
+TABLES = (
+    "dossier, access_grant, access_block, representation, grantee_dossier, represented, deadline, consent_event,"
+    " rights_version, idempotency, outbox, outbox_parked"
+)
+METHODS = methods_of(
+    [pb.DESCRIPTOR.services_by_name["ConsentService"], rights_pb2.DESCRIPTOR.services_by_name["RightsService"]]
+)
 NOW = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
 YEAR = timedelta(days=365)
 
@@ -70,9 +82,26 @@ def professional(
     )
 
 
-def patient(health_id: int, kind: context_pb2.ActorKind.ValueType = context_pb2.ACTOR_KIND_PATIENT) -> ActingContext:
-    """The patient, or a representative, of a dossier."""
+def patient(health_id: int) -> ActingContext:
+    """The patient of a dossier."""
+    kind = context_pb2.ACTOR_KIND_PATIENT
     return ActingContext(actor_kind=kind, subject=format_health_id(health_id), patient_health_id=health_id)
+
+
+def representative(person: int, health_id: int) -> ActingContext:
+    """Another person, who says that he acts for the patient of a dossier."""
+    kind = context_pb2.ACTOR_KIND_REPRESENTATIVE
+    return ActingContext(actor_kind=kind, subject=format_health_id(person), patient_health_id=health_id)
+
+
+def operator() -> ActingContext:
+    """A person who runs the platform."""
+    return ActingContext(actor_kind=context_pb2.ACTOR_KIND_OPERATOR, subject="operator-1")
+
+
+def certificate(structure: str = STRUCTURE) -> ActingContext:
+    """A structure with its certificate."""
+    return ActingContext(actor_kind=context_pb2.ACTOR_KIND_STRUCTURE, subject=structure, structure=structure)
 
 
 def staff(structure: str = STRUCTURE) -> ActingContext:
@@ -106,13 +135,17 @@ class Consent:
 
     pool: postgres.Pool
     servicer: ConsentServicer
+    rights: RightsServicer
     checks: AccessChecks
+    terms: ConsentTerms
     events: Events
     now: list[datetime]
     kicks: list[int]
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def call(self, method: str, actor: ActingContext, health_id: int, request_id: str = "") -> Call:
+    def call(
+        self, method: str, actor: ActingContext, health_id: int, request_id: str = "", service: str = "ConsentService"
+    ) -> Call:
         """A call as the dispatcher hands it over."""
         return Call(
             actor=actor,
@@ -122,7 +155,7 @@ class Consent:
             request_id=request_id or f"request-{next(self.numbers)}",
             deadline=None,
             traceparent="",
-            method=METHODS[f"/dmp.consent.v1.ConsentService/{method}"],
+            method=METHODS[f"/dmp.consent.v1.{service}/{method}"],
             health_id=health_id,
         )
 
@@ -171,6 +204,8 @@ class Consent:
         grantee: pb.Grantee | None = None,
         attending: bool = False,
         consented: bool = True,
+        term: pb.AuthorizationTerm.ValueType = pb.AUTHORIZATION_TERM_UNSPECIFIED,
+        care_team: bool = False,
         request_id: str = "",
     ) -> pb.GrantAuthorizationResponse:
         call = self.call("GrantAuthorization", actor or professional(), health_id, request_id)
@@ -179,6 +214,8 @@ class Consent:
             grantee=grantee,
             attending_physician=attending,
             patient_consented=consented,
+            term=term,
+            care_team=care_team,
             request_id=call.request_id,
         )
         return await self.servicer.GrantAuthorization(request, call)
@@ -224,6 +261,15 @@ class Consent:
         call = self.call("BatchCheckAccess", ActingContext(), 0)
         return await self.servicer.BatchCheckAccess(pb.BatchCheckAccessRequest(requests=requests), call)
 
+    async def do(self, method: str, request: Any, actor: ActingContext, health_id: int) -> Any:
+        """Any RPC, by name; a mutation gets a request_id of its own if it has none."""
+        of_rights = f"/dmp.consent.v1.RightsService/{method}" in METHODS
+        service = "RightsService" if of_rights else "ConsentService"
+        call = self.call(method, actor, health_id, getattr(request, "request_id", ""), service)
+        if call.method.mutation:
+            request.request_id = call.request_id
+        return await getattr(self.rights if of_rights else self.servicer, method)(request, call)
+
     async def told(self) -> list[audit_pb2.AuditEvent]:
         """The events in the outbox, oldest first."""
         rows = await self.pool.fetch("SELECT payload FROM outbox ORDER BY created_at, event_id")
@@ -236,6 +282,13 @@ def check_request(
     """One item of a batch."""
     context = context_pb2.ItemContext(actor=actor, request_id="request-x")
     return pb.CheckAccessRequest(context=context, health_id=health_id, action=action)
+
+
+def consent_record(
+    collected: datetime = NOW, given_by: pb.ConsentGiver.ValueType = pb.CONSENT_GIVER_PATIENT
+) -> pb.ConsentRecord:
+    """A proof of consent."""
+    return pb.ConsentRecord(method=pb.CONSENT_METHOD_ORAL, given_by=given_by, collect_time=write_time(collected))
 
 
 def grantee_of(subject: str = PHYSICIAN) -> pb.Grantee:
@@ -264,22 +317,24 @@ async def consent_service(dsn: str) -> AsyncIterator[Consent]:
     """The service on a migrated database, which is emptied first."""
     pool = await postgres.connect(dsn, max_size=6, name="test-consent")
     await pool.execute(f"TRUNCATE {TABLES}")
+    await pool.execute("UPDATE rights_in_force SET version = 0")
     events = Events()
     now = [NOW]
     kicks: list[int] = []
-    checks = AccessChecks(pool, RIGHTS, lambda: now[0])
-    servicer = ConsentServicer(
-        Changes(pool, lambda: kicks.append(1), lambda: now[0]),
-        checks,
-        Trail(events.append),
+    terms = ConsentTerms(YEAR, "national")
+    service = ConsentService(
+        pool,
         RIGHTS,
-        ConsentTerms(YEAR, "national"),
-        lambda: now[0],
+        PageTokens(KEYRING),
+        Trail(events.append),
+        terms,
+        clock=lambda: now[0],
+        kick=lambda: kicks.append(1),
     )
     try:
-        yield Consent(pool, servicer, checks, events, now, kicks)
+        yield Consent(pool, service.servicer, service.rights_servicer, service.checks, terms, events, now, kicks)
     finally:
-        await checks.close()
+        await service.close()
         await pool.close()
 
 

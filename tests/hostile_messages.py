@@ -11,15 +11,16 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 
 from dmp.audit.v1 import audit_pb2, log_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
-from dmp.consent.v1 import consent_pb2
+from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from dmp.identity.v1 import identity_pb2
-from services.runtime.identifiers import dossier_name
+from services.runtime.identifiers import dossier_name, person_name
 from tests import hostile_people
 
 SQL: Final = "'; DROP TABLE document; --"
@@ -70,6 +71,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
     opening.consent.method = consent_pb2.CONSENT_METHOD_ORAL
     opening.consent.given_by = consent_pb2.CONSENT_GIVER_PATIENT
     opening.consent.collect_time.seconds = _LONG_AGO
+    opening.consent.collector = "899700000012"
     search = document_pb2.SearchDocumentsRequest(parent=name, type_codes=["11488-4"], page_size=2)
     for span in (search.create_time, search.service_time, search.submit_time):
         span.start_time.seconds, span.end_time.seconds = 1, 2_000_000_000
@@ -96,6 +98,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
             parent=name, grantee=grantee, request_id="rubbish-unblock"
         ),
         "BatchCheckAccess": check,
+        **_consent(health_id, opening.consent),
         "SubmitDocuments": _submission(name),
         "SearchDocuments": search,
         "GetDocument": document_pb2.GetDocumentRequest(name=child),
@@ -312,3 +315,54 @@ def _submission(name: str) -> document_pb2.SubmitDocumentsRequest:
     document.source_patient_info.family_names.append("ZZ")
     document.source_patient_info.birth_date = "1950-01-01"
     return request
+
+
+def _consent(health_id: int, consent: consent_pb2.ConsentRecord) -> dict[str, Message]:
+    """What consent does beside authorising: life, representatives, lists, explanations, rights."""
+    name, person = dossier_name(health_id), person_name(7)
+    died, since = Timestamp(seconds=_LONG_AGO), Timestamp(seconds=1)
+    grantee = consent_pb2.Grantee(kind=consent_pb2.GRANTEE_KIND_PROFESSIONAL, id="899700000012")
+    party = consent_pb2.ExplainedParty(
+        kind=context_pb2.ACTOR_KIND_PROFESSIONAL, subject="899700000012", profession="10", structure="1750000001"
+    )
+    tables = rights_pb2.RightsTables(functional_rights_csv="transaction\n", document_type_denials_csv="profession\n")
+    return {
+        "ReopenDossier": consent_pb2.ReopenDossierRequest(name=name, consent=consent, request_id="rubbish-reopen"),
+        "OpposeOpening": consent_pb2.OpposeOpeningRequest(
+            name=name, patient_consented=True, request_id="rubbish-oppose"
+        ),
+        "WithdrawOpposition": consent_pb2.WithdrawOppositionRequest(
+            name=name, patient_consented=True, request_id="rubbish-withdraw"
+        ),
+        "RecordDeath": consent_pb2.RecordDeathRequest(name=name, death_time=died, request_id="rubbish-death"),
+        "RequestDestruction": consent_pb2.RequestDestructionRequest(name=name, request_id="rubbish-destroy"),
+        "WithdrawDestruction": consent_pb2.WithdrawDestructionRequest(name=name, request_id="rubbish-keep"),
+        "MoveDossier": consent_pb2.MoveDossierRequest(
+            name=name, home_host="north", region="coast", request_id="rubbish-move"
+        ),
+        "UpdatePreferences": consent_pb2.UpdatePreferencesRequest(
+            name=name, break_glass_opposed=True, patient_consented=True, request_id="rubbish-prefer"
+        ),
+        "RemoveAttendingPhysician": consent_pb2.RemoveAttendingPhysicianRequest(
+            parent=name, grantee=grantee, request_id="rubbish-leave"
+        ),
+        "ListAuthorizations": consent_pb2.ListAuthorizationsRequest(parent=name, page_size=3),
+        "ListAccessible": consent_pb2.ListAccessibleRequest(since=since, page_size=3),
+        "RegisterRepresentative": consent_pb2.RegisterRepresentativeRequest(
+            parent=name,
+            person=person,
+            kind=consent_pb2.REPRESENTATION_KIND_GUARDIAN,
+            start_time=since,
+            documents_seen=True,
+            request_id="rubbish-represent",
+        ),
+        "EndRepresentation": consent_pb2.EndRepresentationRequest(parent=name, person=person, request_id="rubbish-end"),
+        "ListRepresentatives": consent_pb2.ListRepresentativesRequest(parent=name),
+        "ListRepresented": consent_pb2.ListRepresentedRequest(parent=person_name(health_id)),
+        "ExplainAccess": consent_pb2.ExplainAccessRequest(name=name, party=party, action=consent_pb2.ACTION_READ),
+        "ListConsentEvents": consent_pb2.ListConsentEventsRequest(parent=name, page_size=3),
+        "GetRights": rights_pb2.GetRightsRequest(version=0),
+        "ListRightsVersions": rights_pb2.ListRightsVersionsRequest(page_size=3),
+        "DiffRights": rights_pb2.DiffRightsRequest(tables=tables),
+        "ReplaceRights": rights_pb2.ReplaceRightsRequest(tables=tables, comment="rubbish", request_id="rubbish-rights"),
+    }

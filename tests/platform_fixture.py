@@ -27,7 +27,7 @@ import pytest
 import pytest_asyncio
 
 from dmp.audit.v1 import audit_pb2
-from dmp.consent.v1 import consent_pb2
+from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.identity.v1 import identity_pb2
 from ops.acts import Acts
@@ -57,6 +57,7 @@ METHODS: Final[Mapping[str, MethodAccess]] = methods_of(
     for name, file in (
         ("identity", identity_pb2),
         ("consent", consent_pb2),
+        ("rights", rights_pb2),
         ("document", document_pb2),
         ("clinical", clinical_pb2),
         ("audit", audit_pb2),

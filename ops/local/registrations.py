@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from dmp.audit.v1 import audit_pb2
-from dmp.consent.v1 import consent_pb2
+from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.gateway.v1 import partner_pb2
 from dmp.identity.v1 import identity_pb2
@@ -36,7 +36,7 @@ ClientKind = Literal["partner", "internal", "operator"]
 
 METHODS: Final = methods_of(
     service
-    for file in (identity_pb2, consent_pb2, document_pb2, clinical_pb2, audit_pb2, partner_pb2)
+    for file in (identity_pb2, consent_pb2, rights_pb2, document_pb2, clinical_pb2, audit_pb2, partner_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 """Every method that someone with a token may call, by its path."""

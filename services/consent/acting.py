@@ -7,18 +7,26 @@ of his own in normal and break-glass mode. Systems and operators have no row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dmp.common.v1 import context_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from services.consent.values import Grantee, GranteeKind
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import format_health_id, parse_health_id
 
 PHYSICIAN: Final = "10"
 PROFESSIONS: Final = frozenset(
     {"10", "21", "26", "28", "40", "50", "60", "70", "80", "86", "91", "92", "94", "95", "96", "98"}
 )
 """The profession codes of the field (domain §1). Another code has no row."""
+CARE_PURPOSES: Final = frozenset(
+    {"", "TREAT", "CAREMGT", "ETREAT", "BTG", "PATRQT", "FAMRQT", "PWATRNY", "SUPNWK", "SYSADMIN"}
+)
+"""Purposes of use (HL7 v3 PurposeOfUse) that a dossier may be entered for: care, and the patient's own. Payment,
+insurance, employment, marketing and research are no such purpose: insurers and employers never have access (domain
+§3)."""
 
 NORMAL: Final = "normal"
 REGULATION: Final = "regulation"
@@ -37,9 +45,9 @@ _AUTHENTICATED: Final = frozenset(
     }
 )
 _OCCUPATIONAL: Final = "occupational_physician/any"
-_IN_PERSON: Final = {
-    context_pb2.ACTOR_KIND_PATIENT: "patient",
-    context_pb2.ACTOR_KIND_REPRESENTATIVE: "representative",
+_PLATFORM: Final = {
+    context_pb2.ACTOR_KIND_SYSTEM: "system",
+    context_pb2.ACTOR_KIND_OPERATOR: "operator",
 }
 
 
@@ -49,21 +57,37 @@ class Actor:
 
     `context` is its row of the rights table, `attending_context` the one that it has where it is the MT. `complete`
     is false when the acting context lacks what its kind needs: nothing can be decided then. `patient` is the only
-    dossier that the token allows.
+    dossier that the token allows; `representative` the health id of who acts for the patient. `platform` is `system`
+    or `operator` for those who run the platform. `for_care` is false for a purpose that no dossier may be entered for.
     """
 
-    context: str
-    attending_context: str
-    mode: str
-    professional: str
-    structure: str
-    profession: str
-    patient: int
-    may_feed: bool
-    in_person: bool
-    is_representative: bool
-    states_reason: bool
-    complete: bool
+    context: str = ""
+    attending_context: str = ""
+    mode: str = NORMAL
+    professional: str = ""
+    structure: str = ""
+    profession: str = ""
+    patient: int = 0
+    may_feed: bool = False
+    in_person: bool = False
+    representative: int = 0
+    states_reason: bool = False
+    complete: bool = False
+    secret: bool = False
+    for_care: bool = True
+    platform: str = ""
+
+    @property
+    def is_representative(self) -> bool:
+        """Whether it acts for the patient as another person."""
+        return self.in_person and self.context.startswith("representative/")
+
+    @property
+    def name(self) -> str:
+        """How a dossier's history names it: never by a health id."""
+        if self.in_person:
+            return "representative" if self.is_representative else "patient"
+        return self.professional or self.structure or self.platform
 
     def as_professional(self) -> Grantee:
         """The professional as a grantee."""
@@ -79,7 +103,7 @@ class Actor:
         return (*own, self.as_structure()) if self.structure else own
 
 
-_NOBODY: Final = Actor("", "", NORMAL, "", "", "", 0, False, False, False, False, False)
+_NOBODY: Final = Actor()
 
 
 def read_actor(context: ActingContext) -> Actor:
@@ -89,25 +113,44 @@ def read_actor(context: ActingContext) -> Actor:
     structure = context.structure
     if mode is None or not subject or "\0" in subject or "\0" in structure:
         return _NOBODY
+    common = Actor(
+        mode=mode,
+        patient=context.patient_health_id,
+        states_reason=bool(context.break_glass_reason.strip()),
+        secret=context.secret_connection,
+        for_care=context.purpose_of_use in CARE_PURPOSES,
+    )
     kind = context.actor_kind
     if kind == context_pb2.ACTOR_KIND_PROFESSIONAL:
-        return _professional(context, mode, subject, structure)
-    patient = context.patient_health_id
-    reason = bool(context.break_glass_reason.strip())
-    if kind in _IN_PERSON:
-        representative = kind == context_pb2.ACTOR_KIND_REPRESENTATIVE
-        row = f"{_IN_PERSON[kind]}/{mode}"
-        return Actor(row, "", mode, "", "", "", patient, True, True, representative, reason, patient != 0)
+        return _professional(context, common, subject, structure)
+    if kind == context_pb2.ACTOR_KIND_PATIENT:
+        own = common.patient != 0 and subject == format_health_id(common.patient)
+        complete = own and not common.secret
+        return replace(common, context=f"patient/{mode}", may_feed=True, in_person=True, complete=complete)
+    if kind == context_pb2.ACTOR_KIND_REPRESENTATIVE:
+        return _representative(common, subject)
     if kind == context_pb2.ACTOR_KIND_STRUCTURE_STAFF:
         row = f"structure_staff/{mode}"
-        return Actor(row, "", mode, "", structure, "", patient, True, False, False, reason, structure != "")
+        return replace(common, context=row, structure=structure, may_feed=True, complete=structure != "")
     if kind == context_pb2.ACTOR_KIND_STRUCTURE:
         row = f"structure_certificate/{mode}"
-        return Actor(row, "", mode, "", structure or subject, "", patient, True, False, False, reason, True)
-    return Actor("", "", mode, "", "", "", patient, False, False, False, reason, True)
+        return replace(common, context=row, structure=structure or subject, may_feed=True, complete=True)
+    return replace(common, platform=_PLATFORM.get(kind, ""), complete=kind in _PLATFORM)
 
 
-def _professional(context: ActingContext, mode: str, subject: str, structure: str) -> Actor:
+def _representative(common: Actor, subject: str) -> Actor:
+    """Somebody else than the patient; a secret connection is a professional's, and hidden from him above all."""
+    try:
+        person = int(parse_health_id(subject, "subject"))
+    except DmpError:
+        person = 0
+    complete = person not in (0, common.patient) and common.patient != 0 and not common.secret
+    row = f"representative/{common.mode}"
+    return replace(common, context=row, may_feed=True, in_person=True, representative=person, complete=complete)
+
+
+def _professional(context: ActingContext, common: Actor, subject: str, structure: str) -> Actor:
+    mode = common.mode
     authentication = context.authentication_mode
     profession = context.profession
     row = attending = ""
@@ -122,17 +165,13 @@ def _professional(context: ActingContext, mode: str, subject: str, structure: st
         attending = "" if mode == REGULATION else f"attending_physician/{mode}"
     elif profession in PROFESSIONS:
         row = f"other_professional/{mode}"
-    return Actor(
+    return replace(
+        common,
         context=row,
         attending_context=attending,
-        mode=mode,
         professional=subject,
         structure=structure,
         profession=profession,
-        patient=context.patient_health_id,
         may_feed=authentication != context_pb2.AUTHENTICATION_MODE_INDIRECT_STRONG,
-        in_person=False,
-        is_representative=False,
-        states_reason=bool(context.break_glass_reason.strip()),
         complete=complete,
     )

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Final
 
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent import acts, store
 from services.consent.acting import Actor
-from services.consent.authorizations import change_of
-from services.consent.changes import Attribute, Change, Done
-from services.consent.functional_rights import FunctionalRights
+from services.consent.authorizations import change_of, end
+from services.consent.changes import Attribute, Change, Done, Moment
+from services.consent.functional_rights import Function, Right
 from services.consent.mapping import check_party, read_party
 from services.consent.values import Grantee, LockedDossier
 from services.runtime.postgres import Connection
+
+_BLOCK: Final = Function("TD0.3", "block_a_professional")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,6 @@ class BlockProfessional:
     actor: Actor
     health_id: int
     request: pb.BlockProfessionalRequest
-    rights: FunctionalRights
 
     @property
     def grantee(self) -> Grantee:
@@ -38,24 +39,28 @@ class BlockProfessional:
     def parties(self) -> Sequence[Grantee]:
         return (*self.actor.parties(), self.grantee)
 
-    def authorise(self, locked: LockedDossier | None, now: datetime) -> None:
-        acts.may_block(self.actor, self.health_id, locked, self.rights, now)
+    @property
+    def persons(self) -> Sequence[int]:
+        return acts.persons_of(self.actor)
+
+    def authorise(self, locked: LockedDossier | None, moment: Moment) -> None:
+        _may_block(self.actor, self.health_id, locked, moment)
 
     def check(self) -> None:
         check_party(self.grantee)
 
     async def perform(
-        self, conn: Connection, locked: LockedDossier | None, now: datetime
+        self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.BlockProfessionalResponse]:
         assert locked is not None  # noqa: S101 (authorised)
         acts.require_open(locked)
         grantee = self.grantee
         if grantee in locked.blocked:
             return Done(pb.BlockProfessionalResponse(epoch=locked.dossier.epoch), locked.dossier.epoch, None)
-        await store.block(conn, self.health_id, grantee, now)
+        await store.block(conn, self.health_id, grantee, moment.now)
         ended = locked.authorizations.get(grantee)
         if ended is not None:
-            await store.revoke(conn, self.health_id, grantee)
+            await end(conn, self.health_id, grantee)
         epoch = await store.next_epoch(conn, self.health_id)
         attributes = [Attribute("block", "", str(grantee))]
         if ended is not None:
@@ -71,7 +76,6 @@ class UnblockProfessional:
     actor: Actor
     health_id: int
     request: pb.UnblockProfessionalRequest
-    rights: FunctionalRights
 
     @property
     def grantee(self) -> Grantee:
@@ -82,14 +86,18 @@ class UnblockProfessional:
     def parties(self) -> Sequence[Grantee]:
         return (*self.actor.parties(), self.grantee)
 
-    def authorise(self, locked: LockedDossier | None, now: datetime) -> None:
-        acts.may_block(self.actor, self.health_id, locked, self.rights, now)
+    @property
+    def persons(self) -> Sequence[int]:
+        return acts.persons_of(self.actor)
+
+    def authorise(self, locked: LockedDossier | None, moment: Moment) -> None:
+        _may_block(self.actor, self.health_id, locked, moment)
 
     def check(self) -> None:
         check_party(self.grantee)
 
     async def perform(
-        self, conn: Connection, locked: LockedDossier | None, now: datetime
+        self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.UnblockProfessionalResponse]:
         assert locked is not None  # noqa: S101 (authorised)
         acts.require_open(locked)
@@ -104,3 +112,9 @@ class UnblockProfessional:
 
 def _payload(grantee: Grantee) -> dict[str, object]:
     return {"grantee_kind": grantee.kind.value, "grantee_id": grantee.id}
+
+
+def _may_block(actor: Actor, health_id: int, locked: LockedDossier | None, moment: Moment) -> None:
+    """Blocking and unblocking are the patient's (or representative's) own act."""
+    facts = acts.enter(actor, health_id, locked, moment.now)
+    acts.require(actor, facts, moment, _BLOCK, Right.YES)

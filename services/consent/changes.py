@@ -1,7 +1,7 @@
 """How a consent change is made: locked, authorised, done once, counted, remembered and told, all in one commit.
 
 Lives here: the one transaction that every act goes through. May not live here: what an act is or who may do it (the
-use cases `opening`, `authorizations`, `blocks`, with the rules of `acts`).
+use cases `opening`, `closing`, `preferences`, `authorizations`, `blocks`, `representatives`, with the rules of `acts`).
 
 The dossier's row is locked first, so the changes of a dossier have one order, its epoch; and a change that was
 acknowledged is committed, so every check that begins afterwards reads it (promise 2).
@@ -15,13 +15,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from dmp.audit.v1 import audit_pb2
 from services.consent import store
-from services.consent.values import Grantee, LockedDossier
+from services.consent.functional_rights import FunctionalRights
+from services.consent.rights_versions import RightsVersions
+from services.consent.values import ConsentRecord, Grantee, LockedDossier
 from services.runtime import faults, idempotency
 from services.runtime.context import Call
 from services.runtime.idempotency import IdempotencyKey
@@ -61,6 +63,13 @@ class Done(Generic[Response]):
     change: Change | None
 
 
+class Moment(NamedTuple):
+    """When an act is judged, and by which rights; both read once the dossier is held."""
+
+    now: datetime
+    rights: FunctionalRights
+
+
 class Act(Protocol[Response]):
     """One act on one dossier. `authorise` and `check` raise the refusal; only `perform` writes."""
 
@@ -68,21 +77,26 @@ class Act(Protocol[Response]):
     def parties(self) -> Sequence[Grantee]:
         """Whose authorisations and blocks the act needs to see."""
 
-    def authorise(self, locked: LockedDossier | None, now: datetime) -> None:
+    @property
+    def persons(self) -> Sequence[int]:
+        """Whose representations the act needs to see."""
+
+    def authorise(self, locked: LockedDossier | None, moment: Moment) -> None:
         """Whether the caller may do this here, whatever the state of things (a replay is authorised too)."""
 
     def check(self) -> None:
         """What the contract's own rules cannot say about the request."""
 
-    async def perform(self, conn: Connection, locked: LockedDossier | None, now: datetime) -> Done[Response]:
+    async def perform(self, conn: Connection, locked: LockedDossier | None, moment: Moment) -> Done[Response]:
         """Do it. The dossier is locked, if there is one."""
 
 
 class Changes:
     """Makes changes. `kick` wakes the relay after a commit."""
 
-    def __init__(self, pool: Pool, kick: Callable[[], None], clock: Clock) -> None:
+    def __init__(self, pool: Pool, rights: RightsVersions, kick: Callable[[], None], clock: Clock) -> None:
         self._pool = pool
+        self._rights = rights
         self._kick = kick
         self._clock = clock
 
@@ -90,17 +104,17 @@ class Changes:
         """The answer to `request`, or to its first occurrence. Raises the refusal, or what asyncpg raises."""
         key = IdempotencyKey(call.health_id, call.client_id, call.method.path, call.request_id)
         async with transaction(self._pool, timeout=call.remaining()) as conn:
-            locked = await store.lock_dossier(conn, call.health_id, act.parties)
-            now = self._clock()
-            act.authorise(locked, now)
+            locked, version = await store.lock_dossier(conn, call.health_id, act.parties, act.persons)
+            moment = Moment(self._clock(), await self._rights.of(conn, version))
+            act.authorise(locked, moment)
             validate(request)
             act.check()
             replayed = await idempotency.begin(conn, key, _body_digest(request))
             if replayed is not None:
                 return answers.FromString(replayed)
-            done = await act.perform(conn, locked, now)
+            done = await act.perform(conn, locked, moment)
             if done.change is not None:
-                await store.remember(conn, call.health_id, done.epoch, _history(call, done.change, now))
+                await store.remember(conn, call.health_id, done.epoch, _history(call, done.change, moment.now))
             await put(conn, [_told(call, done)])
             await idempotency.finish(conn, key, done.response.SerializeToString())
             faults.point("consent.before_commit")
@@ -130,7 +144,12 @@ def _told(call: Call, done: Done[Response]) -> OutboxRow:
             for attribute in (done.change.attributes if done.change else ())
         ],
     )
-    return OutboxRow(call.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())
+    return outbox_row(event, call.health_id)
+
+
+def outbox_row(event: audit_pb2.AuditEvent, health_id: int) -> OutboxRow:
+    """An event to be delivered, beside what it tells of: a change and its event are of one dossier, and one commit."""
+    return OutboxRow(health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())
 
 
 def _body_digest(request: Message) -> bytes:
@@ -139,3 +158,19 @@ def _body_digest(request: Message) -> bytes:
     body.CopyFrom(request)
     body.ClearField("request_id")
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
+
+
+def consent_payload(consent: ConsentRecord) -> dict[str, object]:
+    """A proof of consent, for the history."""
+    return {
+        "collected_at": consent.collected_at.isoformat(),
+        "method": consent.method.value,
+        "given_by": consent.given_by.value,
+        "collector": consent.collector,
+        "representative": str(consent.representative) if consent.representative else "",
+    }
+
+
+def yes_or_no(value: bool) -> str:
+    """For the trail."""
+    return "true" if value else "false"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
@@ -17,42 +18,59 @@ from dmp.consent.v1 import consent_pb2 as pb
 from services.consent import store
 from services.consent.acting import Actor, read_actor
 from services.consent.changes import Clock
-from services.consent.decision import Decision, Filter, decide
+from services.consent.decision import Applied, Case, Decision, decide
 from services.consent.functional_rights import FunctionalRights
-from services.consent.mapping import write_filter
-from services.consent.values import Dossier, Facts
+from services.consent.mapping import read_document, write_filter
+from services.consent.rights_versions import RightsVersions
+from services.consent.seeing import Filter
+from services.consent.values import Document, Dossier, Facts
 from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError, FieldViolation, to_status
 from services.runtime.postgres import Pool, translate
 
 _ACTIONS: Final = frozenset(pb.Action.values()) - {pb.ACTION_UNSPECIFIED}
+_WITHOUT_DOSSIER: Final = frozenset({pb.ACTION_FIND_PATIENT, pb.ACTION_LIST_ACCESSIBLE})
 _CALLS_A_STATEMENT: Final = 64
 _STATEMENTS_UNDER_WAY: Final = 2
 
 Count = Callable[[int, str, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One access to decide."""
+class Check(NamedTuple):
+    """One access to decide; `document` where it is about a single one whose attributes are known."""
 
     actor: Actor
     health_id: int
     action: int
+    document: Document | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of one dossier and one actor, and the rights in force, all of one snapshot."""
+
+    dossier: Dossier | None
+    facts: Facts | None
+    rights: FunctionalRights
+
+
+class _Batch(NamedTuple):
+    facts: list[Facts | None]
+    rights: FunctionalRights
 
 
 class AccessChecks:
     """Decides. `count` gets a number, an access mode and `ok` or `refused`, for the metrics."""
 
-    def __init__(self, pool: Pool, rights: FunctionalRights, clock: Clock, count: Count | None = None) -> None:
+    def __init__(self, pool: Pool, rights: RightsVersions, clock: Clock, count: Count | None = None) -> None:
         self._pool = pool
         self._rights = rights
         self._clock = clock
         self._count = count
-        self._facts: Coalescer[list[store.Asked], list[Facts | None]] = Coalescer(
+        self._facts: Coalescer[list[store.Asked], _Batch] = Coalescer(
             "consent-facts", self._read_facts, max_batch=_CALLS_A_STATEMENT, in_flight=_STATEMENTS_UNDER_WAY
         )
-        self._standings: Coalescer[store.Asked, _Found] = Coalescer(
+        self._standings: Coalescer[store.Asked, Found] = Coalescer(
             "consent-standings", self._read_standings, in_flight=_STATEMENTS_UNDER_WAY
         )
 
@@ -60,48 +78,73 @@ class AccessChecks:
         """The decisions, in order. Raises DmpError (never a yes) when the facts cannot be read in time."""
         if not checks:
             return []
-        facts = await self._facts.submit(
-            [store.Asked(check.health_id, check.actor.professional, check.actor.structure) for check in checks],
+        batch = await self._facts.submit(
+            [asked_of(check.actor, check.health_id) for check in checks],
             timeout=timeout,
         )
         now = self._clock()
-        rights = self._rights
+        rights = batch.rights
         decisions = [
-            decide(check.actor, check.action, check.health_id, fact, rights, now)
-            for check, fact in zip(checks, facts, strict=True)
+            decide(Case(actor, action, health_id, fact, rights, now, document))
+            for (actor, health_id, action, document), fact in zip(checks, batch.facts, strict=True)
         ]
         if self._count is not None:
-            for check, decision in zip(checks, decisions, strict=True):
-                self._count(1, check.actor.mode, "ok" if decision.reason is None else "refused")
+            self._counted(checks, decisions)
         return decisions
 
-    async def find(self, actor: Actor, health_id: int, timeout: float | None = None) -> tuple[Dossier, Facts] | None:
-        """A dossier and the facts about one actor; None where there is no dossier."""
-        asked = store.Asked(health_id, actor.professional, actor.structure)
-        return (await self._standings.submit(asked, timeout=timeout)).value
+    async def find(self, actor: Actor, health_id: int, timeout: float | None = None) -> Found:
+        """A dossier, the facts about one actor, and the rights in force."""
+        return await self._standings.submit(asked_of(actor, health_id), timeout=timeout)
+
+    async def judge(
+        self, check: Check, timeout: float | None = None, applied: list[Applied] | None = None
+    ) -> tuple[Found, Decision]:
+        """One decision with what it rests on."""
+        found = await self.find(check.actor, check.health_id, timeout)
+        case = Case(
+            check.actor, check.action, check.health_id, found.facts, found.rights, self._clock(), check.document
+        )
+        return found, decide(case, applied)
 
     async def close(self) -> None:
         """Refuse new checks, finish those accepted."""
         await self._facts.close()
         await self._standings.close()
 
-    async def _read_facts(self, calls: list[list[store.Asked]]) -> Sequence[list[Facts | None] | DmpError]:
+    def _counted(self, checks: Sequence[Check], decisions: Sequence[Decision]) -> None:
+        assert self._count is not None  # noqa: S101 (asked before)
+        counted: dict[tuple[str, bool], int] = {}
+        for check, decision in zip(checks, decisions, strict=True):
+            key = (check.actor.mode, decision.reason is None)
+            counted[key] = counted.get(key, 0) + 1
+        for (mode, permitted), number in counted.items():
+            self._count(number, mode, "ok" if permitted else "refused")
+
+    async def _read_facts(self, calls: list[list[store.Asked]]) -> Sequence[_Batch | DmpError]:
         try:
-            facts = iter(await store.read_facts(self._pool, list(chain.from_iterable(calls))))
+            known = await store.read_facts(self._pool, list(chain.from_iterable(calls)))
+            rights = self._rights.known(known.rights_version)
+            if rights is None:
+                rights = await self._rights.of(self._pool, known.rights_version)
         except Exception as error:  # a boundary: whatever the database's fault is, nothing is decided
             raise translate(error) from error
-        return [list(islice(facts, len(asked))) for asked in calls]
+        facts = iter(known.answers)
+        return [_Batch(list(islice(facts, len(asked))), rights) for asked in calls]
 
-    async def _read_standings(self, asked: list[store.Asked]) -> Sequence[_Found | DmpError]:
+    async def _read_standings(self, asked: list[store.Asked]) -> Sequence[Found | DmpError]:
         try:
-            return [_Found(found) for found in await store.read_standings(self._pool, asked)]
+            known = await store.read_standings(self._pool, asked)
+            rights = await self._rights.of(self._pool, known.rights_version)
         except Exception as error:  # a boundary: whatever the database's fault is, nothing is told
             raise translate(error) from error
+        return [
+            Found(None, None, rights) if found is None else Found(found[0], found[1], rights) for found in known.answers
+        ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    value: tuple[Dossier, Facts] | None
+def asked_of(actor: Actor, health_id: int) -> store.Asked:
+    """The question for the facts about an actor in a dossier."""
+    return store.Asked(health_id, actor.professional, actor.structure, actor.representative)
 
 
 class BatchAnswers:
@@ -120,11 +163,12 @@ class BatchAnswers:
         """The results in the order of the requests."""
         checks: list[Check] = []
         results: list[pb.CheckAccessResult | None] = []
-        actors: dict[bytes, Actor] = {}
         for request in requests:
             fault = _fault(request)
             if fault is None:
-                checks.append(Check(_actor(request.context.actor, actors), request.health_id, request.action))
+                document = read_document(request.document) if request.HasField("document") else None
+                actor = read_actor_of(request.context.actor)
+                checks.append(Check(actor, request.health_id, request.action, document))
             results.append(fault)
         decided = iter(await self._checks.decide(checks, timeout))
         return pb.BatchCheckAccessResponse(
@@ -134,11 +178,14 @@ class BatchAnswers:
     def _write(self, decision: Decision) -> pb.CheckAccessResult:
         bounds = decision.filter
         if bounds is None:
-            return pb.CheckAccessResult(
-                decision=pb.Decision(reason=decision.reason, epoch=decision.epoch)  # type: ignore[arg-type]
-            )
+            return pb.CheckAccessResult(decision=write_refusal(decision))
         return pb.CheckAccessResult(
-            decision=pb.Decision(permitted=True, epoch=decision.epoch, filter=self._filter(bounds))
+            decision=pb.Decision(
+                permitted=True,
+                epoch=decision.epoch,
+                filter=self._filter(bounds),
+                rights_version=decision.rights_version,
+            )
         )
 
     def _filter(self, bounds: Filter) -> pb.Filter:
@@ -151,19 +198,41 @@ class BatchAnswers:
         return written
 
 
-def _actor(context: ActingContext, known: dict[bytes, Actor]) -> Actor:
-    """The actor of one item; the items of one batch often have the same."""
-    key = context.SerializeToString()
-    actor = known.get(key)
-    if actor is None:
-        actor = known[key] = read_actor(context)
-    return actor
+def write_decision(decision: Decision) -> pb.Decision:
+    """A decision as the contract shows it."""
+    if decision.filter is None:
+        return write_refusal(decision)
+    return pb.Decision(
+        permitted=True,
+        epoch=decision.epoch,
+        filter=write_filter(decision.filter),
+        rights_version=decision.rights_version,
+    )
+
+
+def write_refusal(decision: Decision) -> pb.Decision:
+    """A no as the contract shows it."""
+    return pb.Decision(
+        reason=decision.reason,  # type: ignore[arg-type]
+        epoch=decision.epoch,
+        rights_version=decision.rights_version,
+    )
+
+
+def read_actor_of(context: ActingContext) -> Actor:
+    """The actor of one item. Callers are few and repeat, and an actor follows from its context alone."""
+    return _actor(context.SerializeToString())
+
+
+@lru_cache(maxsize=8192)
+def _actor(context: bytes) -> Actor:
+    return read_actor(ActingContext.FromString(context))
 
 
 def _fault(request: pb.CheckAccessRequest) -> pb.CheckAccessResult | None:
     if request.action not in _ACTIONS:
         return _wrong("action", "enum.defined_only", "not an action of the contract")
-    if request.health_id <= 0:
+    if request.health_id <= 0 and not (request.health_id == 0 and request.action in _WITHOUT_DOSSIER):
         return _wrong("health_id", "int64.gt", "a health id is positive")
     return None
 

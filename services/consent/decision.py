@@ -1,74 +1,112 @@
 """The decision: may this actor do this in this dossier, and how much may it then see. Pure; no I/O, no clock.
 
-Rules, in this order (domain §3): the acting context is whole and its token allows this dossier; the dossier exists;
-a block always wins, whatever the mode; the dossier is open; the cell of the rights table; an emergency mode has its
-reason and is not opposed; in normal mode, reading needs a valid authorisation (the professional's or the structure's).
-What is not stated is no.
+The rules stand in one list, in their order (domain §3); `decide` applies them until one refuses. What explains a
+decision is the same run of the same list, so the two cannot drift apart. What is not stated is no.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor
 from services.consent.functional_rights import Function, FunctionalRights, Right
-from services.consent.values import Facts
+from services.consent.seeing import Filter, hidden, sight
+from services.consent.values import ARCHIVE_READERS, GONE, UNOPENED, Document, DossierState, Facts, RepresentationKind
 
-_READ_CONTENT: Final = Function("TD3.2", "read_not_masked")
-_READ_MASKED: Final = Function("TD3.2", "read_masked_ps")
-_READ_INVISIBLE: Final = Function("TD3.2", "read_invisible_patient_or_rep")
-_READ_TRACES: Final = Function("TRACE", "read_traces")
 CHECK_DOSSIER: Final = Function("TD0.2", "test_existence_and_check_auth")
+_FREE: Final[Mapping[Right, int]] = {Right.YES: pb.DOCUMENT_RESTRICTION_UNSPECIFIED}
+_OWN: Final[Mapping[Right, int]] = {**_FREE, Right.OWN_DOCUMENTS_ONLY: pb.DOCUMENT_RESTRICTION_OWN}
+Cells = tuple[tuple[Function, ...], Mapping[Right, int]]
 
-# The cells that give an action, tried in order, and the words that give it. A word whose condition the filter cannot
-# carry (such as `patient_document_types_only`) gives nothing.
-_GIVEN_BY: Final[dict[int, tuple[tuple[Function, ...], frozenset[Right]]]] = {
+
+def _cells(transaction: str, action: str, words: Mapping[Right, int] = _FREE) -> Cells:
+    return (Function(transaction, action),), words
+
+
+GIVEN_BY: Final[Mapping[int, Cells]] = {
     pb.ACTION_SUBMIT: (
         (Function("TD2.1", "submit"), Function("TD2.2", "submit_by_cpe")),
-        frozenset({Right.YES, Right.IMPUTED_TO_STRUCTURE}),
+        {
+            **_FREE,
+            Right.IMPUTED_TO_STRUCTURE: pb.DOCUMENT_RESTRICTION_UNSPECIFIED,
+            Right.PATIENT_DOCUMENT_TYPES_ONLY: pb.DOCUMENT_RESTRICTION_PATIENT_TYPES,
+        },
     ),
-    pb.ACTION_SEARCH: (
-        (Function("TD3.1", "search_metadata"),),
-        frozenset({Right.YES, Right.IF_VISIBLE_TO_CALLER}),
+    pb.ACTION_SEARCH: _cells(
+        "TD3.1", "search_metadata", {**_FREE, Right.IF_VISIBLE_TO_CALLER: pb.DOCUMENT_RESTRICTION_UNSPECIFIED}
     ),
-    pb.ACTION_READ: ((_READ_CONTENT,), frozenset({Right.YES})),
-    pb.ACTION_SEARCH_REFERENCE: (
-        (Function("TD3.1", "search_reference"),),
-        frozenset({Right.YES, Right.REFERENCE_ONLY}),
+    pb.ACTION_READ: _cells("TD3.2", "read_not_masked"),
+    pb.ACTION_SEARCH_REFERENCE: _cells(
+        "TD3.1", "search_reference", {**_FREE, Right.REFERENCE_ONLY: pb.DOCUMENT_RESTRICTION_REFERENCE}
     ),
-    pb.ACTION_READ_TRACES: (
-        (_READ_TRACES,),
-        frozenset({Right.YES, Right.OWN_ACTIONS_ONLY, Right.WITHOUT_SECRET_CONNECTIONS}),
+    pb.ACTION_READ_TRACES: _cells(
+        "TRACE",
+        "read_traces",
+        dict.fromkeys((Right.YES, Right.OWN_ACTIONS_ONLY, Right.WITHOUT_SECRET_CONNECTIONS), 0),
     ),
-    pb.ACTION_READ_ADMINISTRATIVE: ((Function("TD1.3a", "read_admin_data"),), frozenset({Right.YES})),
+    pb.ACTION_READ_ADMINISTRATIVE: _cells("TD1.3a", "read_admin_data"),
+    pb.ACTION_CHANGE_ADMINISTRATIVE: _cells("TD1.3b", "change_admin_data"),
+    pb.ACTION_MASK: _cells("TD3.3a", "mask_ps"),
+    pb.ACTION_UNMASK: _cells("TD3.3a", "unmask_ps", _OWN),
+    pb.ACTION_MAKE_VISIBLE: _cells("TD3.3b", "make_visible_to_patient"),
+    pb.ACTION_DELETE: _cells(
+        "TD3.3c", "delete", {**_OWN, Right.AUTHORED_BY_STRUCTURE_ONLY: pb.DOCUMENT_RESTRICTION_STRUCTURE}
+    ),
+    pb.ACTION_ARCHIVE: _cells("TD3.3d", "archive", _OWN),
+    pb.ACTION_UNARCHIVE: _cells("TD3.3d", "unarchive", _OWN),
+    pb.ACTION_CHECK_DOSSIER: ((CHECK_DOSSIER,), _FREE),
+    pb.ACTION_LIST_AUTHORIZATIONS: _cells("TD1.6", "list_authorised_blocked_ps"),
+    pb.ACTION_FIND_PATIENT: _cells("TD0.5", "search_patient_without_ins"),
+    pb.ACTION_OPEN_PATIENT_ACCESS: _cells("TD1.5", "open_patient_access"),
+    pb.ACTION_LIST_ACCESSIBLE: _cells(
+        "TD0.4",
+        "list_authorised_dmp",
+        dict.fromkeys((Right.YES, Right.SAME_STRUCTURE_ONLY, Right.NEW_AUTHORISATIONS_ONLY), 0),
+    ),
+    pb.ACTION_WEB_ACCESS: _cells("TD0.9", "web_ps_contextual"),
 }
+"""The cells that give an action, tried in order, and the words that give it, with the documents that each is bound to.
+A word that is not here gives nothing."""
 
-# Feeding, and the look-up that feeders need, can't be opposed and need no authorisation (domain §2 and §3).
-_FEEDING: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE})
-
-_TRACES: Final = {
-    Right.YES: pb.TRACE_VIEW_ALL,
-    Right.WITHOUT_SECRET_CONNECTIONS: pb.TRACE_VIEW_WITHOUT_SECRET,
-    Right.OWN_ACTIONS_ONLY: pb.TRACE_VIEW_OWN,
-}
+_WITHOUT_DOSSIER: Final = frozenset({pb.ACTION_FIND_PATIENT, pb.ACTION_LIST_ACCESSIBLE})
+# Feeding, the look-up that feeders need, and taking back what one fed can't be opposed and need no authorisation
+# (domain §2 and §3); asking how one stands tells that one has none.
+_FEEDING: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE, pb.ACTION_DELETE})
+_NEEDS_NO_AUTHORISATION: Final = _FEEDING | _WITHOUT_DOSSIER | {pb.ACTION_CHECK_DOSSIER}
+_OF_THE_ARCHIVE: Final = frozenset({pb.ACTION_SEARCH, pb.ACTION_READ, pb.ACTION_CHECK_DOSSIER})
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What a permitted actor may know of (dmp.consent.v1.Filter, field by field)."""
+class Rule(StrEnum):
+    """The rules in their order; the last three bound what is seen."""
 
-    denied_type_codes: tuple[str, ...]
-    masked: int
-    content_readable: bool
-    patient_view: bool
-    representative_view: bool
-    traces: int
-    imputed_structure: str
+    CONTEXT = "context"
+    PURPOSE = "purpose"
+    BINDING = "binding"
+    DOSSIER = "dossier"
+    BLOCKED = "blocked"
+    REPRESENTATION = "representation"
+    STATE = "state"
+    RIGHT = "right"
+    REASON = "reason"
+    OPPOSITION = "opposition"
+    AUTHORIZATION = "authorization"
+    DOCUMENT = "document"
+    MASKED = "masked"
+    TYPES = "types"
+    VISIBILITY = "visibility"
+
+
+class Applied(NamedTuple):
+    """One rule and what it did: `outcome` is a dmp.consent.v1.RuleOutcome."""
+
+    rule: Rule
+    outcome: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +116,7 @@ class Decision:
     reason: int | None
     epoch: int
     filter: Filter | None
+    rights_version: int = 0
 
     @property
     def permitted(self) -> bool:
@@ -94,36 +133,70 @@ class Standing:
     expires_at: datetime | None
 
 
-def decide(
-    actor: Actor, action: int, health_id: int, facts: Facts | None, rights: FunctionalRights, now: datetime
-) -> Decision:
-    """The decision on one access. `facts` is None where there is no dossier."""
-    refusal = refuse_entry(actor, health_id, facts)
-    if refusal is not None or facts is None:
-        return Decision(refusal, 0 if facts is None else facts.epoch, None)
-    if not facts.is_open:
-        return Decision(reasons.ERROR_REASON_DOSSIER_CLOSED, facts.epoch, None)
-    context = context_of(actor, facts, now)
-    right = _given(action, actor, context, rights)
-    if right is None:
-        return Decision(reasons.ERROR_REASON_RIGHT_DENIED, facts.epoch, None)
-    refusal = _emergency(actor, action, facts) if actor.mode != NORMAL else _authorisation(actor, action, facts, now)
-    if refusal is not None:
-        return Decision(refusal, facts.epoch, None)
-    structure = actor.structure if right is Right.IMPUTED_TO_STRUCTURE else ""
-    return Decision(None, facts.epoch, _filter(rights, actor, action, context, facts.masked_in_emergency, structure))
+class Case:
+    """One access to decide, and what the rules have found out about it: the row, the function and the word."""
+
+    __slots__ = ("action", "actor", "document", "facts", "function", "health_id", "now", "rights", "row", "word")
+
+    def __init__(
+        self,
+        actor: Actor,
+        action: int,
+        health_id: int,
+        facts: Facts | None,
+        rights: FunctionalRights,
+        now: datetime,
+        document: Document | None = None,
+    ) -> None:
+        """`facts` is None where there is no dossier; `now` is when expiries are judged."""
+        self.actor = actor
+        self.action = action
+        self.health_id = health_id
+        self.facts = facts
+        self.rights = rights
+        self.now = now
+        self.document = document
+        self.row = context_of(actor, facts, now)
+        self.function: Function | None = None
+        self.word = Right.NO
+
+    @property
+    def restriction(self) -> int:
+        """The documents that the word is bound to, a dmp.consent.v1.DocumentRestriction."""
+        return GIVEN_BY[self.action][1].get(self.word, 0)
 
 
-def refuse_entry(actor: Actor, health_id: int, facts: Facts | None) -> int | None:
+def decide(case: Case, applied: list[Applied] | None = None) -> Decision:
+    """The decision on one access. With `applied`, the rules that made it are added there, in order."""
+    facts = case.facts
+    epoch = 0 if facts is None else facts.epoch
+    version = case.rights.version
+    for rule, refuse in _RULES:
+        reason = refuse(case)
+        if applied is not None:
+            applied.append(Applied(rule, pb.RULE_OUTCOME_PASSED if reason is None else pb.RULE_OUTCOME_REFUSED))
+        if reason is not None:
+            return Decision(reason, epoch, None, version)
+    bounds = _sight(case)
+    if case.document is not None:
+        reason = hidden(bounds, case.action, case.document)
+        if applied is not None:
+            outcome = pb.RULE_OUTCOME_PASSED if reason is None else pb.RULE_OUTCOME_REFUSED
+            applied.append(Applied(Rule.DOCUMENT, outcome))
+        if reason is not None:
+            return Decision(reason, epoch, None, version)
+    if applied is not None:
+        applied += (Applied(rule, pb.RULE_OUTCOME_NARROWED) for rule in _narrowing(bounds))
+    return Decision(None, epoch, bounds, version)
+
+
+def refuse_entry(actor: Actor, health_id: int, facts: Facts | None, now: datetime) -> int | None:
     """Why this actor gets nowhere near this dossier, whatever it wants; None if it may ask."""
-    if not actor.complete:
-        return reasons.ERROR_REASON_ACTING_CONTEXT_INVALID
-    if actor.patient not in (0, health_id):
-        return reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH
-    if facts is None:
-        return reasons.ERROR_REASON_DOSSIER_NOT_FOUND
-    if facts.blocked:
-        return reasons.ERROR_REASON_BLOCKED
+    case = Case(actor, pb.ACTION_UNSPECIFIED, health_id, facts, _NO_RIGHTS, now)
+    for _, refuse in _ENTRY:
+        reason = refuse(case)
+        if reason is not None:
+            return reason
     return None
 
 
@@ -155,6 +228,12 @@ def standing(actor: Actor, facts: Facts, now: datetime) -> Standing:
     return Standing(state, attending, until)
 
 
+def authorised(facts: Facts, now: datetime) -> bool:
+    """Whether the professional or his structure holds a valid authorisation."""
+    own, structure = facts.professional_until, facts.structure_until
+    return (own is not None and own > now) or (structure is not None and structure > now)
+
+
 def refuse_without_reason(actor: Actor) -> int | None:
     """Break-glass needs its reason, even to ask whether a dossier exists."""
     if actor.mode == BREAK_GLASS and not actor.states_reason:
@@ -162,85 +241,142 @@ def refuse_without_reason(actor: Actor) -> int | None:
     return None
 
 
-def _given(action: int, actor: Actor, context: str, rights: FunctionalRights) -> Right | None:
-    """The word of the table that gives the action, None when nothing does."""
-    rule = _GIVEN_BY.get(action)
-    if rule is None or not context or (action == pb.ACTION_SUBMIT and not actor.may_feed):
+# --- the rules, each giving the reason of its refusal -----------------------------------------------------------------
+
+
+def _context(case: Case) -> int | None:
+    return None if case.actor.complete else reasons.ERROR_REASON_ACTING_CONTEXT_INVALID
+
+
+def _purpose(case: Case) -> int | None:
+    return None if case.actor.for_care else reasons.ERROR_REASON_RIGHT_DENIED
+
+
+def _binding(case: Case) -> int | None:
+    if case.actor.patient in (0, case.health_id):
         return None
-    functions, words = rule
-    for function in functions:
-        right = rights.right(function, context)
-        if right in words:
-            return right
+    return reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH
+
+
+def _dossier(case: Case) -> int | None:
+    if case.action in _WITHOUT_DOSSIER:
+        return None
+    facts = case.facts
+    if facts is None or facts.state in UNOPENED:
+        return reasons.ERROR_REASON_DOSSIER_NOT_FOUND
+    return reasons.ERROR_REASON_DOSSIER_DESTROYED if facts.state in GONE else None
+
+
+def _blocked(case: Case) -> int | None:
+    facts = case.facts
+    if facts is not None and facts.blocked and case.action != pb.ACTION_CHECK_DOSSIER:
+        return reasons.ERROR_REASON_BLOCKED
     return None
 
 
-def _emergency(actor: Actor, action: int, facts: Facts) -> int | None:
-    refusal = refuse_without_reason(actor)
-    if refusal is not None:
-        return refusal
+def _representation(case: Case) -> int | None:
+    facts = case.facts
+    if not case.actor.representative or facts is None:
+        return None
+    held = facts.representation
+    if held is None or held.person != case.actor.representative or not held.in_force(case.now):
+        return reasons.ERROR_REASON_REPRESENTATION_MISSING
+    if held.kind not in ARCHIVE_READERS:
+        return None
+    archived = facts.state is DossierState.CLOSED and (facts.died or held.kind is RepresentationKind.COURT)
+    return None if archived else reasons.ERROR_REASON_REPRESENTATION_MISSING
+
+
+def _state(case: Case) -> int | None:
+    facts = case.facts
+    if facts is None or case.action == pb.ACTION_CHECK_DOSSIER:
+        return None
+    held = facts.representation
+    if case.actor.representative and held is not None and held.kind in ARCHIVE_READERS:
+        return None if case.action in _OF_THE_ARCHIVE else reasons.ERROR_REASON_DOSSIER_CLOSED
+    return None if facts.is_open else reasons.ERROR_REASON_DOSSIER_CLOSED
+
+
+def _right(case: Case) -> int | None:
+    given = GIVEN_BY.get(case.action)
+    if given is None or not case.row or (case.action == pb.ACTION_SUBMIT and not case.actor.may_feed):
+        return reasons.ERROR_REASON_RIGHT_DENIED
+    functions, words = given
+    for function in functions:
+        case.function, case.word = function, case.rights.right(function, case.row)
+        if case.word in words:
+            return None
+    return reasons.ERROR_REASON_RIGHT_DENIED
+
+
+def _reason(case: Case) -> int | None:
+    return refuse_without_reason(case.actor)
+
+
+def _opposition(case: Case) -> int | None:
+    actor, facts = case.actor, case.facts
+    if actor.mode == NORMAL or facts is None or case.action in _NEEDS_NO_AUTHORISATION:
+        return None
     opposed = facts.regulation_opposed if actor.mode == REGULATION else facts.break_glass_opposed
-    return reasons.ERROR_REASON_EMERGENCY_OPPOSED if opposed and action not in _FEEDING else None
+    return reasons.ERROR_REASON_EMERGENCY_OPPOSED if opposed else None
 
 
-def _authorisation(actor: Actor, action: int, facts: Facts, now: datetime) -> int | None:
-    if action in _FEEDING or actor.in_person:
+def _authorization(case: Case) -> int | None:
+    facts = case.facts
+    if case.action in _NEEDS_NO_AUTHORISATION or case.actor.in_person or case.actor.mode != NORMAL or facts is None:
         return None
-    own, structure = facts.professional_until, facts.structure_until
-    if (own is not None and own > now) or (structure is not None and structure > now):
+    if authorised(facts, case.now):
         return None
-    if own is None and structure is None:
+    if facts.professional_until is None and facts.structure_until is None:
         return reasons.ERROR_REASON_AUTHORIZATION_MISSING
     return reasons.ERROR_REASON_AUTHORIZATION_EXPIRED
 
 
-def _filter(
-    rights: FunctionalRights, actor: Actor, action: int, context: str, masked_in_emergency: bool, structure: str
-) -> Filter:
+_Refuse = Callable[[Case], int | None]
+_ENTRY: Final[tuple[tuple[Rule, _Refuse], ...]] = (
+    (Rule.CONTEXT, _context),
+    (Rule.PURPOSE, _purpose),
+    (Rule.BINDING, _binding),
+    (Rule.DOSSIER, _dossier),
+    (Rule.BLOCKED, _blocked),
+    (Rule.REPRESENTATION, _representation),
+)
+_RULES: Final[tuple[tuple[Rule, _Refuse], ...]] = (
+    *_ENTRY,
+    (Rule.STATE, _state),
+    (Rule.RIGHT, _right),
+    (Rule.REASON, _reason),
+    (Rule.OPPOSITION, _opposition),
+    (Rule.AUTHORIZATION, _authorization),
+)
+
+
+def _sight(case: Case) -> Filter:
+    actor = case.actor
     # Patients and structures carry no profession: no type is denied to them.
     profession = actor.profession if actor.professional else ""
-    shared = _shared_filter(
-        rights, context, profession, action == pb.ACTION_READ_TRACES, masked_in_emergency, actor.is_representative
+    shared = sight(
+        case.rights,
+        case.row,
+        profession,
+        case.restriction,
+        case.action == pb.ACTION_READ_TRACES,
+        case.facts is not None and case.facts.masked_in_emergency,
+        actor.secret,
     )
-    if not structure:
-        return shared
-    return Filter(
-        shared.denied_type_codes,
-        shared.masked,
-        shared.content_readable,
-        shared.patient_view,
-        shared.representative_view,
-        shared.traces,
-        structure,
-    )
+    return shared.imputed_to(actor.structure) if case.word is Right.IMPUTED_TO_STRUCTURE else shared
 
 
-@lru_cache(maxsize=1024)
-def _shared_filter(
-    rights: FunctionalRights,
-    context: str,
-    profession: str,
-    traces: bool,
-    masked_in_emergency: bool,
-    is_representative: bool,
-) -> Filter:
-    """The filter of everyone in the same row and profession; there are few, so each is made once."""
-    hides_invisible = rights.right(_READ_INVISIBLE, context) is not Right.YES
-    in_person = context.startswith(("patient/", "representative/"))
-    return Filter(
-        denied_type_codes=rights.denied_types(profession) if profession else (),
-        masked=_masked(rights.right(_READ_MASKED, context), masked_in_emergency),
-        content_readable=rights.right(_READ_CONTENT, context) is Right.YES,
-        patient_view=hides_invisible,
-        representative_view=hides_invisible and (is_representative or not in_person),
-        traces=_TRACES.get(rights.right(_READ_TRACES, context), pb.TRACE_VIEW_UNSPECIFIED)
-        if traces
-        else pb.TRACE_VIEW_UNSPECIFIED,
-        imputed_structure="",
-    )
+def _narrowing(bounds: Filter) -> list[Rule]:
+    """The rules that leave something out of what may be seen."""
+    narrowed = []
+    if bounds.masked != pb.MASKED_VIEW_ALL:
+        narrowed.append(Rule.MASKED)
+    if bounds.denied_type_codes:
+        narrowed.append(Rule.TYPES)
+    if bounds.patient_view or bounds.representative_view or bounds.restriction or not bounds.content_readable:
+        narrowed.append(Rule.VISIBILITY)
+    return narrowed
 
 
-def _masked(right: Right, allowed_in_emergency: bool) -> int:
-    if right is Right.YES or (right is Right.IF_PATIENT_ALLOWED and allowed_in_emergency):
-        return pb.MASKED_VIEW_ALL
-    return pb.MASKED_VIEW_OWN if right is Right.OWN_DOCUMENTS_ONLY else pb.MASKED_VIEW_NONE
+_NO_RIGHTS: Final = FunctionalRights.nothing()

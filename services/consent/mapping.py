@@ -8,21 +8,25 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from dmp.consent.v1 import consent_pb2 as pb
-from services.consent.acts import Opening, grantee_kind_fits
-from services.consent.decision import Filter
+from services.consent.acts import grantee_kind_fits
+from services.consent.seeing import Filter
 from services.consent.values import (
     Authorization,
     CloseReason,
     ConsentGiver,
     ConsentMethod,
     ConsentRecord,
+    Document,
     Dossier,
     DossierState,
     Grantee,
     GranteeKind,
+    Representation,
+    RepresentationKind,
+    Term,
 )
-from services.runtime.errors import invalid
-from services.runtime.identifiers import dossier_name
+from services.runtime.errors import DmpError, invalid
+from services.runtime.identifiers import dossier_name, dossier_of, person_name
 
 _CLOSE_REASONS: Final = {
     pb.CLOSE_REASON_PATIENT_REQUEST: CloseReason.PATIENT_REQUEST,
@@ -47,20 +51,70 @@ _KIND_OUT: Final = {value: key for key, value in _KINDS.items()}
 _STATE_OUT: Final = {
     DossierState.OPEN: pb.DOSSIER_STATE_OPEN,
     DossierState.CLOSED: pb.DOSSIER_STATE_CLOSED,
+    DossierState.OPPOSED: pb.DOSSIER_STATE_OPPOSED,
+    DossierState.NONE: pb.DOSSIER_STATE_UNSPECIFIED,
+    DossierState.DESTROYING: pb.DOSSIER_STATE_DESTROYED,
+    DossierState.DESTROYED: pb.DOSSIER_STATE_DESTROYED,
 }
+_TERMS: Final = {pb.AUTHORIZATION_TERM_VISIT: Term.VISIT}
+_TERM_OUT: Final = {Term.YEAR: pb.AUTHORIZATION_TERM_YEAR, Term.VISIT: pb.AUTHORIZATION_TERM_VISIT}
+_REPRESENTATIONS: Final = {
+    pb.REPRESENTATION_KIND_PARENT: RepresentationKind.PARENT,
+    pb.REPRESENTATION_KIND_GUARDIAN: RepresentationKind.GUARDIAN,
+    pb.REPRESENTATION_KIND_HEIR: RepresentationKind.HEIR,
+    pb.REPRESENTATION_KIND_COURT: RepresentationKind.COURT,
+}
+_REPRESENTATION_OUT: Final = {value: key for key, value in _REPRESENTATIONS.items()}
 
 
-def read_opening(request: pb.OpenDossierRequest) -> Opening:
-    """The wish in a validated request. INVALID_FIELD for a time that no calendar has."""
-    consent = request.consent
-    return Opening(
-        ConsentRecord(
-            _read_time(consent.collect_time, "consent.collect_time"),
-            _METHODS[consent.method],
-            _GIVERS[consent.given_by],
-        ),
-        break_glass_opposed=request.break_glass_opposed,
-        regulation_opposed=request.regulation_opposed,
+def check_consent(record: pb.ConsentRecord) -> None:
+    """INVALID_FIELD for a time that no calendar has, or a representative's consent without the representative."""
+    consent = read_consent(record)
+    if (consent.given_by is ConsentGiver.REPRESENTATIVE) != (consent.representative != 0):
+        raise invalid("consent.representative", "consent.given_by", "named when, and only when, he gave the consent")
+
+
+def read_consent(record: pb.ConsentRecord) -> ConsentRecord:
+    """The proof in a validated request."""
+    return ConsentRecord(
+        read_time(record.collect_time, "consent.collect_time"),
+        _METHODS[record.method],
+        _GIVERS[record.given_by],
+        record.collector,
+        int(dossier_of(record.representative, "consent.representative")) if record.representative else 0,
+    )
+
+
+def read_person(name: str) -> int:
+    """The health id in `people/{person}`, 0 for what is none: validation refuses it before it is used."""
+    try:
+        return int(dossier_of(name, "person")) if name.startswith("people/") else 0
+    except DmpError:
+        return 0
+
+
+def read_representation_kind(kind: int) -> RepresentationKind:
+    """An unknown kind reads as a court, whom only operators register; validation refuses it before it is used."""
+    return _REPRESENTATIONS.get(kind, RepresentationKind.COURT)  # type: ignore[call-overload,no-any-return]
+
+
+def read_term(term: int) -> Term:
+    """A year unless it is for one visit."""
+    return _TERMS.get(term, Term.YEAR)  # type: ignore[call-overload,no-any-return]
+
+
+def read_document(attributes: pb.DocumentAttributes) -> Document:
+    """The one document that a check is about."""
+    return Document(
+        type_code=attributes.type_code,
+        masked=attributes.masked,
+        invisible_to_patient=attributes.invisible_to_patient,
+        hidden_from_representatives=attributes.hidden_from_representatives,
+        authored_by_caller=attributes.authored_by_caller,
+        authored_by_structure=attributes.authored_by_structure,
+        archived=attributes.archived,
+        deprecated=attributes.deprecated,
+        deleted=attributes.deleted,
     )
 
 
@@ -69,7 +123,9 @@ def read_close_reason(reason: int) -> CloseReason | None:
     return _CLOSE_REASONS.get(reason)  # type: ignore[call-overload,no-any-return]
 
 
-def read_grantee(request: pb.GrantAuthorizationRequest | pb.RevokeAuthorizationRequest) -> Grantee | None:
+def read_grantee(
+    request: pb.GrantAuthorizationRequest | pb.RevokeAuthorizationRequest | pb.RemoveAttendingPhysicianRequest,
+) -> Grantee | None:
     """The grantee named, if any; of no use before the request is validated."""
     return read_party(request.grantee) if request.HasField("grantee") else None
 
@@ -90,25 +146,50 @@ def write_dossier(dossier: Dossier) -> pb.Dossier:
     written = pb.Dossier(
         name=dossier_name(dossier.health_id),
         state=_STATE_OUT[dossier.state],
-        open_time=write_time(dossier.opened_at),
+        open_time=write_optional_time(dossier.opened_at),
+        close_time=write_optional_time(dossier.closed_at),
         epoch=dossier.epoch,
         break_glass_opposed=dossier.break_glass_opposed,
         regulation_opposed=dossier.regulation_opposed,
         home_host=dossier.home_host,
+        region=dossier.region,
+        masked_shown_in_emergency=dossier.masked_in_emergency,
+        closed_by=dossier.closed_by,
+        destroy_time=write_optional_time(dossier.destroy_at),
+        death_time=write_optional_time(dossier.died_at),
+        destruction_requested=dossier.destruction_requested,
     )
-    if dossier.closed_at is not None and dossier.close_reason is not None:
-        written.close_time.CopyFrom(write_time(dossier.closed_at))
+    if dossier.close_reason is not None:
         written.close_reason = _CLOSE_REASON_OUT[dossier.close_reason]
     return written
+
+
+def write_grantee(grantee: Grantee) -> pb.Grantee:
+    """The grantee as the contract shows it."""
+    return pb.Grantee(kind=_KIND_OUT[grantee.kind], id=grantee.id)
 
 
 def write_authorization(authorization: Authorization) -> pb.Authorization:
     """The authorisation as the contract shows it."""
     return pb.Authorization(
-        grantee=pb.Grantee(kind=_KIND_OUT[authorization.grantee.kind], id=authorization.grantee.id),
+        grantee=write_grantee(authorization.grantee),
         grant_time=write_time(authorization.granted_at),
         expire_time=write_time(authorization.expires_at),
         attending_physician=authorization.attending_physician,
+        term=_TERM_OUT[authorization.term],
+        care_team=authorization.care_team,
+        secret=authorization.secret,
+    )
+
+
+def write_representative(representation: Representation, now: datetime) -> pb.Representative:
+    """The representation as the contract shows it."""
+    return pb.Representative(
+        person=person_name(representation.person),
+        kind=_REPRESENTATION_OUT[representation.kind],
+        start_time=write_time(representation.starts_at),
+        end_time=write_optional_time(representation.ends_at),
+        active=representation.in_force(now),
     )
 
 
@@ -122,6 +203,11 @@ def write_filter(bounds: Filter) -> pb.Filter:
         representative_view=bounds.representative_view,
         traces=bounds.traces,  # type: ignore[arg-type]
         imputed_structure=bounds.imputed_structure,
+        restriction=bounds.restriction,  # type: ignore[arg-type]
+        without_archived=bounds.without_archived,
+        without_deprecated=bounds.without_deprecated,
+        deleted_traces=bounds.deleted_traces,
+        secret=bounds.secret,
     )
 
 
@@ -132,7 +218,13 @@ def write_time(at: datetime) -> Timestamp:
     return written
 
 
-def _read_time(timestamp: Timestamp, field: str) -> datetime:
+def write_optional_time(at: datetime | None) -> Timestamp | None:
+    """The same where there may be none."""
+    return None if at is None else write_time(at)
+
+
+def read_time(timestamp: Timestamp, field: str) -> datetime:
+    """The instant; INVALID_FIELD for one that no calendar has."""
     try:
         return timestamp.ToDatetime(UTC)
     except (ValueError, OverflowError):

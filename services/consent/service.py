@@ -2,80 +2,118 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import read_actor
-from services.consent.authorizations import GrantAuthorization, RevokeAuthorization
+from services.consent.authorizations import GrantAuthorization, RemoveAttendingPhysician, RevokeAuthorization
 from services.consent.blocks import BlockProfessional, UnblockProfessional
-from services.consent.changes import Changes, Clock
+from services.consent.changes import Changes
 from services.consent.checking import AccessChecks, BatchAnswers
-from services.consent.decision import CHECK_DOSSIER, context_of, refuse_entry, refuse_without_reason, standing
-from services.consent.functional_rights import FunctionalRights, Right
-from services.consent.mapping import write_dossier, write_time
-from services.consent.opening import CloseDossier, OpenDossier
+from services.consent.closing import CloseDossier, RecordDeath, RequestDestruction, WithdrawDestruction
+from services.consent.opening import OpenDossier, OpposeOpening, ReopenDossier, WithdrawOpposition
+from services.consent.preferences import MoveDossier, UpdatePreferences
+from services.consent.reading import Readings, Told
+from services.consent.representatives import EndRepresentation, RegisterRepresentative
+from services.consent.terms import ConsentTerms
 from services.consent.values import Refused
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from services.runtime.postgres import translate
 from services.runtime.trail import Trail, build_event
-from services.runtime.validation import validate
-
-
-@dataclass(frozen=True, slots=True)
-class ConsentTerms:
-    """What the rules leave to the operator: how long an authorisation is valid, and which host this is."""
-
-    authorization_validity: timedelta
-    home_host: str
 
 
 class ConsentServicer:
     """dmp.consent.v1.ConsentService."""
 
     def __init__(
-        self,
-        changes: Changes,
-        checks: AccessChecks,
-        trail: Trail,
-        rights: FunctionalRights,
-        terms: ConsentTerms,
-        clock: Clock,
+        self, changes: Changes, checks: AccessChecks, readings: Readings, trail: Trail, terms: ConsentTerms
     ) -> None:
         self._changes = changes
-        self._checks = checks
         self._batches = BatchAnswers(checks)
+        self._readings = readings
         self._trail = trail
-        self._rights = rights
         self._terms = terms
-        self._clock = clock
+
+    # --- the life of a dossier ---------------------------------------------------------------------------------------
 
     async def OpenDossier(self, request: pb.OpenDossierRequest, call: Call) -> pb.OpenDossierResponse:
         """TD1.1."""
-        actor = read_actor(call.actor)
-        act = OpenDossier(actor, call.health_id, request, self._rights, self._terms.home_host)
+        act = OpenDossier(read_actor(call.actor), call.health_id, request, self._terms)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.OpenDossierResponse)
 
+    async def ReopenDossier(self, request: pb.ReopenDossierRequest, call: Call) -> pb.ReopenDossierResponse:
+        """TD1.2."""
+        act = ReopenDossier(read_actor(call.actor), call.health_id, request)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.ReopenDossierResponse)
+
+    async def OpposeOpening(self, request: pb.OpposeOpeningRequest, call: Call) -> pb.OpposeOpeningResponse:
+        """No dossier, please."""
+        act = OpposeOpening(read_actor(call.actor), call.health_id, request, self._terms)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.OpposeOpeningResponse)
+
+    async def WithdrawOpposition(
+        self, request: pb.WithdrawOppositionRequest, call: Call
+    ) -> pb.WithdrawOppositionResponse:
+        """A dossier may be opened again."""
+        act = WithdrawOpposition(read_actor(call.actor), call.health_id, request)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.WithdrawOppositionResponse)
+
     async def CloseDossier(self, request: pb.CloseDossierRequest, call: Call) -> pb.CloseDossierResponse:
         """TD1.4."""
-        act = CloseDossier(read_actor(call.actor), call.health_id, request, self._rights)
+        act = CloseDossier(read_actor(call.actor), call.health_id, request, self._terms)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.CloseDossierResponse)
+
+    async def RecordDeath(self, request: pb.RecordDeathRequest, call: Call) -> pb.RecordDeathResponse:
+        """Closes for good."""
+        act = RecordDeath(read_actor(call.actor), call.health_id, request, self._terms)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.RecordDeathResponse)
+
+    async def RequestDestruction(
+        self, request: pb.RequestDestructionRequest, call: Call
+    ) -> pb.RequestDestructionResponse:
+        """No archive, please."""
+        act = RequestDestruction(read_actor(call.actor), call.health_id, request, self._terms)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.RequestDestructionResponse)
+
+    async def WithdrawDestruction(
+        self, request: pb.WithdrawDestructionRequest, call: Call
+    ) -> pb.WithdrawDestructionResponse:
+        """An archive after all."""
+        act = WithdrawDestruction(read_actor(call.actor), call.health_id, request, self._terms)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.WithdrawDestructionResponse)
+
+    async def MoveDossier(self, request: pb.MoveDossierRequest, call: Call) -> pb.MoveDossierResponse:
+        """Another home."""
+        act = MoveDossier(read_actor(call.actor), call.health_id, request)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.MoveDossierResponse)
+
+    async def UpdatePreferences(self, request: pb.UpdatePreferencesRequest, call: Call) -> pb.UpdatePreferencesResponse:
+        """Emergencies."""
+        act = UpdatePreferences(read_actor(call.actor), call.health_id, request)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.UpdatePreferencesResponse)
+
+    # --- who may enter -----------------------------------------------------------------------------------------------
 
     async def GrantAuthorization(
         self, request: pb.GrantAuthorizationRequest, call: Call
     ) -> pb.GrantAuthorizationResponse:
         """TD0.3."""
-        actor = read_actor(call.actor)
-        validity = self._terms.authorization_validity
-        act = GrantAuthorization(actor, call.health_id, request, self._rights, validity)
+        act = GrantAuthorization(read_actor(call.actor), call.health_id, request, self._terms)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.GrantAuthorizationResponse)
 
@@ -83,13 +121,21 @@ class ConsentServicer:
         self, request: pb.RevokeAuthorizationRequest, call: Call
     ) -> pb.RevokeAuthorizationResponse:
         """TD0.3."""
-        act = RevokeAuthorization(read_actor(call.actor), call.health_id, request, self._rights)
+        act = RevokeAuthorization(read_actor(call.actor), call.health_id, request)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.RevokeAuthorizationResponse)
 
+    async def RemoveAttendingPhysician(
+        self, request: pb.RemoveAttendingPhysicianRequest, call: Call
+    ) -> pb.RemoveAttendingPhysicianResponse:
+        """TD0.3."""
+        act = RemoveAttendingPhysician(read_actor(call.actor), call.health_id, request)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.RemoveAttendingPhysicianResponse)
+
     async def BlockProfessional(self, request: pb.BlockProfessionalRequest, call: Call) -> pb.BlockProfessionalResponse:
         """Shuts out, whatever the mode."""
-        act = BlockProfessional(read_actor(call.actor), call.health_id, request, self._rights)
+        act = BlockProfessional(read_actor(call.actor), call.health_id, request)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.BlockProfessionalResponse)
 
@@ -97,58 +143,100 @@ class ConsentServicer:
         self, request: pb.UnblockProfessionalRequest, call: Call
     ) -> pb.UnblockProfessionalResponse:
         """Lifts a block."""
-        act = UnblockProfessional(read_actor(call.actor), call.health_id, request, self._rights)
+        act = UnblockProfessional(read_actor(call.actor), call.health_id, request)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.UnblockProfessionalResponse)
 
-    async def GetDossier(self, request: pb.GetDossierRequest, call: Call) -> pb.GetDossierResponse:
-        """TD0.2. A blocked caller is told FORBIDDEN; that much the transaction is for."""
+    async def RegisterRepresentative(
+        self, request: pb.RegisterRepresentativeRequest, call: Call
+    ) -> pb.RegisterRepresentativeResponse:
+        """Who acts for the patient."""
+        act = RegisterRepresentative(read_actor(call.actor), call.health_id, request, self._terms)
         async with self._recording(call):
-            response = await self._standing(request, call)
-        event = build_event(
-            call,
-            outcome=audit_pb2.OUTCOME_SUCCESS,
-            objects=(dossier_name(call.health_id),),
-            epoch=response.dossier.epoch,
-            result_count=1,
+            return await self._changes.make(call, request, act, pb.RegisterRepresentativeResponse)
+
+    async def EndRepresentation(self, request: pb.EndRepresentationRequest, call: Call) -> pb.EndRepresentationResponse:
+        """Who no longer does."""
+        act = EndRepresentation(read_actor(call.actor), call.health_id, request)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.EndRepresentationResponse)
+
+    # --- what is told ------------------------------------------------------------------------------------------------
+
+    async def GetDossier(self, request: pb.GetDossierRequest, call: Call) -> pb.GetDossierResponse:
+        """TD0.2."""
+        async with self._recording(call):
+            response = await self._readings.standing(request, call)
+        await self._record(call, Told(response.dossier.epoch, 1))
+        return response
+
+    async def ListAuthorizations(
+        self, request: pb.ListAuthorizationsRequest, call: Call
+    ) -> pb.ListAuthorizationsResponse:
+        """TD1.6."""
+        async with self._recording(call):
+            response, told = await self._readings.authorizations(request, call)
+        await self._record(call, told)
+        return response
+
+    async def ListAccessible(self, request: pb.ListAccessibleRequest, call: Call) -> pb.ListAccessibleResponse:
+        """TD0.4. Recorded in the trail of each dossier listed; an empty list, among the events about none."""
+        async with self._recording(call):
+            response, epochs = await self._readings.accessible(request, call)
+        if not epochs:
+            await self._record(call, Told(0, 0))
+        await asyncio.gather(
+            *(self._record(call, Told(epoch, 1), health_id=health_id) for health_id, epoch in epochs.items())
         )
-        await self._trail.record(event, call.remaining())
+        return response
+
+    async def ListRepresentatives(
+        self, request: pb.ListRepresentativesRequest, call: Call
+    ) -> pb.ListRepresentativesResponse:
+        """Who represents the patient."""
+        async with self._recording(call):
+            response, told = await self._readings.representatives(call)
+        await self._record(call, told)
+        return response
+
+    async def ListRepresented(self, request: pb.ListRepresentedRequest, call: Call) -> pb.ListRepresentedResponse:
+        """Whom a person represents. Recorded unless a service asks, which records what it then does."""
+        async with self._recording(call):
+            response = await self._readings.represented(call)
+        if call.actor.subject:
+            await self._record(call, Told(0, len(response.dossiers)))
+        return response
+
+    async def ExplainAccess(self, request: pb.ExplainAccessRequest, call: Call) -> pb.ExplainAccessResponse:
+        """Why, or why not."""
+        async with self._recording(call):
+            response, told = await self._readings.explain(request, call)
+        await self._record(call, told)
+        return response
+
+    async def ListConsentEvents(self, request: pb.ListConsentEventsRequest, call: Call) -> pb.ListConsentEventsResponse:
+        """What changed."""
+        async with self._recording(call):
+            response, told = await self._readings.events(request, call)
+        await self._record(call, told)
         return response
 
     async def BatchCheckAccess(self, request: pb.BatchCheckAccessRequest, call: Call) -> pb.BatchCheckAccessResponse:
         """Decides for the platform's own services, who record what they then do."""
         return await self._batches.answer(request.requests, call.remaining())
 
-    async def _standing(self, request: pb.GetDossierRequest, call: Call) -> pb.GetDossierResponse:
-        actor = read_actor(call.actor)
-        found = await self._checks.find(actor, call.health_id, call.remaining())
-        facts = found[1] if found else None
-        epoch = facts.epoch if facts else 0
-        refusal = refuse_entry(actor, call.health_id, facts)
-        if refusal is not None and refusal not in (
-            reasons.ERROR_REASON_BLOCKED,
-            reasons.ERROR_REASON_DOSSIER_NOT_FOUND,
-        ):
-            raise Refused(refusal, epoch)
-        now = self._clock()
-        reasonless = refuse_without_reason(actor)
-        if reasonless is not None:
-            raise Refused(reasonless, epoch)
-        if self._rights.right(CHECK_DOSSIER, context_of(actor, facts, now)) is not Right.YES:
-            raise Refused(reasons.ERROR_REASON_RIGHT_DENIED, epoch)
-        validate(request)
-        if found is None:
-            raise Refused(reasons.ERROR_REASON_DOSSIER_NOT_FOUND)
-        dossier, facts = found
-        own = standing(actor, facts, now)
-        response = pb.GetDossierResponse(
-            dossier=write_dossier(dossier),
-            caller_authorization=own.state,  # type: ignore[arg-type]
-            caller_is_attending_physician=own.attending_physician,
+    async def _record(self, call: Call, told: Told, *, health_id: int = 0) -> None:
+        """Return when what is about to be told is in the trail."""
+        about = health_id or call.health_id
+        event = build_event(
+            call,
+            outcome=audit_pb2.OUTCOME_SUCCESS,
+            health_id=about,
+            objects=(dossier_name(about),) if about else (),
+            epoch=told.epoch,
+            result_count=told.count,
         )
-        if own.expires_at is not None:
-            response.caller_authorization_expire_time.CopyFrom(write_time(own.expires_at))
-        return response
+        await self._trail.record(event, call.remaining())
 
     @asynccontextmanager
     async def _recording(self, call: Call) -> AsyncIterator[None]:
@@ -156,8 +244,14 @@ class ConsentServicer:
         try:
             yield
         except DmpError as error:
-            epoch = error.epoch if isinstance(error, Refused) else 0
-            await self._trail.refuse(call, error, objects=(dossier_name(call.health_id),), epoch=epoch)
+            await refused(self._trail, call, error)
             raise
         except Exception as error:  # a boundary: a fault of the database becomes UNAVAILABLE or INTERNAL
             raise translate(error) from error
+
+
+async def refused(trail: Trail, call: Call, error: DmpError) -> None:
+    """Record a refusal, with the epoch at which it was made."""
+    epoch = error.epoch if isinstance(error, Refused) else 0
+    objects = (dossier_name(call.health_id),) if call.health_id else ()
+    await trail.refuse(call, error, objects=objects, epoch=epoch)

@@ -159,7 +159,7 @@ class Changer:
     def _revised(
         self, key: DossierKey, row: DocumentRow, change: int, now: datetime, decision: consent_pb2.Decision
     ) -> Revision:
-        both = self._allow_both or decision.filter.masked_and_invisible_allowed
+        both = self._allow_both
         state = changed(state_of(row), change, allow_masked_and_invisible=both)
         if state is None:
             raise DmpError(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE)

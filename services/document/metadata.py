@@ -240,6 +240,8 @@ def _broken(document: document_pb2.Document, rules: MetadataRules) -> Iterator[V
         )
     if document.type_code.code.startswith(PATIENT_DEPOSITED) and not rules.by_patient:
         yield Violation("type_code", "patient_deposited", "documents of this type are deposited by the patient")
+    if rules.by_patient and not document.type_code.code.startswith(PATIENT_DEPOSITED):
+        yield Violation("type_code", "patient_deposited", "patients deposit documents of their own types only")
     if document.HasField("service_stop_time"):
         start, stop = document.service_start_time, document.service_stop_time
         if (stop.seconds, stop.nanos) < (start.seconds, start.nanos):

@@ -154,7 +154,7 @@ class Submitter:
     def _rules(self, call: Call, decision: consent_pb2.Decision) -> MetadataRules:
         return MetadataRules(
             call.actor.actor_kind in _PATIENTS,
-            self._limits.allow_masked_and_invisible or decision.filter.masked_and_invisible_allowed,
+            self._limits.allow_masked_and_invisible,
             secret=call.actor.secret_connection or decision.filter.secret,
         )
 

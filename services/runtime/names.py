@@ -15,14 +15,14 @@ import grpc
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2
-from dmp.consent.v1 import consent_pb2
+from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.gateway.v1 import denial_pb2, partner_pb2
 from dmp.identity.v1 import identity_pb2
 
 RPC_METHODS: Final = tuple(
     f"/{service.full_name}/{method.name}"
-    for file in (identity_pb2, consent_pb2, document_pb2, clinical_pb2, audit_pb2, partner_pb2, denial_pb2)
+    for file in (identity_pb2, consent_pb2, rights_pb2, document_pb2, clinical_pb2, audit_pb2, partner_pb2, denial_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
@@ -31,7 +31,10 @@ RPC_METHODS: Final = tuple(
 AuditAction = Literal[
     "audit.append",
     "authorization.block",
+    "authorization.expire",
     "authorization.grant",
+    "authorization.list",
+    "authorization.remove_attending",
     "authorization.revoke",
     "authorization.unblock",
     "clinical.imaging",
@@ -42,6 +45,8 @@ AuditAction = Literal[
     "clinical.summaries",
     "clinical.vaccinations",
     "consent.check",
+    "consent.explain",
+    "consent.history",
     "contracts.read",
     "denial.apply",
     "content.move",
@@ -73,8 +78,17 @@ AuditAction = Literal[
     "document.waiting",
     "dossier.check",
     "dossier.close",
+    "dossier.death",
     "dossier.destroy",
+    "dossier.list_accessible",
+    "dossier.move",
     "dossier.open",
+    "dossier.oppose",
+    "dossier.reopen",
+    "dossier.request_destruction",
+    "dossier.update_preferences",
+    "dossier.withdraw_destruction",
+    "dossier.withdraw_opposition",
     "event.report",
     "gateway.call",
     "log.check",
@@ -109,6 +123,15 @@ AuditAction = Literal[
     "person.unlink",
     "person.update",
     "person.verify",
+    "representative.end",
+    "representative.expire",
+    "representative.list",
+    "representative.list_represented",
+    "representative.register",
+    "rights.diff",
+    "rights.get",
+    "rights.list",
+    "rights.replace",
     "session.end",
     "session.open",
     "session.theft",

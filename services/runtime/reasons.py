@@ -192,6 +192,20 @@ _SPECS: dict[int, ReasonSpec] = {
         _Code.FAILED_PRECONDITION, 409, "business-rule", None, "The dossier's person was merged into another."),
     reasons.ERROR_REASON_REGULATION_ONLY: ReasonSpec(
         _Code.PERMISSION_DENIED, 403, "forbidden", None, "The call is for the access mode regulation."),
+    reasons.ERROR_REASON_OPENING_OPPOSED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 422, "business-rule", None, "The person wants no dossier."),
+    reasons.ERROR_REASON_DOSSIER_DESTROYED: ReasonSpec(
+        _Code.NOT_FOUND, 410, "deleted", "XDSUnknownPatientId", "The dossier was destroyed."),
+    reasons.ERROR_REASON_REPRESENTATION_MISSING: ReasonSpec(
+        _Code.PERMISSION_DENIED, 403, "forbidden", None, "The caller does not represent the patient."),
+    reasons.ERROR_REASON_DOSSIER_NOT_CLOSED: ReasonSpec(
+        _Code.FAILED_PRECONDITION, 422, "business-rule", None, "The dossier is not closed."),
+    reasons.ERROR_REASON_RIGHTS_TABLE_INVALID: ReasonSpec(
+        _Code.INVALID_ARGUMENT, 400, "value", None, "The rights tables break a rule."),
+    reasons.ERROR_REASON_NOTHING_TO_WITHDRAW: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "There is nothing of this kind to withdraw or to read."),
+    reasons.ERROR_REASON_EPOCH_UNKNOWN: ReasonSpec(
+        _Code.NOT_FOUND, 404, "not-found", None, "The dossier has no history at that epoch."),
 }
 # fmt: on
 

@@ -20,7 +20,7 @@ from services.runtime import faults
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, from_status
-from services.runtime.identifiers import uuid7_bytes
+from services.runtime.identifiers import dossier_name, uuid7_bytes
 from services.runtime.outbox import OutboxRow
 
 Append = Callable[[list[audit_pb2.AuditEvent]], Awaitable[Sequence[audit_pb2.AppendReceipt | DmpError]]]
@@ -112,6 +112,10 @@ class Trail:
         """
         if error.code in UNDECIDED or not call.actor.subject:
             return
+        if error.reason == reasons.ERROR_REASON_DOSSIER_DESTROYED:
+            # Nothing can be sealed with that dossier any more: among the events about none, with the dossier as object.
+            objects = objects or (dossier_name(health_id or call.health_id),)
+            call, health_id = call.routed(call.request_id, 0), 0
         if outcome == audit_pb2.OUTCOME_UNSPECIFIED:
             outcome = audit_pb2.OUTCOME_DENIED if error.code in _DENIED else audit_pb2.OUTCOME_REJECTED
         event = build_event(

@@ -9,8 +9,10 @@ import pytest
 
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
 from services.runtime.errors import DmpError
+from services.runtime.identifiers import dossier_name
 from tests.consent_service import (
     BREAK_GLASS,
     NOW,
@@ -257,3 +259,74 @@ async def test_masked_documents_stay_hidden_in_an_emergency_unless_the_patient_a
     assert (await consent.check(dossier, actor)).filter.masked == pb.MASKED_VIEW_NONE
     await consent.pool.execute("UPDATE dossier SET masked_in_emergency = true")
     assert (await consent.check(dossier, actor)).filter.masked == pb.MASKED_VIEW_ALL
+
+
+# --- the care team, single visits, the role of MT ---------------------------------------------------------------------
+
+
+async def test_an_authorisation_for_a_visit_ends_with_it_and_a_longer_one_can_follow(consent: Consent) -> None:
+    dossier = await consent.open()
+    visit = await consent.grant(dossier, term=pb.AUTHORIZATION_TERM_VISIT)
+    length = visit.authorization.expire_time.ToDatetime() - visit.authorization.grant_time.ToDatetime()
+    assert length == consent.terms.visit_validity
+    await consent.grant(dossier)
+    consent.now[0] = NOW + consent.terms.visit_validity
+    assert (await consent.check(dossier)).permitted
+    with refused(reasons.ERROR_REASON_AUTHORIZATION_EXISTS):
+        await consent.grant(dossier, term=pb.AUTHORIZATION_TERM_VISIT)
+
+
+async def test_outside_the_care_team_each_visit_needs_the_patients_consent(consent: Consent) -> None:
+    dossier = await consent.open()
+    await consent.grant(dossier, term=pb.AUTHORIZATION_TERM_VISIT)
+    consent.now[0] = NOW + consent.terms.visit_validity
+    assert (await consent.check(dossier)).reason == reasons.ERROR_REASON_AUTHORIZATION_EXPIRED
+    for term in (pb.AUTHORIZATION_TERM_VISIT, pb.AUTHORIZATION_TERM_YEAR):
+        with refused(reasons.ERROR_REASON_INVALID_FIELD):
+            await consent.grant(dossier, term=term, consented=False)
+    with refused(reasons.ERROR_REASON_INVALID_FIELD):
+        await consent.grant(dossier, term=pb.AUTHORIZATION_TERM_VISIT, care_team=True)
+
+
+async def test_a_member_of_the_care_team_renews_within_the_consent_that_made_him_one(consent: Consent) -> None:
+    dossier = await consent.open()
+    await consent.grant(dossier, care_team=True)
+    consent.now[0] = NOW + YEAR
+    assert (await consent.grant(dossier, consented=False)).authorization.care_team
+    await consent.revoke(dossier)
+    with refused(reasons.ERROR_REASON_INVALID_FIELD):
+        await consent.grant(dossier, consented=False)
+
+
+async def test_a_structure_in_the_care_team_brings_its_professionals(consent: Consent) -> None:
+    dossier = await consent.open()
+    await consent.grant(dossier, staff(), care_team=True)
+    await consent.grant(dossier, consented=False)
+    with refused(reasons.ERROR_REASON_INVALID_FIELD):
+        await consent.grant(dossier, professional(NURSE, "60", structure=""), consented=False)
+
+
+async def leave(consent: Consent, dossier: int, actor: ActingContext, grantee: pb.Grantee | None = None) -> None:
+    request = pb.RemoveAttendingPhysicianRequest(parent=dossier_name(dossier), grantee=grantee)
+    await consent.do("RemoveAttendingPhysician", request, actor, dossier)
+
+
+async def test_a_physician_stops_being_mt_and_keeps_his_access(consent: Consent) -> None:
+    dossier = await consent.open()
+    await consent.grant(dossier, attending=True)
+    assert (await consent.check(dossier)).filter.masked == pb.MASKED_VIEW_ALL
+    await leave(consent, dossier, professional())
+    decision = await consent.check(dossier)
+    assert (decision.permitted, decision.filter.masked) == (True, pb.MASKED_VIEW_OWN)
+    assert not (await consent.get(dossier)).caller_is_attending_physician
+    with refused(reasons.ERROR_REASON_RIGHT_DENIED):
+        await leave(consent, dossier, professional())
+
+
+async def test_the_patient_takes_the_role_of_mt_from_a_physician(consent: Consent) -> None:
+    dossier = await consent.open()
+    await consent.grant(dossier, attending=True)
+    await leave(consent, dossier, patient(dossier), grantee_of())
+    assert (await consent.check(dossier)).filter.masked == pb.MASKED_VIEW_OWN
+    with refused(reasons.ERROR_REASON_AUTHORIZATION_MISSING):
+        await leave(consent, dossier, patient(dossier), grantee_of(NURSE))

@@ -1,7 +1,8 @@
-"""The tests here break the same fleet as the fault tests."""
+"""Fixtures of the system tests: the fleet that the fault tests break, and consent on a database of its own."""
 
 from __future__ import annotations
 
+from tests.consent_service import consent, consent_database
 from tests.faults.conftest import clients, fleet, zygote
 
-__all__ = ["clients", "fleet", "zygote"]
+__all__ = ["clients", "consent", "consent_database", "fleet", "zygote"]

@@ -1,11 +1,9 @@
-"""Access rules, stated one by one, and every cell of the rights table that a check can be about."""
+"""Access rules, stated one by one. Every cell of the tables is in `test_consent_matrix`."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -13,23 +11,19 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
-from services.consent.acting import PROFESSIONS, read_actor
-from services.consent.decision import Decision, decide, standing
-from services.consent.values import Facts
-from tests.consent_service import NOW, RIGHTS, STRUCTURE, patient, professional, staff
-
-TABLE = Path("services/consent/rights/functional_rights.csv")
-DENIALS = Path("services/consent/rights/document_type_denials.csv")
-DOSSIER = 4_611_686_018_427_387_904
-OTHER = 1_234_567_890_123_456_789
+from services.consent.acting import read_actor
+from services.consent.decision import Case, Decision, decide, standing
+from services.consent.values import DossierState, Facts, Representation, RepresentationKind
+from tests.consent_callers import DOSSIER, OTHER, callers
+from tests.consent_service import NOW, RIGHTS, STRUCTURE, patient, professional, representative, staff
 
 NORMAL = context_pb2.ACCESS_MODE_NORMAL
 BREAK_GLASS = context_pb2.ACCESS_MODE_BREAK_GLASS
 REGULATION = context_pb2.ACCESS_MODE_REGULATION
-MODES = {"normal": NORMAL, "regulation": REGULATION, "break_glass": BREAK_GLASS, "any": NORMAL}
 
+MOTHER = Representation(OTHER, RepresentationKind.PARENT, NOW - timedelta(days=1), NOW + timedelta(days=1))
 AUTHORISED = Facts(
-    is_open=True,
+    state=DossierState.OPEN,
     epoch=7,
     break_glass_opposed=False,
     regulation_opposed=False,
@@ -38,101 +32,24 @@ AUTHORISED = Facts(
     professional_until=NOW + timedelta(days=1),
     attending_physician=False,
     structure_until=None,
+    representation=MOTHER,
 )
 STRANGER = replace(AUTHORISED, professional_until=None)
 ATTENDING = replace(AUTHORISED, attending_physician=True)
 
-# What a check may be about, and the words that are a yes for it.
-ACTIONS = {
-    ("TD2.1", "submit"): (pb.ACTION_SUBMIT, {"yes", "imputed_to_structure"}),
-    ("TD2.2", "submit_by_cpe"): (pb.ACTION_SUBMIT, {"yes", "imputed_to_structure"}),
-    ("TD3.1", "search_metadata"): (pb.ACTION_SEARCH, {"yes", "if_visible_to_caller"}),
-    ("TD3.1", "search_reference"): (pb.ACTION_SEARCH_REFERENCE, {"yes", "reference_only"}),
-    ("TD3.2", "read_not_masked"): (pb.ACTION_READ, {"yes"}),
-    ("TRACE", "read_traces"): (pb.ACTION_READ_TRACES, {"yes", "own_actions_only", "without_secret_connections"}),
-    ("TD1.3a", "read_admin_data"): (pb.ACTION_READ_ADMINISTRATIVE, {"yes"}),
-}
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-WORDS = {(row["transaction"], row["action"], row["context"]): row["right"] for row in rows(TABLE)}
-CONTEXTS = sorted({context for *_, context in WORDS})
-
-
-def caller(context: str) -> ActingContext:
-    """Somebody who is in a row of the table."""
-    row, mode_name = context.split("/")
-    mode = MODES[mode_name]
-    if row in ("physician", "attending_physician"):
-        return professional(mode=mode)
-    if row == "occupational_physician":
-        return professional(mode=mode, occupational=True)
-    if row == "other_professional":
-        return professional(profession="60", mode=mode)
-    if row == "structure_staff":
-        return staff()
-    if row == "structure_certificate":
-        return professional(mode=mode, authentication=context_pb2.AUTHENTICATION_MODE_INDIRECT)
-    kind = context_pb2.ACTOR_KIND_PATIENT if row == "patient" else context_pb2.ACTOR_KIND_REPRESENTATIVE
-    return patient(DOSSIER, kind)
+CONTEXTS = sorted(callers())
 
 
 def decision(context: ActingContext, action: int = pb.ACTION_READ, facts: Facts | None = AUTHORISED) -> Decision:
-    return decide(read_actor(context), action, DOSSIER, facts, RIGHTS, NOW)
+    return decide(Case(read_actor(context), action, DOSSIER, facts, RIGHTS, NOW))
+
+
+def caller(context: str) -> ActingContext:
+    return callers()[context]
 
 
 def reason_of(context: ActingContext, action: int = pb.ACTION_READ, facts: Facts | None = AUTHORISED) -> int | None:
     return decision(context, action, facts).reason
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-@pytest.mark.parametrize("action", sorted({action for action, _ in ACTIONS.values()}))
-def test_each_cell_of_the_rights_table_is_what_is_decided(context: str, action: int) -> None:
-    facts = ATTENDING if context.startswith("attending_physician/") else AUTHORISED
-    expected = any(
-        WORDS.get((*function, context), "no") in words
-        for function, (checked, words) in ACTIONS.items()
-        if checked == action
-    )
-    decided = decision(caller(context), action, facts)
-    assert decided.permitted is expected
-    if not expected:
-        assert decided.reason == reasons.ERROR_REASON_RIGHT_DENIED
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_masked_documents_are_seen_as_the_table_says(context: str) -> None:
-    facts = ATTENDING if context.startswith("attending_physician/") else AUTHORISED
-    word = WORDS.get(("TD3.2", "read_masked_ps", context), "no")
-    for allowed in (False, True):
-        bounds = decision(caller(context), pb.ACTION_SEARCH, replace(facts, masked_in_emergency=allowed)).filter
-        if bounds is None:
-            continue
-        in_emergency = pb.MASKED_VIEW_ALL if allowed else pb.MASKED_VIEW_NONE
-        expected = {
-            "yes": pb.MASKED_VIEW_ALL,
-            "own_documents_only": pb.MASKED_VIEW_OWN,
-            "if_patient_allowed": in_emergency,
-            "no": pb.MASKED_VIEW_NONE,
-        }
-        assert bounds.masked == expected[word]
-
-
-@pytest.mark.parametrize("profession", sorted(PROFESSIONS))
-def test_a_profession_is_denied_the_types_of_its_list_or_of_the_dentists(profession: str) -> None:
-    listed: dict[str, list[str]] = {}
-    for row in rows(DENIALS):
-        listed.setdefault(row["profession"], []).append(row["type_code"])
-    bounds = decision(professional(profession=profession)).filter
-    assert bounds is not None
-    assert list(bounds.denied_type_codes) == listed.get(profession, listed["40"])
 
 
 # --- the rules, one by one --------------------------------------------------------------------------------------------
@@ -151,13 +68,13 @@ def test_a_blocked_professional_gets_nothing_whatever_the_mode(mode: context_pb2
 
 
 def test_a_block_is_told_before_a_closing() -> None:
-    assert reason_of(professional(), facts=replace(AUTHORISED, blocked=True, is_open=False)) == (
+    assert reason_of(professional(), facts=replace(AUTHORISED, blocked=True, state=DossierState.CLOSED)) == (
         reasons.ERROR_REASON_BLOCKED
     )
 
 
 def test_a_closed_dossier_is_entered_by_nobody() -> None:
-    closed = replace(ATTENDING, is_open=False)
+    closed = replace(ATTENDING, state=DossierState.CLOSED)
     for context in CONTEXTS:
         assert reason_of(caller(context), pb.ACTION_SUBMIT, closed) == reasons.ERROR_REASON_DOSSIER_CLOSED
 
@@ -262,11 +179,11 @@ def test_the_patient_sees_masked_documents_but_not_what_is_not_yet_his_to_see() 
 
 
 def test_a_representative_does_not_see_what_is_hidden_from_representatives() -> None:
-    representative = patient(DOSSIER, context_pb2.ACTOR_KIND_REPRESENTATIVE)
-    bounds = decision(representative, facts=STRANGER).filter
+    mother = representative(OTHER, DOSSIER)
+    bounds = decision(mother, facts=STRANGER).filter
     assert bounds is not None
     assert (bounds.patient_view, bounds.representative_view) == (True, True)
-    traces = decision(representative, pb.ACTION_READ_TRACES, STRANGER).filter
+    traces = decision(mother, pb.ACTION_READ_TRACES, STRANGER).filter
     assert traces is not None
     assert traces.traces == pb.TRACE_VIEW_WITHOUT_SECRET
 

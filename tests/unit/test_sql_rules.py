@@ -36,6 +36,7 @@ _LOCAL_OF: Final[Mapping[str, Mapping[str, str]]] = {
 _OFF_PATH: Final[Mapping[str, str]] = {
     "idempotency_created_at": "the purge",
     "outbox_created_at": "the relay",
+    "deadline_due": "the duties of consent",
     "used_assertion_expires_at": "the purge",
     "sign_in_expires_at": "the purge",
     "authorization_code_expires_at": "the purge",

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from dmp.consent.v1 import consent_pb2
+from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import document_pb2
 from dmp.identity.v1 import identity_pb2
 from services.runtime import names
@@ -321,7 +321,7 @@ def test_every_metric_is_described_once_and_every_label_is_known() -> None:
 def test_every_methods_audit_action_is_registered() -> None:
     actions = {
         method.GetOptions().Extensions[access_pb2.access].audit_action
-        for file in (audit_pb2, consent_pb2, document_pb2, identity_pb2)
+        for file in (audit_pb2, consent_pb2, rights_pb2, document_pb2, identity_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -338,6 +338,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The call needs the access mode of an emergency call centre.
     Example: finding a patient without the INS in normal mode.
     """
+    ERROR_REASON_OPENING_OPPOSED: _ErrorReason.ValueType  # 100
+    """The person wants no dossier, and said so before one was opened.
+    Example: opening in spite of a recorded opposition.
+    """
+    ERROR_REASON_DOSSIER_DESTROYED: _ErrorReason.ValueType  # 101
+    """The dossier's content was destroyed by law, or is being destroyed.
+    Example: reopening ten years after the closing.
+    """
+    ERROR_REASON_REPRESENTATION_MISSING: _ErrorReason.ValueType  # 102
+    """The caller does not represent the patient, or not now.
+    Example: a parent after the child's majority.
+    """
+    ERROR_REASON_DOSSIER_NOT_CLOSED: _ErrorReason.ValueType  # 103
+    """The dossier is not closed.
+    Example: a request to destroy an open dossier.
+    """
+    ERROR_REASON_RIGHTS_TABLE_INVALID: _ErrorReason.ValueType  # 104
+    """The rights tables break a rule; BadRequest names the table, the line and the rule.
+    Example: a word that is no right.
+    """
+    ERROR_REASON_NOTHING_TO_WITHDRAW: _ErrorReason.ValueType  # 105
+    """There is no such opposition, request or version to withdraw or to read.
+    Example: withdrawing an opposition that was never made.
+    """
+    ERROR_REASON_EPOCH_UNKNOWN: _ErrorReason.ValueType  # 106
+    """The dossier has no history at that epoch.
+    Example: an explanation at an epoch that is still to come.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error. The gRPC code, the HTTP
@@ -657,5 +685,33 @@ Example: feeding the dossier of a merged person.
 ERROR_REASON_REGULATION_ONLY: ErrorReason.ValueType  # 150
 """The call needs the access mode of an emergency call centre.
 Example: finding a patient without the INS in normal mode.
+"""
+ERROR_REASON_OPENING_OPPOSED: ErrorReason.ValueType  # 100
+"""The person wants no dossier, and said so before one was opened.
+Example: opening in spite of a recorded opposition.
+"""
+ERROR_REASON_DOSSIER_DESTROYED: ErrorReason.ValueType  # 101
+"""The dossier's content was destroyed by law, or is being destroyed.
+Example: reopening ten years after the closing.
+"""
+ERROR_REASON_REPRESENTATION_MISSING: ErrorReason.ValueType  # 102
+"""The caller does not represent the patient, or not now.
+Example: a parent after the child's majority.
+"""
+ERROR_REASON_DOSSIER_NOT_CLOSED: ErrorReason.ValueType  # 103
+"""The dossier is not closed.
+Example: a request to destroy an open dossier.
+"""
+ERROR_REASON_RIGHTS_TABLE_INVALID: ErrorReason.ValueType  # 104
+"""The rights tables break a rule; BadRequest names the table, the line and the rule.
+Example: a word that is no right.
+"""
+ERROR_REASON_NOTHING_TO_WITHDRAW: ErrorReason.ValueType  # 105
+"""There is no such opposition, request or version to withdraw or to read.
+Example: withdrawing an opposition that was never made.
+"""
+ERROR_REASON_EPOCH_UNKNOWN: ErrorReason.ValueType  # 106
+"""The dossier has no history at that epoch.
+Example: an explanation at an epoch that is still to come.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

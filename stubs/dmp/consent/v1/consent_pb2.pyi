@@ -37,6 +37,10 @@ class _DossierStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DossierS
     """DOSSIER_STATE_OPEN can be fed and read."""
     DOSSIER_STATE_CLOSED: _DossierState.ValueType  # 2
     """DOSSIER_STATE_CLOSED is archived for ten years."""
+    DOSSIER_STATE_OPPOSED: _DossierState.ValueType  # 3
+    """DOSSIER_STATE_OPPOSED: there is no dossier, and the person wants none."""
+    DOSSIER_STATE_DESTROYED: _DossierState.ValueType  # 4
+    """DOSSIER_STATE_DESTROYED: its content was destroyed, or is being destroyed."""
 
 class DossierState(_DossierState, metaclass=_DossierStateEnumTypeWrapper):
     """DossierState is where a dossier is in its life."""
@@ -47,6 +51,10 @@ DOSSIER_STATE_OPEN: DossierState.ValueType  # 1
 """DOSSIER_STATE_OPEN can be fed and read."""
 DOSSIER_STATE_CLOSED: DossierState.ValueType  # 2
 """DOSSIER_STATE_CLOSED is archived for ten years."""
+DOSSIER_STATE_OPPOSED: DossierState.ValueType  # 3
+"""DOSSIER_STATE_OPPOSED: there is no dossier, and the person wants none."""
+DOSSIER_STATE_DESTROYED: DossierState.ValueType  # 4
+"""DOSSIER_STATE_DESTROYED: its content was destroyed, or is being destroyed."""
 Global___DossierState: _TypeAlias = DossierState  # noqa: Y015
 
 class _CloseReason:
@@ -225,38 +233,6 @@ ACTION_WEB_ACCESS: Action.ValueType  # 19
 """ACTION_WEB_ACCESS: enter the web access for professionals (TD0.9)."""
 Global___Action: _TypeAlias = Action  # noqa: Y015
 
-class _DocumentRestriction:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _DocumentRestrictionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentRestriction.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    DOCUMENT_RESTRICTION_UNSPECIFIED: _DocumentRestriction.ValueType  # 0
-    """Not set: every document that the filter lets the caller know of."""
-    DOCUMENT_RESTRICTION_OWN: _DocumentRestriction.ValueType  # 1
-    """DOCUMENT_RESTRICTION_OWN: those that the caller authored."""
-    DOCUMENT_RESTRICTION_STRUCTURE: _DocumentRestriction.ValueType  # 2
-    """DOCUMENT_RESTRICTION_STRUCTURE: those that the caller's structure authored."""
-    DOCUMENT_RESTRICTION_PATIENT_TYPES: _DocumentRestriction.ValueType  # 3
-    """DOCUMENT_RESTRICTION_PATIENT_TYPES: those of the types that patients deposit (DOCPAT*, EXPPAT*)."""
-    DOCUMENT_RESTRICTION_REFERENCE: _DocumentRestriction.ValueType  # 4
-    """DOCUMENT_RESTRICTION_REFERENCE: nothing but the technical id of a document whose uniqueId is given."""
-
-class DocumentRestriction(_DocumentRestriction, metaclass=_DocumentRestrictionEnumTypeWrapper):
-    """DocumentRestriction says on which documents alone a permitted action may be done."""
-
-DOCUMENT_RESTRICTION_UNSPECIFIED: DocumentRestriction.ValueType  # 0
-"""Not set: every document that the filter lets the caller know of."""
-DOCUMENT_RESTRICTION_OWN: DocumentRestriction.ValueType  # 1
-"""DOCUMENT_RESTRICTION_OWN: those that the caller authored."""
-DOCUMENT_RESTRICTION_STRUCTURE: DocumentRestriction.ValueType  # 2
-"""DOCUMENT_RESTRICTION_STRUCTURE: those that the caller's structure authored."""
-DOCUMENT_RESTRICTION_PATIENT_TYPES: DocumentRestriction.ValueType  # 3
-"""DOCUMENT_RESTRICTION_PATIENT_TYPES: those of the types that patients deposit (DOCPAT*, EXPPAT*)."""
-DOCUMENT_RESTRICTION_REFERENCE: DocumentRestriction.ValueType  # 4
-"""DOCUMENT_RESTRICTION_REFERENCE: nothing but the technical id of a document whose uniqueId is given."""
-Global___DocumentRestriction: _TypeAlias = DocumentRestriction  # noqa: Y015
-
 class _MaskedView:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -312,6 +288,126 @@ TRACE_VIEW_WITHOUT_SECRET: TraceView.ValueType  # 2
 TRACE_VIEW_ALL: TraceView.ValueType  # 3
 """TRACE_VIEW_ALL: all."""
 Global___TraceView: _TypeAlias = TraceView  # noqa: Y015
+
+class _DocumentRestriction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentRestrictionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentRestriction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_RESTRICTION_UNSPECIFIED: _DocumentRestriction.ValueType  # 0
+    """Not set: every document that the filter lets the caller know of."""
+    DOCUMENT_RESTRICTION_OWN: _DocumentRestriction.ValueType  # 1
+    """DOCUMENT_RESTRICTION_OWN: those that the caller authored."""
+    DOCUMENT_RESTRICTION_STRUCTURE: _DocumentRestriction.ValueType  # 2
+    """DOCUMENT_RESTRICTION_STRUCTURE: those that the caller's structure authored."""
+    DOCUMENT_RESTRICTION_PATIENT_TYPES: _DocumentRestriction.ValueType  # 3
+    """DOCUMENT_RESTRICTION_PATIENT_TYPES: those of the types that patients deposit (DOCPAT*, EXPPAT*)."""
+    DOCUMENT_RESTRICTION_REFERENCE: _DocumentRestriction.ValueType  # 4
+    """DOCUMENT_RESTRICTION_REFERENCE: nothing but the technical id of a document whose uniqueId is given."""
+
+class DocumentRestriction(_DocumentRestriction, metaclass=_DocumentRestrictionEnumTypeWrapper):
+    """DocumentRestriction says on which documents alone a permitted action may be done."""
+
+DOCUMENT_RESTRICTION_UNSPECIFIED: DocumentRestriction.ValueType  # 0
+"""Not set: every document that the filter lets the caller know of."""
+DOCUMENT_RESTRICTION_OWN: DocumentRestriction.ValueType  # 1
+"""DOCUMENT_RESTRICTION_OWN: those that the caller authored."""
+DOCUMENT_RESTRICTION_STRUCTURE: DocumentRestriction.ValueType  # 2
+"""DOCUMENT_RESTRICTION_STRUCTURE: those that the caller's structure authored."""
+DOCUMENT_RESTRICTION_PATIENT_TYPES: DocumentRestriction.ValueType  # 3
+"""DOCUMENT_RESTRICTION_PATIENT_TYPES: those of the types that patients deposit (DOCPAT*, EXPPAT*)."""
+DOCUMENT_RESTRICTION_REFERENCE: DocumentRestriction.ValueType  # 4
+"""DOCUMENT_RESTRICTION_REFERENCE: nothing but the technical id of a document whose uniqueId is given."""
+Global___DocumentRestriction: _TypeAlias = DocumentRestriction  # noqa: Y015
+
+class _RepresentationKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RepresentationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RepresentationKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPRESENTATION_KIND_UNSPECIFIED: _RepresentationKind.ValueType  # 0
+    """Not set: refused."""
+    REPRESENTATION_KIND_PARENT: _RepresentationKind.ValueType  # 1
+    """REPRESENTATION_KIND_PARENT holds parental authority over a minor; ends with the minority."""
+    REPRESENTATION_KIND_GUARDIAN: _RepresentationKind.ValueType  # 2
+    """REPRESENTATION_KIND_GUARDIAN is a guardian, of a minor or of an adult under protection."""
+    REPRESENTATION_KIND_HEIR: _RepresentationKind.ValueType  # 3
+    """REPRESENTATION_KIND_HEIR reads the archived dossier after the patient's death."""
+    REPRESENTATION_KIND_COURT: _RepresentationKind.ValueType  # 4
+    """REPRESENTATION_KIND_COURT reads the archived dossier on a court's order."""
+
+class RepresentationKind(_RepresentationKind, metaclass=_RepresentationKindEnumTypeWrapper):
+    """RepresentationKind is by what title a person acts for the patient."""
+
+REPRESENTATION_KIND_UNSPECIFIED: RepresentationKind.ValueType  # 0
+"""Not set: refused."""
+REPRESENTATION_KIND_PARENT: RepresentationKind.ValueType  # 1
+"""REPRESENTATION_KIND_PARENT holds parental authority over a minor; ends with the minority."""
+REPRESENTATION_KIND_GUARDIAN: RepresentationKind.ValueType  # 2
+"""REPRESENTATION_KIND_GUARDIAN is a guardian, of a minor or of an adult under protection."""
+REPRESENTATION_KIND_HEIR: RepresentationKind.ValueType  # 3
+"""REPRESENTATION_KIND_HEIR reads the archived dossier after the patient's death."""
+REPRESENTATION_KIND_COURT: RepresentationKind.ValueType  # 4
+"""REPRESENTATION_KIND_COURT reads the archived dossier on a court's order."""
+Global___RepresentationKind: _TypeAlias = RepresentationKind  # noqa: Y015
+
+class _AuthorizationTerm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorizationTermEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorizationTerm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHORIZATION_TERM_UNSPECIFIED: _AuthorizationTerm.ValueType  # 0
+    """Not set: a year."""
+    AUTHORIZATION_TERM_YEAR: _AuthorizationTerm.ValueType  # 1
+    """AUTHORIZATION_TERM_YEAR: one year, renewable."""
+    AUTHORIZATION_TERM_VISIT: _AuthorizationTerm.ValueType  # 2
+    """AUTHORIZATION_TERM_VISIT: for this visit, on the patient's consent at it; for who is
+    outside the care team.
+    """
+
+class AuthorizationTerm(_AuthorizationTerm, metaclass=_AuthorizationTermEnumTypeWrapper):
+    """AuthorizationTerm is for how long an authorisation is given."""
+
+AUTHORIZATION_TERM_UNSPECIFIED: AuthorizationTerm.ValueType  # 0
+"""Not set: a year."""
+AUTHORIZATION_TERM_YEAR: AuthorizationTerm.ValueType  # 1
+"""AUTHORIZATION_TERM_YEAR: one year, renewable."""
+AUTHORIZATION_TERM_VISIT: AuthorizationTerm.ValueType  # 2
+"""AUTHORIZATION_TERM_VISIT: for this visit, on the patient's consent at it; for who is
+outside the care team.
+"""
+Global___AuthorizationTerm: _TypeAlias = AuthorizationTerm  # noqa: Y015
+
+class _RuleOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RuleOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuleOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RULE_OUTCOME_UNSPECIFIED: _RuleOutcome.ValueType  # 0
+    """Not set."""
+    RULE_OUTCOME_PASSED: _RuleOutcome.ValueType  # 1
+    """RULE_OUTCOME_PASSED: the rule was met."""
+    RULE_OUTCOME_REFUSED: _RuleOutcome.ValueType  # 2
+    """RULE_OUTCOME_REFUSED: the rule was not met; the decision is no."""
+    RULE_OUTCOME_NARROWED: _RuleOutcome.ValueType  # 3
+    """RULE_OUTCOME_NARROWED: the rule bounds what may be seen."""
+
+class RuleOutcome(_RuleOutcome, metaclass=_RuleOutcomeEnumTypeWrapper):
+    """RuleOutcome is what one rule did to a decision."""
+
+RULE_OUTCOME_UNSPECIFIED: RuleOutcome.ValueType  # 0
+"""Not set."""
+RULE_OUTCOME_PASSED: RuleOutcome.ValueType  # 1
+"""RULE_OUTCOME_PASSED: the rule was met."""
+RULE_OUTCOME_REFUSED: RuleOutcome.ValueType  # 2
+"""RULE_OUTCOME_REFUSED: the rule was not met; the decision is no."""
+RULE_OUTCOME_NARROWED: RuleOutcome.ValueType  # 3
+"""RULE_OUTCOME_NARROWED: the rule bounds what may be seen."""
+Global___RuleOutcome: _TypeAlias = RuleOutcome  # noqa: Y015
 
 class _ConsentMethod:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -380,6 +476,12 @@ class Dossier(_message.Message):
     BREAK_GLASS_OPPOSED_FIELD_NUMBER: _builtins.int
     REGULATION_OPPOSED_FIELD_NUMBER: _builtins.int
     HOME_HOST_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    MASKED_SHOWN_IN_EMERGENCY_FIELD_NUMBER: _builtins.int
+    CLOSED_BY_FIELD_NUMBER: _builtins.int
+    DESTROY_TIME_FIELD_NUMBER: _builtins.int
+    DEATH_TIME_FIELD_NUMBER: _builtins.int
+    DESTRUCTION_REQUESTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `dossiers/{dossier}`; the dossier is the 21-digit health id."""
     state: Global___DossierState.ValueType
@@ -394,6 +496,16 @@ class Dossier(_message.Message):
     """regulation_opposed tells that the patient opposed the call centre's access."""
     home_host: _builtins.str
     """home_host is the approved host that holds the dossier."""
+    region: _builtins.str
+    """region is the region of that host that the dossier belongs to; empty when there is none."""
+    masked_shown_in_emergency: _builtins.bool
+    """masked_shown_in_emergency tells that the patient lets masked documents be seen in emergency modes."""
+    closed_by: _builtins.str
+    """closed_by is who closed it, if it is closed: a professional's or structure's identifier, `patient`,
+    `representative`, `system` or `operator`.
+    """
+    destruction_requested: _builtins.bool
+    """destruction_requested tells that the patient asked for the destruction within three months."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """open_time is when it was opened."""
@@ -401,6 +513,14 @@ class Dossier(_message.Message):
     @_builtins.property
     def close_time(self) -> _timestamp_pb2.Timestamp:
         """close_time is when it was closed, if it is."""
+
+    @_builtins.property
+    def destroy_time(self) -> _timestamp_pb2.Timestamp:
+        """destroy_time is when the content is destroyed, for a closed dossier; when it was, for a destroyed one."""
+
+    @_builtins.property
+    def death_time(self) -> _timestamp_pb2.Timestamp:
+        """death_time is when the patient died, if that was recorded."""
 
     def __init__(
         self,
@@ -414,10 +534,16 @@ class Dossier(_message.Message):
         break_glass_opposed: _builtins.bool = ...,
         regulation_opposed: _builtins.bool = ...,
         home_host: _builtins.str = ...,
+        region: _builtins.str = ...,
+        masked_shown_in_emergency: _builtins.bool = ...,
+        closed_by: _builtins.str = ...,
+        destroy_time: _timestamp_pb2.Timestamp | None = ...,
+        death_time: _timestamp_pb2.Timestamp | None = ...,
+        destruction_requested: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "death_time", b"death_time", "destroy_time", b"destroy_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass_opposed", b"break_glass_opposed", "close_reason", b"close_reason", "close_time", b"close_time", "epoch", b"epoch", "home_host", b"home_host", "name", b"name", "open_time", b"open_time", "regulation_opposed", b"regulation_opposed", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass_opposed", b"break_glass_opposed", "close_reason", b"close_reason", "close_time", b"close_time", "closed_by", b"closed_by", "death_time", b"death_time", "destroy_time", b"destroy_time", "destruction_requested", b"destruction_requested", "epoch", b"epoch", "home_host", b"home_host", "masked_shown_in_emergency", b"masked_shown_in_emergency", "name", b"name", "open_time", b"open_time", "region", b"region", "regulation_opposed", b"regulation_opposed", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,10 +558,16 @@ class ConsentRecord(_message.Message):
     COLLECT_TIME_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     GIVEN_BY_FIELD_NUMBER: _builtins.int
+    COLLECTOR_FIELD_NUMBER: _builtins.int
+    REPRESENTATIVE_FIELD_NUMBER: _builtins.int
     method: Global___ConsentMethod.ValueType
     """method is how it was given."""
     given_by: Global___ConsentGiver.ValueType
     """given_by is who gave it: the patient or a legal representative."""
+    collector: _builtins.str
+    """collector is who collected it: an IDNPS or an IDNST; left out, the caller."""
+    representative: _builtins.str
+    """representative is, for a consent given by a representative, who gave it: `people/{person}`."""
     @_builtins.property
     def collect_time(self) -> _timestamp_pb2.Timestamp:
         """collect_time is when the consent was given."""
@@ -446,10 +578,12 @@ class ConsentRecord(_message.Message):
         collect_time: _timestamp_pb2.Timestamp | None = ...,
         method: Global___ConsentMethod.ValueType = ...,
         given_by: Global___ConsentGiver.ValueType = ...,
+        collector: _builtins.str = ...,
+        representative: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collect_time", b"collect_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect_time", b"collect_time", "given_by", b"given_by", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect_time", b"collect_time", "collector", b"collector", "given_by", b"given_by", "method", b"method", "representative", b"representative"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,8 +625,17 @@ class Authorization(_message.Message):
     GRANT_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     ATTENDING_PHYSICIAN_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    CARE_TEAM_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     attending_physician: _builtins.bool
     """attending_physician marks the MT role."""
+    term: Global___AuthorizationTerm.ValueType
+    """term is for how long it was given."""
+    care_team: _builtins.bool
+    """care_team marks a member of the patient's care team."""
+    secret: _builtins.bool
+    """secret marks an authorisation given in a secret connection: representatives are not told of it."""
     @_builtins.property
     def grantee(self) -> Global___Grantee:
         """grantee is who is authorised."""
@@ -512,10 +655,13 @@ class Authorization(_message.Message):
         grant_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         attending_physician: _builtins.bool = ...,
+        term: Global___AuthorizationTerm.ValueType = ...,
+        care_team: _builtins.bool = ...,
+        secret: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "grant_time", b"grant_time", "grantee", b"grantee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attending_physician", b"attending_physician", "expire_time", b"expire_time", "grant_time", b"grant_time", "grantee", b"grantee"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attending_physician", b"attending_physician", "care_team", b"care_team", "expire_time", b"expire_time", "grant_time", b"grant_time", "grantee", b"grantee", "secret", b"secret", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -532,6 +678,7 @@ class OpenDossierRequest(_message.Message):
     BREAK_GLASS_OPPOSED_FIELD_NUMBER: _builtins.int
     REGULATION_OPPOSED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MASKED_SHOWN_IN_EMERGENCY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `dossiers/{dossier}`."""
     break_glass_opposed: _builtins.bool
@@ -540,6 +687,8 @@ class OpenDossierRequest(_message.Message):
     """regulation_opposed records an opposition to the call centre; default: not opposed."""
     request_id: _builtins.str
     """request_id makes the call idempotent: any unique text, a UUID by preference."""
+    masked_shown_in_emergency: _builtins.bool
+    """masked_shown_in_emergency lets masked documents be seen in emergency modes; default: no."""
     @_builtins.property
     def consent(self) -> Global___ConsentRecord:
         """consent is the consent that the person gave before this call."""
@@ -552,10 +701,11 @@ class OpenDossierRequest(_message.Message):
         break_glass_opposed: _builtins.bool = ...,
         regulation_opposed: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        masked_shown_in_emergency: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass_opposed", b"break_glass_opposed", "consent", b"consent", "name", b"name", "regulation_opposed", b"regulation_opposed", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass_opposed", b"break_glass_opposed", "consent", b"consent", "masked_shown_in_emergency", b"masked_shown_in_emergency", "name", b"name", "regulation_opposed", b"regulation_opposed", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -710,14 +860,22 @@ class GrantAuthorizationRequest(_message.Message):
     ATTENDING_PHYSICIAN_FIELD_NUMBER: _builtins.int
     PATIENT_CONSENTED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    CARE_TEAM_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     attending_physician: _builtins.bool
     """attending_physician asks for the MT role too; physicians only."""
     patient_consented: _builtins.bool
-    """patient_consented states that the patient agreed to this very act; required of professionals."""
+    """patient_consented states that the patient agreed to this very act; required of professionals,
+    but for a member of the care team who renews.
+    """
     request_id: _builtins.str
     """request_id makes the call idempotent."""
+    term: Global___AuthorizationTerm.ValueType
+    """term is for how long; left out, a year."""
+    care_team: _builtins.bool
+    """care_team takes the grantee into the patient's care team; not for a single visit."""
     @_builtins.property
     def grantee(self) -> Global___Grantee:
         """grantee is who is to be authorised; left out, it is the caller (from a staff
@@ -732,10 +890,12 @@ class GrantAuthorizationRequest(_message.Message):
         attending_physician: _builtins.bool = ...,
         patient_consented: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        term: Global___AuthorizationTerm.ValueType = ...,
+        care_team: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grantee", b"grantee"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attending_physician", b"attending_physician", "grantee", b"grantee", "parent", b"parent", "patient_consented", b"patient_consented", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attending_physician", b"attending_physician", "care_team", b"care_team", "grantee", b"grantee", "parent", b"parent", "patient_consented", b"patient_consented", "request_id", b"request_id", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -964,13 +1124,18 @@ class CheckAccessRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     HEALTH_ID_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
     health_id: _builtins.int
-    """health_id is the dossier."""
+    """health_id is the dossier; 0 for an action about no dossier."""
     action: Global___Action.ValueType
     """action is what is wanted."""
     @_builtins.property
     def context(self) -> _context_pb2.ItemContext:
         """context is who asks, in which call."""
+
+    @_builtins.property
+    def document(self) -> Global___DocumentAttributes:
+        """document, where given, is the one document that the decision is about."""
 
     def __init__(
         self,
@@ -978,14 +1143,69 @@ class CheckAccessRequest(_message.Message):
         context: _context_pb2.ItemContext | None = ...,
         health_id: _builtins.int = ...,
         action: Global___Action.ValueType = ...,
+        document: Global___DocumentAttributes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "context", b"context", "health_id", b"health_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "context", b"context", "document", b"document", "health_id", b"health_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckAccessRequest: _TypeAlias = CheckAccessRequest  # noqa: Y015
+
+@_typing.final
+class DocumentAttributes(_message.Message):
+    """DocumentAttributes are what a decision about one document depends on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_CODE_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
+    INVISIBLE_TO_PATIENT_FIELD_NUMBER: _builtins.int
+    HIDDEN_FROM_REPRESENTATIVES_FIELD_NUMBER: _builtins.int
+    AUTHORED_BY_CALLER_FIELD_NUMBER: _builtins.int
+    AUTHORED_BY_STRUCTURE_FIELD_NUMBER: _builtins.int
+    ARCHIVED_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    type_code: _builtins.str
+    """type_code is the document's type."""
+    masked: _builtins.bool
+    """masked: MASQUE_PS."""
+    invisible_to_patient: _builtins.bool
+    """invisible_to_patient: INVISIBLE_PATIENT, and not yet visible by the passing of time."""
+    hidden_from_representatives: _builtins.bool
+    """hidden_from_representatives: INVISIBLE_REPRESENTANTS_LEGAUX."""
+    authored_by_caller: _builtins.bool
+    """authored_by_caller tells that the caller is one of its authors."""
+    authored_by_structure: _builtins.bool
+    """authored_by_structure tells that the caller's structure is one of its authors."""
+    archived: _builtins.bool
+    """archived: status Archived."""
+    deprecated: _builtins.bool
+    """deprecated: status Deprecated, replaced by another."""
+    deleted: _builtins.bool
+    """deleted: status Deleted."""
+    def __init__(
+        self,
+        *,
+        type_code: _builtins.str = ...,
+        masked: _builtins.bool = ...,
+        invisible_to_patient: _builtins.bool = ...,
+        hidden_from_representatives: _builtins.bool = ...,
+        authored_by_caller: _builtins.bool = ...,
+        authored_by_structure: _builtins.bool = ...,
+        archived: _builtins.bool = ...,
+        deprecated: _builtins.bool = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "authored_by_caller", b"authored_by_caller", "authored_by_structure", b"authored_by_structure", "deleted", b"deleted", "deprecated", b"deprecated", "hidden_from_representatives", b"hidden_from_representatives", "invisible_to_patient", b"invisible_to_patient", "masked", b"masked", "type_code", b"type_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentAttributes: _TypeAlias = DocumentAttributes  # noqa: Y015
 
 @_typing.final
 class BatchCheckAccessResponse(_message.Message):
@@ -1053,12 +1273,15 @@ class Decision(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    RIGHTS_VERSION_FIELD_NUMBER: _builtins.int
     permitted: _builtins.bool
     """permitted is yes or no."""
     reason: _error_reason_pb2.ErrorReason.ValueType
     """reason is why not; unset when permitted."""
     epoch: _builtins.int
     """epoch is the dossier's epoch that the decision was made on; 0 without dossier."""
+    rights_version: _builtins.int
+    """rights_version is the version of the rights tables that the decision was made by."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """filter bounds what a permitted caller may know of."""
@@ -1070,10 +1293,11 @@ class Decision(_message.Message):
         reason: _error_reason_pb2.ErrorReason.ValueType = ...,
         epoch: _builtins.int = ...,
         filter: Global___Filter | None = ...,
+        rights_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filter", b"filter", "permitted", b"permitted", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filter", b"filter", "permitted", b"permitted", "reason", b"reason", "rights_version", b"rights_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1097,7 +1321,6 @@ class Filter(_message.Message):
     WITHOUT_DEPRECATED_FIELD_NUMBER: _builtins.int
     DELETED_TRACES_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
-    MASKED_AND_INVISIBLE_ALLOWED_FIELD_NUMBER: _builtins.int
     masked: Global___MaskedView.ValueType
     """masked says which masked documents may be known of."""
     content_readable: _builtins.bool
@@ -1122,8 +1345,6 @@ class Filter(_message.Message):
     """secret tells that this is a secret connection: what is fed in it is hidden from legal
     representatives from the start, and its events are secret.
     """
-    masked_and_invisible_allowed: _builtins.bool
-    """masked_and_invisible_allowed lets a document be MASQUE_PS and INVISIBLE_PATIENT at once; refused by default."""
     @_builtins.property
     def denied_type_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """denied_type_codes are the document types that the caller's profession may not read."""
@@ -1143,12 +1364,1264 @@ class Filter(_message.Message):
         without_deprecated: _builtins.bool = ...,
         deleted_traces: _builtins.bool = ...,
         secret: _builtins.bool = ...,
-        masked_and_invisible_allowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_readable", b"content_readable", "deleted_traces", b"deleted_traces", "denied_type_codes", b"denied_type_codes", "imputed_structure", b"imputed_structure", "masked", b"masked", "masked_and_invisible_allowed", b"masked_and_invisible_allowed", "patient_view", b"patient_view", "representative_view", b"representative_view", "restriction", b"restriction", "secret", b"secret", "traces", b"traces", "without_archived", b"without_archived", "without_deprecated", b"without_deprecated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_readable", b"content_readable", "deleted_traces", b"deleted_traces", "denied_type_codes", b"denied_type_codes", "imputed_structure", b"imputed_structure", "masked", b"masked", "patient_view", b"patient_view", "representative_view", b"representative_view", "restriction", b"restriction", "secret", b"secret", "traces", b"traces", "without_archived", b"without_archived", "without_deprecated", b"without_deprecated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class ReopenDossierRequest(_message.Message):
+    """ReopenDossierRequest asks to open a closed dossier again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def consent(self) -> Global___ConsentRecord:
+        """consent is the consent that the person gave to this."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        consent: Global___ConsentRecord | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenDossierRequest: _TypeAlias = ReopenDossierRequest  # noqa: Y015
+
+@_typing.final
+class ReopenDossierResponse(_message.Message):
+    """ReopenDossierResponse holds the open dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenDossierResponse: _TypeAlias = ReopenDossierResponse  # noqa: Y015
+
+@_typing.final
+class OpposeOpeningRequest(_message.Message):
+    """OpposeOpeningRequest records that a person wants no dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATIENT_CONSENTED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    patient_consented: _builtins.bool
+    """patient_consented states that the patient said so in person; required of professionals."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        patient_consented: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "patient_consented", b"patient_consented", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpposeOpeningRequest: _TypeAlias = OpposeOpeningRequest  # noqa: Y015
+
+@_typing.final
+class OpposeOpeningResponse(_message.Message):
+    """OpposeOpeningResponse holds the dossier that there is not: its state is OPPOSED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpposeOpeningResponse: _TypeAlias = OpposeOpeningResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawOppositionRequest(_message.Message):
+    """WithdrawOppositionRequest lifts such an opposition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATIENT_CONSENTED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    patient_consented: _builtins.bool
+    """patient_consented states that the patient said so in person; required of professionals."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        patient_consented: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "patient_consented", b"patient_consented", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawOppositionRequest: _TypeAlias = WithdrawOppositionRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawOppositionResponse(_message.Message):
+    """WithdrawOppositionResponse confirms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """epoch is the dossier's epoch after the change."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawOppositionResponse: _TypeAlias = WithdrawOppositionResponse  # noqa: Y015
+
+@_typing.final
+class RecordDeathRequest(_message.Message):
+    """RecordDeathRequest states that the patient died."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEATH_TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def death_time(self) -> _timestamp_pb2.Timestamp:
+        """death_time is when."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        death_time: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["death_time", b"death_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["death_time", b"death_time", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDeathRequest: _TypeAlias = RecordDeathRequest  # noqa: Y015
+
+@_typing.final
+class RecordDeathResponse(_message.Message):
+    """RecordDeathResponse holds the closed dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDeathResponse: _TypeAlias = RecordDeathResponse  # noqa: Y015
+
+@_typing.final
+class RequestDestructionRequest(_message.Message):
+    """RequestDestructionRequest asks to destroy a closed dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestDestructionRequest: _TypeAlias = RequestDestructionRequest  # noqa: Y015
+
+@_typing.final
+class RequestDestructionResponse(_message.Message):
+    """RequestDestructionResponse holds the dossier, with the time of its destruction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestDestructionResponse: _TypeAlias = RequestDestructionResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawDestructionRequest(_message.Message):
+    """WithdrawDestructionRequest takes the request for destruction back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawDestructionRequest: _TypeAlias = WithdrawDestructionRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawDestructionResponse(_message.Message):
+    """WithdrawDestructionResponse holds the dossier, archived as before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawDestructionResponse: _TypeAlias = WithdrawDestructionResponse  # noqa: Y015
+
+@_typing.final
+class MoveDossierRequest(_message.Message):
+    """MoveDossierRequest names another home."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOME_HOST_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    home_host: _builtins.str
+    """home_host is the approved host that holds the dossier."""
+    region: _builtins.str
+    """region is the region that it belongs to; empty for none."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        home_host: _builtins.str = ...,
+        region: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["home_host", b"home_host", "name", b"name", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveDossierRequest: _TypeAlias = MoveDossierRequest  # noqa: Y015
+
+@_typing.final
+class MoveDossierResponse(_message.Message):
+    """MoveDossierResponse holds the dossier as it now stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveDossierResponse: _TypeAlias = MoveDossierResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePreferencesRequest(_message.Message):
+    """UpdatePreferencesRequest changes the preferences that are set; the others stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_OPPOSED_FIELD_NUMBER: _builtins.int
+    REGULATION_OPPOSED_FIELD_NUMBER: _builtins.int
+    MASKED_SHOWN_IN_EMERGENCY_FIELD_NUMBER: _builtins.int
+    PATIENT_CONSENTED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    break_glass_opposed: _builtins.bool
+    """break_glass_opposed is the opposition to break-glass."""
+    regulation_opposed: _builtins.bool
+    """regulation_opposed is the opposition to the call centre's access."""
+    masked_shown_in_emergency: _builtins.bool
+    """masked_shown_in_emergency lets masked documents be seen in emergency modes."""
+    patient_consented: _builtins.bool
+    """patient_consented states that the patient said so in person; required of professionals."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        break_glass_opposed: _builtins.bool | None = ...,
+        regulation_opposed: _builtins.bool | None = ...,
+        masked_shown_in_emergency: _builtins.bool | None = ...,
+        patient_consented: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_break_glass_opposed", b"_break_glass_opposed", "_masked_shown_in_emergency", b"_masked_shown_in_emergency", "_regulation_opposed", b"_regulation_opposed", "break_glass_opposed", b"break_glass_opposed", "masked_shown_in_emergency", b"masked_shown_in_emergency", "regulation_opposed", b"regulation_opposed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_break_glass_opposed", b"_break_glass_opposed", "_masked_shown_in_emergency", b"_masked_shown_in_emergency", "_regulation_opposed", b"_regulation_opposed", "break_glass_opposed", b"break_glass_opposed", "masked_shown_in_emergency", b"masked_shown_in_emergency", "name", b"name", "patient_consented", b"patient_consented", "regulation_opposed", b"regulation_opposed", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__break_glass_opposed: _TypeAlias = _typing.Literal["break_glass_opposed"]  # noqa: Y015
+    _WhichOneofArgType__break_glass_opposed: _TypeAlias = _typing.Literal["_break_glass_opposed", b"_break_glass_opposed"]  # noqa: Y015
+    _WhichOneofReturnType__masked_shown_in_emergency: _TypeAlias = _typing.Literal["masked_shown_in_emergency"]  # noqa: Y015
+    _WhichOneofArgType__masked_shown_in_emergency: _TypeAlias = _typing.Literal["_masked_shown_in_emergency", b"_masked_shown_in_emergency"]  # noqa: Y015
+    _WhichOneofReturnType__regulation_opposed: _TypeAlias = _typing.Literal["regulation_opposed"]  # noqa: Y015
+    _WhichOneofArgType__regulation_opposed: _TypeAlias = _typing.Literal["_regulation_opposed", b"_regulation_opposed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__break_glass_opposed) -> _WhichOneofReturnType__break_glass_opposed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__masked_shown_in_emergency) -> _WhichOneofReturnType__masked_shown_in_emergency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__regulation_opposed) -> _WhichOneofReturnType__regulation_opposed | None: ...
+
+Global___UpdatePreferencesRequest: _TypeAlias = UpdatePreferencesRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePreferencesResponse(_message.Message):
+    """UpdatePreferencesResponse holds the dossier as it now stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier as it now stands."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePreferencesResponse: _TypeAlias = UpdatePreferencesResponse  # noqa: Y015
+
+@_typing.final
+class RemoveAttendingPhysicianRequest(_message.Message):
+    """RemoveAttendingPhysicianRequest ends the role of attending physician."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    GRANTEE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def grantee(self) -> Global___Grantee:
+        """grantee is whose role ends; left out, the caller's own. Only the patient may name another."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        grantee: Global___Grantee | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grantee", b"grantee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grantee", b"grantee", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveAttendingPhysicianRequest: _TypeAlias = RemoveAttendingPhysicianRequest  # noqa: Y015
+
+@_typing.final
+class RemoveAttendingPhysicianResponse(_message.Message):
+    """RemoveAttendingPhysicianResponse holds the authorisation that stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """epoch is the dossier's epoch after the change."""
+    @_builtins.property
+    def authorization(self) -> Global___Authorization:
+        """authorization is what stays."""
+
+    def __init__(
+        self,
+        *,
+        authorization: Global___Authorization | None = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveAttendingPhysicianResponse: _TypeAlias = RemoveAttendingPhysicianResponse  # noqa: Y015
+
+@_typing.final
+class ListAuthorizationsRequest(_message.Message):
+    """ListAuthorizationsRequest asks for a page of who is authorised and blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 50; at most 200."""
+    page_token: _builtins.str
+    """page_token continues a listing; it is bound to the listing and the caller."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthorizationsRequest: _TypeAlias = ListAuthorizationsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuthorizationsResponse(_message.Message):
+    """ListAuthorizationsResponse holds a page, ordered by grantee."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STANDINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___GranteeStanding]:
+        """standings has one entry for each grantee."""
+
+    def __init__(
+        self,
+        *,
+        standings: _abc.Iterable[Global___GranteeStanding] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "standings", b"standings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthorizationsResponse: _TypeAlias = ListAuthorizationsResponse  # noqa: Y015
+
+@_typing.final
+class GranteeStanding(_message.Message):
+    """GranteeStanding is how one grantee stands on the dossier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTEE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    BLOCK_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___AuthorizationState.ValueType
+    """state is VALID, EXPIRED or FORBIDDEN."""
+    @_builtins.property
+    def grantee(self) -> Global___Grantee:
+        """grantee is who."""
+
+    @_builtins.property
+    def authorization(self) -> Global___Authorization:
+        """authorization is the authorisation; unset for a blocked grantee."""
+
+    @_builtins.property
+    def block_time(self) -> _timestamp_pb2.Timestamp:
+        """block_time is since when the grantee is blocked, if blocked."""
+
+    def __init__(
+        self,
+        *,
+        grantee: Global___Grantee | None = ...,
+        state: Global___AuthorizationState.ValueType = ...,
+        authorization: Global___Authorization | None = ...,
+        block_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "block_time", b"block_time", "grantee", b"grantee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "block_time", b"block_time", "grantee", b"grantee", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GranteeStanding: _TypeAlias = GranteeStanding  # noqa: Y015
+
+@_typing.final
+class ListAccessibleRequest(_message.Message):
+    """ListAccessibleRequest asks for a page of the dossiers that the caller may enter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 50; at most 200."""
+    page_token: _builtins.str
+    """page_token continues a listing; it is bound to the listing and the caller."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """since leaves out what was authorised before."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessibleRequest: _TypeAlias = ListAccessibleRequest  # noqa: Y015
+
+@_typing.final
+class ListAccessibleResponse(_message.Message):
+    """ListAccessibleResponse holds a page, newest authorisation first; it may hold fewer than asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def dossiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessibleDossier]:
+        """dossiers are those that the caller may enter now."""
+
+    def __init__(
+        self,
+        *,
+        dossiers: _abc.Iterable[Global___AccessibleDossier] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossiers", b"dossiers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessibleResponse: _TypeAlias = ListAccessibleResponse  # noqa: Y015
+
+@_typing.final
+class AccessibleDossier(_message.Message):
+    """AccessibleDossier is a dossier that the caller may enter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GRANT_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    ATTENDING_PHYSICIAN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    attending_physician: _builtins.bool
+    """attending_physician tells whether the caller is MT there."""
+    @_builtins.property
+    def grant_time(self) -> _timestamp_pb2.Timestamp:
+        """grant_time is when the caller, or the caller's structure, was authorised last."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """expire_time is until when."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        grant_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        attending_physician: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "grant_time", b"grant_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attending_physician", b"attending_physician", "expire_time", b"expire_time", "grant_time", b"grant_time", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessibleDossier: _TypeAlias = AccessibleDossier  # noqa: Y015
+
+@_typing.final
+class Representative(_message.Message):
+    """Representative is a person who acts for the patient."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    person: _builtins.str
+    """person is `people/{person}`: the representative's own health id."""
+    kind: Global___RepresentationKind.ValueType
+    """kind is by what title."""
+    active: _builtins.bool
+    """active tells whether the person may act for the patient now."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is from when."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is until when; unset: until ended."""
+
+    def __init__(
+        self,
+        *,
+        person: _builtins.str = ...,
+        kind: Global___RepresentationKind.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        active: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "end_time", b"end_time", "kind", b"kind", "person", b"person", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Representative: _TypeAlias = Representative  # noqa: Y015
+
+@_typing.final
+class RegisterRepresentativeRequest(_message.Message):
+    """RegisterRepresentativeRequest records a representation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_SEEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    person: _builtins.str
+    """person is `people/{person}`: who represents."""
+    kind: Global___RepresentationKind.ValueType
+    """kind is by what title. Heirs and courts are registered by operators."""
+    documents_seen: _builtins.bool
+    """documents_seen states that the documents that prove it were seen; required."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is from when; left out, from now."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is until when. Required of parents: the day of the child's majority."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        person: _builtins.str = ...,
+        kind: Global___RepresentationKind.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        documents_seen: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents_seen", b"documents_seen", "end_time", b"end_time", "kind", b"kind", "parent", b"parent", "person", b"person", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRepresentativeRequest: _TypeAlias = RegisterRepresentativeRequest  # noqa: Y015
+
+@_typing.final
+class RegisterRepresentativeResponse(_message.Message):
+    """RegisterRepresentativeResponse holds the representation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPRESENTATIVE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """epoch is the dossier's epoch after the change."""
+    @_builtins.property
+    def representative(self) -> Global___Representative:
+        """representative is what was recorded."""
+
+    def __init__(
+        self,
+        *,
+        representative: Global___Representative | None = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["representative", b"representative"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "representative", b"representative"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRepresentativeResponse: _TypeAlias = RegisterRepresentativeResponse  # noqa: Y015
+
+@_typing.final
+class EndRepresentationRequest(_message.Message):
+    """EndRepresentationRequest ends a representation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    person: _builtins.str
+    """person is `people/{person}`: who no longer represents."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        person: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "person", b"person", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndRepresentationRequest: _TypeAlias = EndRepresentationRequest  # noqa: Y015
+
+@_typing.final
+class EndRepresentationResponse(_message.Message):
+    """EndRepresentationResponse confirms: no request that begins now is served by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """epoch is the dossier's epoch after the change."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndRepresentationResponse: _TypeAlias = EndRepresentationResponse  # noqa: Y015
+
+@_typing.final
+class ListRepresentativesRequest(_message.Message):
+    """ListRepresentativesRequest asks who represents the patient."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRepresentativesRequest: _TypeAlias = ListRepresentativesRequest  # noqa: Y015
+
+@_typing.final
+class ListRepresentativesResponse(_message.Message):
+    """ListRepresentativesResponse holds all of them, past and future ones too, ordered by person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPRESENTATIVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def representatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Representative]:
+        """representatives are those registered."""
+
+    def __init__(
+        self,
+        *,
+        representatives: _abc.Iterable[Global___Representative] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["representatives", b"representatives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRepresentativesResponse: _TypeAlias = ListRepresentativesResponse  # noqa: Y015
+
+@_typing.final
+class ListRepresentedRequest(_message.Message):
+    """ListRepresentedRequest asks whom a person represents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `people/{person}`: the calling person."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRepresentedRequest: _TypeAlias = ListRepresentedRequest  # noqa: Y015
+
+@_typing.final
+class ListRepresentedResponse(_message.Message):
+    """ListRepresentedResponse holds the dossiers that the person may enter as a representative now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """dossiers are `dossiers/{dossier}`."""
+
+    def __init__(
+        self,
+        *,
+        dossiers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossiers", b"dossiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRepresentedResponse: _TypeAlias = ListRepresentedResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedParty(_message.Message):
+    """ExplainedParty is somebody of whom a decision is explained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PROFESSION_FIELD_NUMBER: _builtins.int
+    STRUCTURE_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_MODE_FIELD_NUMBER: _builtins.int
+    ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    OCCUPATIONAL_PHYSICIAN_FIELD_NUMBER: _builtins.int
+    SECRET_CONNECTION_FIELD_NUMBER: _builtins.int
+    kind: _context_pb2.ActorKind.ValueType
+    """kind is in what quality he acts."""
+    subject: _builtins.str
+    """subject is the IDNPS, the IDNST, or the 21-digit health id."""
+    profession: _builtins.str
+    """profession is the profession code, for a professional."""
+    structure: _builtins.str
+    """structure is the IDNST in which he acts."""
+    authentication_mode: _context_pb2.AuthenticationMode.ValueType
+    """authentication_mode is how he proved who he is; left out, DIRECT."""
+    access_mode: _context_pb2.AccessMode.ValueType
+    """access_mode is the mode; left out, normal. A reason for break-glass is taken to be given."""
+    occupational_physician: _builtins.bool
+    """occupational_physician marks a physician who acts in occupational health."""
+    secret_connection: _builtins.bool
+    """secret_connection marks a secret connection."""
+    def __init__(
+        self,
+        *,
+        kind: _context_pb2.ActorKind.ValueType = ...,
+        subject: _builtins.str = ...,
+        profession: _builtins.str = ...,
+        structure: _builtins.str = ...,
+        authentication_mode: _context_pb2.AuthenticationMode.ValueType = ...,
+        access_mode: _context_pb2.AccessMode.ValueType = ...,
+        occupational_physician: _builtins.bool = ...,
+        secret_connection: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "authentication_mode", b"authentication_mode", "kind", b"kind", "occupational_physician", b"occupational_physician", "profession", b"profession", "secret_connection", b"secret_connection", "structure", b"structure", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedParty: _TypeAlias = ExplainedParty  # noqa: Y015
+
+@_typing.final
+class ExplainAccessRequest(_message.Message):
+    """ExplainAccessRequest asks how a decision comes about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PARTY_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    AS_OF_EPOCH_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    action: Global___Action.ValueType
+    """action is what would be done."""
+    as_of_epoch: _builtins.int
+    """as_of_epoch is the epoch to decide at; 0 for now."""
+    @_builtins.property
+    def party(self) -> Global___ExplainedParty:
+        """party is who would act; left out, the caller."""
+
+    @_builtins.property
+    def document(self) -> Global___DocumentAttributes:
+        """document, where given, is the one document that it would be done to."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """as_of_time is the instant to decide at; left out, now, or the time of that epoch's change."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        party: Global___ExplainedParty | None = ...,
+        action: Global___Action.ValueType = ...,
+        document: Global___DocumentAttributes | None = ...,
+        as_of_epoch: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "document", b"document", "party", b"party"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "as_of_epoch", b"as_of_epoch", "as_of_time", b"as_of_time", "document", b"document", "name", b"name", "party", b"party"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainAccessRequest: _TypeAlias = ExplainAccessRequest  # noqa: Y015
+
+@_typing.final
+class ExplainAccessResponse(_message.Message):
+    """ExplainAccessResponse holds the decision and the rules that made it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision:
+        """decision is what BatchCheckAccess would answer."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedRule]:
+        """rules are the rules applied, in order; the last one of a refusal is what refused."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+        rules: _abc.Iterable[Global___AppliedRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainAccessResponse: _TypeAlias = ExplainAccessResponse  # noqa: Y015
+
+@_typing.final
+class AppliedRule(_message.Message):
+    """AppliedRule is one rule and what it did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    TEXT_EN_FIELD_NUMBER: _builtins.int
+    TEXT_FR_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """rule is its stable id, such as `blocked` or `right`."""
+    outcome: Global___RuleOutcome.ValueType
+    """outcome is what it did."""
+    text_en: _builtins.str
+    """text_en says it in English."""
+    text_fr: _builtins.str
+    """text_fr says it in French."""
+    source: _builtins.str
+    """source is where the rule is written, such as `domain §3` or a cell of the rights table."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        outcome: Global___RuleOutcome.ValueType = ...,
+        text_en: _builtins.str = ...,
+        text_fr: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "rule", b"rule", "source", b"source", "text_en", b"text_en", "text_fr", b"text_fr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppliedRule: _TypeAlias = AppliedRule  # noqa: Y015
+
+@_typing.final
+class ListConsentEventsRequest(_message.Message):
+    """ListConsentEventsRequest asks for a page of the history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 50; at most 200."""
+    page_token: _builtins.str
+    """page_token continues a listing; it is bound to the listing and the caller."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConsentEventsRequest: _TypeAlias = ListConsentEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListConsentEventsResponse(_message.Message):
+    """ListConsentEventsResponse holds a page of the history, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentEvent]:
+        """events are the changes."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___ConsentEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConsentEventsResponse: _TypeAlias = ListConsentEventsResponse  # noqa: Y015
+
+@_typing.final
+class ConsentEvent(_message.Message):
+    """ConsentEvent is one change of consent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    GRANTEE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """epoch is the dossier's epoch after it."""
+    kind: _builtins.str
+    """kind is what was done: an audit action such as `authorization.grant`."""
+    actor: _builtins.str
+    """actor is the identifier of the professional or structure that did it, or `patient`, `representative`,
+    `system` or `operator`.
+    """
+    details: _builtins.str
+    """details are what it did, as JSON."""
+    request_id: _builtins.str
+    """request_id is that of the call."""
+    secret: _builtins.bool
+    """secret marks what was done in a secret connection."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """event_time is when."""
+
+    @_builtins.property
+    def grantee(self) -> Global___Grantee:
+        """grantee is whom it concerns, if anybody."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        grantee: Global___Grantee | None = ...,
+        details: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        secret: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "grantee", b"grantee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "details", b"details", "epoch", b"epoch", "event_time", b"event_time", "grantee", b"grantee", "kind", b"kind", "request_id", b"request_id", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsentEvent: _TypeAlias = ConsentEvent  # noqa: Y015

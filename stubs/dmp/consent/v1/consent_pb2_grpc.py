@@ -70,6 +70,91 @@ class ConsentServiceStub(object):
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UnblockProfessionalRequest.SerializeToString,
                 response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UnblockProfessionalResponse.FromString,
                 _registered_method=True)
+        self.ReopenDossier = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ReopenDossier',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ReopenDossierRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ReopenDossierResponse.FromString,
+                _registered_method=True)
+        self.OpposeOpening = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/OpposeOpening',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.OpposeOpeningRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.OpposeOpeningResponse.FromString,
+                _registered_method=True)
+        self.WithdrawOpposition = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/WithdrawOpposition',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawOppositionRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawOppositionResponse.FromString,
+                _registered_method=True)
+        self.RecordDeath = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/RecordDeath',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RecordDeathRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RecordDeathResponse.FromString,
+                _registered_method=True)
+        self.RequestDestruction = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/RequestDestruction',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RequestDestructionRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RequestDestructionResponse.FromString,
+                _registered_method=True)
+        self.WithdrawDestruction = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/WithdrawDestruction',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawDestructionRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawDestructionResponse.FromString,
+                _registered_method=True)
+        self.MoveDossier = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/MoveDossier',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.MoveDossierRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.MoveDossierResponse.FromString,
+                _registered_method=True)
+        self.UpdatePreferences = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/UpdatePreferences',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UpdatePreferencesRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UpdatePreferencesResponse.FromString,
+                _registered_method=True)
+        self.RemoveAttendingPhysician = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/RemoveAttendingPhysician',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RemoveAttendingPhysicianRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RemoveAttendingPhysicianResponse.FromString,
+                _registered_method=True)
+        self.ListAuthorizations = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListAuthorizations',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAuthorizationsRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAuthorizationsResponse.FromString,
+                _registered_method=True)
+        self.ListAccessible = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListAccessible',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleResponse.FromString,
+                _registered_method=True)
+        self.RegisterRepresentative = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/RegisterRepresentative',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeResponse.FromString,
+                _registered_method=True)
+        self.EndRepresentation = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/EndRepresentation',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.EndRepresentationRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.EndRepresentationResponse.FromString,
+                _registered_method=True)
+        self.ListRepresentatives = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListRepresentatives',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentativesRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentativesResponse.FromString,
+                _registered_method=True)
+        self.ListRepresented = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListRepresented',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentedRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentedResponse.FromString,
+                _registered_method=True)
+        self.ExplainAccess = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ExplainAccess',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ExplainAccessRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ExplainAccessResponse.FromString,
+                _registered_method=True)
+        self.ListConsentEvents = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListConsentEvents',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListConsentEventsRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListConsentEventsResponse.FromString,
+                _registered_method=True)
         self.BatchCheckAccess = channel.unary_unary(
                 '/dmp.consent.v1.ConsentService/BatchCheckAccess',
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessRequest.SerializeToString,
@@ -137,6 +222,142 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReopenDossier(self, request, context):
+        """ReopenDossier opens a closed dossier again, with all that was archived (TD1.2), on
+        a new consent. DOSSIER_ALREADY_EXISTS when it is open; DOSSIER_DESTROYED once its
+        content is gone; only an operator reopens what a death or an error had closed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpposeOpening(self, request, context):
+        """OpposeOpening records, before any dossier exists, that the person wants none:
+        opening is then OPENING_OPPOSED until the opposition is withdrawn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawOpposition(self, request, context):
+        """WithdrawOpposition lifts an opposition to opening. It opens nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordDeath(self, request, context):
+        """RecordDeath closes the dossier of a person who died; heirs and courts keep the
+        archived access that was registered for them (RegisterRepresentative).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestDestruction(self, request, context):
+        """RequestDestruction has a closed dossier destroyed before the ten years are over:
+        within three months, on the patient's request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawDestruction(self, request, context):
+        """WithdrawDestruction takes such a request back, as long as nothing was destroyed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveDossier(self, request, context):
+        """MoveDossier names another home host or region for a dossier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePreferences(self, request, context):
+        """UpdatePreferences changes what the patient decided about emergencies: opposition to
+        break-glass, opposition to the call centre, masked documents shown then (TD1.3).
+        By the patient, or by a professional who states that the patient said so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveAttendingPhysician(self, request, context):
+        """RemoveAttendingPhysician ends the role of attending physician and keeps the
+        authorisation (TD0.3): by the physician himself, or by the patient.
+        AUTHORIZATION_MISSING when the grantee has not got the role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuthorizations(self, request, context):
+        """ListAuthorizations lists who is authorised and who is blocked (TD1.6).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccessible(self, request, context):
+        """ListAccessible lists the dossiers that the caller may enter, by the time of their
+        last authorisation (TD0.4). Each is checked again when it is listed, and the
+        listing is recorded in the trail of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterRepresentative(self, request, context):
+        """RegisterRepresentative records who represents the patient, from when, until when:
+        by a professional who saw the documents, or by an operator. Registering the same
+        person again replaces the representation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndRepresentation(self, request, context):
+        """EndRepresentation ends a representation at once. REPRESENTATION_MISSING when there
+        is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRepresentatives(self, request, context):
+        """ListRepresentatives lists who represents the patient.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRepresented(self, request, context):
+        """ListRepresented lists the dossiers of those whom the calling person represents now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainAccess(self, request, context):
+        """ExplainAccess says how a decision comes about, rule by rule, in words: about the
+        caller himself, or, for the patient and operators, about anybody; as things stand
+        or as they stood at an epoch. It decides as BatchCheckAccess does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConsentEvents(self, request, context):
+        """ListConsentEvents lists the changes of consent of a dossier, newest first, as far as
+        the caller may read its traces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchCheckAccess(self, request, context):
         """BatchCheckAccess decides many accesses at once, each for its own actor and
         dossier, from one snapshot taken after the request came. The caller audits.
@@ -182,6 +403,91 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.UnblockProfessional,
                     request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UnblockProfessionalRequest.FromString,
                     response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UnblockProfessionalResponse.SerializeToString,
+            ),
+            'ReopenDossier': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenDossier,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ReopenDossierRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ReopenDossierResponse.SerializeToString,
+            ),
+            'OpposeOpening': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpposeOpening,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.OpposeOpeningRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.OpposeOpeningResponse.SerializeToString,
+            ),
+            'WithdrawOpposition': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawOpposition,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawOppositionRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawOppositionResponse.SerializeToString,
+            ),
+            'RecordDeath': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDeath,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RecordDeathRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RecordDeathResponse.SerializeToString,
+            ),
+            'RequestDestruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestDestruction,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RequestDestructionRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RequestDestructionResponse.SerializeToString,
+            ),
+            'WithdrawDestruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawDestruction,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawDestructionRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawDestructionResponse.SerializeToString,
+            ),
+            'MoveDossier': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveDossier,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.MoveDossierRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.MoveDossierResponse.SerializeToString,
+            ),
+            'UpdatePreferences': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePreferences,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UpdatePreferencesRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.UpdatePreferencesResponse.SerializeToString,
+            ),
+            'RemoveAttendingPhysician': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAttendingPhysician,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RemoveAttendingPhysicianRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RemoveAttendingPhysicianResponse.SerializeToString,
+            ),
+            'ListAuthorizations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuthorizations,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAuthorizationsRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAuthorizationsResponse.SerializeToString,
+            ),
+            'ListAccessible': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccessible,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleResponse.SerializeToString,
+            ),
+            'RegisterRepresentative': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterRepresentative,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeResponse.SerializeToString,
+            ),
+            'EndRepresentation': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndRepresentation,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.EndRepresentationRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.EndRepresentationResponse.SerializeToString,
+            ),
+            'ListRepresentatives': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRepresentatives,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentativesRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentativesResponse.SerializeToString,
+            ),
+            'ListRepresented': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRepresented,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentedRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentedResponse.SerializeToString,
+            ),
+            'ExplainAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainAccess,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ExplainAccessRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ExplainAccessResponse.SerializeToString,
+            ),
+            'ListConsentEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConsentEvents,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListConsentEventsRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListConsentEventsResponse.SerializeToString,
             ),
             'BatchCheckAccess': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCheckAccess,
@@ -379,6 +685,465 @@ class ConsentService(object):
             '/dmp.consent.v1.ConsentService/UnblockProfessional',
             dmp_dot_consent_dot_v1_dot_consent__pb2.UnblockProfessionalRequest.SerializeToString,
             dmp_dot_consent_dot_v1_dot_consent__pb2.UnblockProfessionalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenDossier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ReopenDossier',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ReopenDossierRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ReopenDossierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpposeOpening(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/OpposeOpening',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.OpposeOpeningRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.OpposeOpeningResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawOpposition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/WithdrawOpposition',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawOppositionRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawOppositionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDeath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/RecordDeath',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RecordDeathRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RecordDeathResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestDestruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/RequestDestruction',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RequestDestructionRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RequestDestructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawDestruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/WithdrawDestruction',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawDestructionRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.WithdrawDestructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveDossier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/MoveDossier',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.MoveDossierRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.MoveDossierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePreferences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/UpdatePreferences',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.UpdatePreferencesRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.UpdatePreferencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveAttendingPhysician(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/RemoveAttendingPhysician',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RemoveAttendingPhysicianRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RemoveAttendingPhysicianResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuthorizations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListAuthorizations',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListAuthorizationsRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListAuthorizationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccessible(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListAccessible',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterRepresentative(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/RegisterRepresentative',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndRepresentation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/EndRepresentation',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.EndRepresentationRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.EndRepresentationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRepresentatives(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListRepresentatives',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentativesRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentativesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRepresented(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListRepresented',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentedRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListRepresentedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ExplainAccess',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ExplainAccessRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ExplainAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConsentEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListConsentEvents',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListConsentEventsRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListConsentEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,68 @@ class ConsentServiceStub:
     """
     UnblockProfessional: _aio.UnaryUnaryMultiCallable[_consent_pb2.UnblockProfessionalRequest, _consent_pb2.UnblockProfessionalResponse]
     """UnblockProfessional lifts a block. It gives no authorisation."""
+    ReopenDossier: _aio.UnaryUnaryMultiCallable[_consent_pb2.ReopenDossierRequest, _consent_pb2.ReopenDossierResponse]
+    """ReopenDossier opens a closed dossier again, with all that was archived (TD1.2), on
+    a new consent. DOSSIER_ALREADY_EXISTS when it is open; DOSSIER_DESTROYED once its
+    content is gone; only an operator reopens what a death or an error had closed.
+    """
+    OpposeOpening: _aio.UnaryUnaryMultiCallable[_consent_pb2.OpposeOpeningRequest, _consent_pb2.OpposeOpeningResponse]
+    """OpposeOpening records, before any dossier exists, that the person wants none:
+    opening is then OPENING_OPPOSED until the opposition is withdrawn.
+    """
+    WithdrawOpposition: _aio.UnaryUnaryMultiCallable[_consent_pb2.WithdrawOppositionRequest, _consent_pb2.WithdrawOppositionResponse]
+    """WithdrawOpposition lifts an opposition to opening. It opens nothing."""
+    RecordDeath: _aio.UnaryUnaryMultiCallable[_consent_pb2.RecordDeathRequest, _consent_pb2.RecordDeathResponse]
+    """RecordDeath closes the dossier of a person who died; heirs and courts keep the
+    archived access that was registered for them (RegisterRepresentative).
+    """
+    RequestDestruction: _aio.UnaryUnaryMultiCallable[_consent_pb2.RequestDestructionRequest, _consent_pb2.RequestDestructionResponse]
+    """RequestDestruction has a closed dossier destroyed before the ten years are over:
+    within three months, on the patient's request.
+    """
+    WithdrawDestruction: _aio.UnaryUnaryMultiCallable[_consent_pb2.WithdrawDestructionRequest, _consent_pb2.WithdrawDestructionResponse]
+    """WithdrawDestruction takes such a request back, as long as nothing was destroyed."""
+    MoveDossier: _aio.UnaryUnaryMultiCallable[_consent_pb2.MoveDossierRequest, _consent_pb2.MoveDossierResponse]
+    """MoveDossier names another home host or region for a dossier."""
+    UpdatePreferences: _aio.UnaryUnaryMultiCallable[_consent_pb2.UpdatePreferencesRequest, _consent_pb2.UpdatePreferencesResponse]
+    """UpdatePreferences changes what the patient decided about emergencies: opposition to
+    break-glass, opposition to the call centre, masked documents shown then (TD1.3).
+    By the patient, or by a professional who states that the patient said so.
+    """
+    RemoveAttendingPhysician: _aio.UnaryUnaryMultiCallable[_consent_pb2.RemoveAttendingPhysicianRequest, _consent_pb2.RemoveAttendingPhysicianResponse]
+    """RemoveAttendingPhysician ends the role of attending physician and keeps the
+    authorisation (TD0.3): by the physician himself, or by the patient.
+    AUTHORIZATION_MISSING when the grantee has not got the role.
+    """
+    ListAuthorizations: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListAuthorizationsRequest, _consent_pb2.ListAuthorizationsResponse]
+    """ListAuthorizations lists who is authorised and who is blocked (TD1.6)."""
+    ListAccessible: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListAccessibleRequest, _consent_pb2.ListAccessibleResponse]
+    """ListAccessible lists the dossiers that the caller may enter, by the time of their
+    last authorisation (TD0.4). Each is checked again when it is listed, and the
+    listing is recorded in the trail of each.
+    """
+    RegisterRepresentative: _aio.UnaryUnaryMultiCallable[_consent_pb2.RegisterRepresentativeRequest, _consent_pb2.RegisterRepresentativeResponse]
+    """RegisterRepresentative records who represents the patient, from when, until when:
+    by a professional who saw the documents, or by an operator. Registering the same
+    person again replaces the representation.
+    """
+    EndRepresentation: _aio.UnaryUnaryMultiCallable[_consent_pb2.EndRepresentationRequest, _consent_pb2.EndRepresentationResponse]
+    """EndRepresentation ends a representation at once. REPRESENTATION_MISSING when there
+    is none.
+    """
+    ListRepresentatives: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListRepresentativesRequest, _consent_pb2.ListRepresentativesResponse]
+    """ListRepresentatives lists who represents the patient."""
+    ListRepresented: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListRepresentedRequest, _consent_pb2.ListRepresentedResponse]
+    """ListRepresented lists the dossiers of those whom the calling person represents now."""
+    ExplainAccess: _aio.UnaryUnaryMultiCallable[_consent_pb2.ExplainAccessRequest, _consent_pb2.ExplainAccessResponse]
+    """ExplainAccess says how a decision comes about, rule by rule, in words: about the
+    caller himself, or, for the patient and operators, about anybody; as things stand
+    or as they stood at an epoch. It decides as BatchCheckAccess does.
+    """
+    ListConsentEvents: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListConsentEventsRequest, _consent_pb2.ListConsentEventsResponse]
+    """ListConsentEvents lists the changes of consent of a dossier, newest first, as far as
+    the caller may read its traces.
+    """
     BatchCheckAccess: _aio.UnaryUnaryMultiCallable[_consent_pb2.BatchCheckAccessRequest, _consent_pb2.BatchCheckAccessResponse]
     """BatchCheckAccess decides many accesses at once, each for its own actor and
     dossier, from one snapshot taken after the request came. The caller audits.
@@ -121,6 +183,170 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_consent_pb2.UnblockProfessionalRequest, _abc.Awaitable[_consent_pb2.UnblockProfessionalResponse]],
     ) -> _abc.Awaitable[_consent_pb2.UnblockProfessionalResponse]:
         """UnblockProfessional lifts a block. It gives no authorisation."""
+
+    @_abc_1.abstractmethod
+    def ReopenDossier(
+        self,
+        request: _consent_pb2.ReopenDossierRequest,
+        context: _aio.ServicerContext[_consent_pb2.ReopenDossierRequest, _abc.Awaitable[_consent_pb2.ReopenDossierResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ReopenDossierResponse]:
+        """ReopenDossier opens a closed dossier again, with all that was archived (TD1.2), on
+        a new consent. DOSSIER_ALREADY_EXISTS when it is open; DOSSIER_DESTROYED once its
+        content is gone; only an operator reopens what a death or an error had closed.
+        """
+
+    @_abc_1.abstractmethod
+    def OpposeOpening(
+        self,
+        request: _consent_pb2.OpposeOpeningRequest,
+        context: _aio.ServicerContext[_consent_pb2.OpposeOpeningRequest, _abc.Awaitable[_consent_pb2.OpposeOpeningResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.OpposeOpeningResponse]:
+        """OpposeOpening records, before any dossier exists, that the person wants none:
+        opening is then OPENING_OPPOSED until the opposition is withdrawn.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawOpposition(
+        self,
+        request: _consent_pb2.WithdrawOppositionRequest,
+        context: _aio.ServicerContext[_consent_pb2.WithdrawOppositionRequest, _abc.Awaitable[_consent_pb2.WithdrawOppositionResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.WithdrawOppositionResponse]:
+        """WithdrawOpposition lifts an opposition to opening. It opens nothing."""
+
+    @_abc_1.abstractmethod
+    def RecordDeath(
+        self,
+        request: _consent_pb2.RecordDeathRequest,
+        context: _aio.ServicerContext[_consent_pb2.RecordDeathRequest, _abc.Awaitable[_consent_pb2.RecordDeathResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.RecordDeathResponse]:
+        """RecordDeath closes the dossier of a person who died; heirs and courts keep the
+        archived access that was registered for them (RegisterRepresentative).
+        """
+
+    @_abc_1.abstractmethod
+    def RequestDestruction(
+        self,
+        request: _consent_pb2.RequestDestructionRequest,
+        context: _aio.ServicerContext[_consent_pb2.RequestDestructionRequest, _abc.Awaitable[_consent_pb2.RequestDestructionResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.RequestDestructionResponse]:
+        """RequestDestruction has a closed dossier destroyed before the ten years are over:
+        within three months, on the patient's request.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawDestruction(
+        self,
+        request: _consent_pb2.WithdrawDestructionRequest,
+        context: _aio.ServicerContext[_consent_pb2.WithdrawDestructionRequest, _abc.Awaitable[_consent_pb2.WithdrawDestructionResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.WithdrawDestructionResponse]:
+        """WithdrawDestruction takes such a request back, as long as nothing was destroyed."""
+
+    @_abc_1.abstractmethod
+    def MoveDossier(
+        self,
+        request: _consent_pb2.MoveDossierRequest,
+        context: _aio.ServicerContext[_consent_pb2.MoveDossierRequest, _abc.Awaitable[_consent_pb2.MoveDossierResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.MoveDossierResponse]:
+        """MoveDossier names another home host or region for a dossier."""
+
+    @_abc_1.abstractmethod
+    def UpdatePreferences(
+        self,
+        request: _consent_pb2.UpdatePreferencesRequest,
+        context: _aio.ServicerContext[_consent_pb2.UpdatePreferencesRequest, _abc.Awaitable[_consent_pb2.UpdatePreferencesResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.UpdatePreferencesResponse]:
+        """UpdatePreferences changes what the patient decided about emergencies: opposition to
+        break-glass, opposition to the call centre, masked documents shown then (TD1.3).
+        By the patient, or by a professional who states that the patient said so.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveAttendingPhysician(
+        self,
+        request: _consent_pb2.RemoveAttendingPhysicianRequest,
+        context: _aio.ServicerContext[_consent_pb2.RemoveAttendingPhysicianRequest, _abc.Awaitable[_consent_pb2.RemoveAttendingPhysicianResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.RemoveAttendingPhysicianResponse]:
+        """RemoveAttendingPhysician ends the role of attending physician and keeps the
+        authorisation (TD0.3): by the physician himself, or by the patient.
+        AUTHORIZATION_MISSING when the grantee has not got the role.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuthorizations(
+        self,
+        request: _consent_pb2.ListAuthorizationsRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListAuthorizationsRequest, _abc.Awaitable[_consent_pb2.ListAuthorizationsResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListAuthorizationsResponse]:
+        """ListAuthorizations lists who is authorised and who is blocked (TD1.6)."""
+
+    @_abc_1.abstractmethod
+    def ListAccessible(
+        self,
+        request: _consent_pb2.ListAccessibleRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListAccessibleRequest, _abc.Awaitable[_consent_pb2.ListAccessibleResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListAccessibleResponse]:
+        """ListAccessible lists the dossiers that the caller may enter, by the time of their
+        last authorisation (TD0.4). Each is checked again when it is listed, and the
+        listing is recorded in the trail of each.
+        """
+
+    @_abc_1.abstractmethod
+    def RegisterRepresentative(
+        self,
+        request: _consent_pb2.RegisterRepresentativeRequest,
+        context: _aio.ServicerContext[_consent_pb2.RegisterRepresentativeRequest, _abc.Awaitable[_consent_pb2.RegisterRepresentativeResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.RegisterRepresentativeResponse]:
+        """RegisterRepresentative records who represents the patient, from when, until when:
+        by a professional who saw the documents, or by an operator. Registering the same
+        person again replaces the representation.
+        """
+
+    @_abc_1.abstractmethod
+    def EndRepresentation(
+        self,
+        request: _consent_pb2.EndRepresentationRequest,
+        context: _aio.ServicerContext[_consent_pb2.EndRepresentationRequest, _abc.Awaitable[_consent_pb2.EndRepresentationResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.EndRepresentationResponse]:
+        """EndRepresentation ends a representation at once. REPRESENTATION_MISSING when there
+        is none.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRepresentatives(
+        self,
+        request: _consent_pb2.ListRepresentativesRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListRepresentativesRequest, _abc.Awaitable[_consent_pb2.ListRepresentativesResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListRepresentativesResponse]:
+        """ListRepresentatives lists who represents the patient."""
+
+    @_abc_1.abstractmethod
+    def ListRepresented(
+        self,
+        request: _consent_pb2.ListRepresentedRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListRepresentedRequest, _abc.Awaitable[_consent_pb2.ListRepresentedResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListRepresentedResponse]:
+        """ListRepresented lists the dossiers of those whom the calling person represents now."""
+
+    @_abc_1.abstractmethod
+    def ExplainAccess(
+        self,
+        request: _consent_pb2.ExplainAccessRequest,
+        context: _aio.ServicerContext[_consent_pb2.ExplainAccessRequest, _abc.Awaitable[_consent_pb2.ExplainAccessResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ExplainAccessResponse]:
+        """ExplainAccess says how a decision comes about, rule by rule, in words: about the
+        caller himself, or, for the patient and operators, about anybody; as things stand
+        or as they stood at an epoch. It decides as BatchCheckAccess does.
+        """
+
+    @_abc_1.abstractmethod
+    def ListConsentEvents(
+        self,
+        request: _consent_pb2.ListConsentEventsRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListConsentEventsRequest, _abc.Awaitable[_consent_pb2.ListConsentEventsResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListConsentEventsResponse]:
+        """ListConsentEvents lists the changes of consent of a dossier, newest first, as far as
+        the caller may read its traces.
+        """
 
     @_abc_1.abstractmethod
     def BatchCheckAccess(

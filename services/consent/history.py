@@ -1,0 +1,178 @@
+"""A dossier as it was at an epoch, worked out again from its history alone. Pure; no I/O, no clock.
+
+Every change of consent is one line (`consent_event`), written in the commit of the change; `replay` reads the lines up
+to an epoch, `facts_at` gives the facts that a decision about one actor rested on then. The tables of the present state
+are never asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from services.consent.acting import Actor
+from services.consent.values import DossierState, Facts, Grantee, GranteeKind, Representation, RepresentationKind
+
+Payload = Mapping[str, Any]
+
+
+class Line(Protocol):
+    """One line of a history."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def payload(self) -> Payload: ...
+
+
+@dataclass(slots=True)
+class Past:
+    """What was in force at an epoch: until when each grantee was authorised, and whether as MT; who was blocked."""
+
+    epoch: int = 0
+    state: DossierState = DossierState.NONE
+    break_glass_opposed: bool = False
+    regulation_opposed: bool = False
+    masked_in_emergency: bool = False
+    died: bool = False
+    authorized: dict[Grantee, tuple[datetime, bool]] = field(default_factory=dict)
+    blocked: set[Grantee] = field(default_factory=set)
+    representations: dict[int, Representation] = field(default_factory=dict)
+
+
+class HistoryBroken(Exception):
+    """A line is missing, or of a kind that is not known; nothing can be worked out."""
+
+
+def replay(lines: Iterable[Line]) -> Past:
+    """The dossier after these lines, which begin at epoch 1 and leave none out. Raises HistoryBroken."""
+    past = Past()
+    for line in lines:
+        if line.epoch != past.epoch + 1:
+            raise HistoryBroken("a line is missing")
+        apply = _APPLY.get(line.kind)
+        if apply is None:
+            raise HistoryBroken(f"a line of an unknown kind: {line.kind}")
+        apply(past, line.payload)
+        past.epoch = line.epoch
+    return past
+
+
+def facts_at(past: Past, actor: Actor) -> Facts | None:
+    """The facts about one actor; None where there was no line at all."""
+    if past.epoch == 0:
+        return None
+    own = past.authorized.get(actor.as_professional())
+    structure = past.authorized.get(actor.as_structure())
+    return Facts(
+        state=past.state,
+        epoch=past.epoch,
+        break_glass_opposed=past.break_glass_opposed,
+        regulation_opposed=past.regulation_opposed,
+        masked_in_emergency=past.masked_in_emergency,
+        blocked=any(party in past.blocked for party in actor.parties()),
+        professional_until=own[0] if own else None,
+        attending_physician=own[1] if own else False,
+        structure_until=structure[0] if structure else None,
+        representation=past.representations.get(actor.representative),
+        died=past.died,
+    )
+
+
+def _opened(past: Past, payload: Payload) -> None:
+    past.state = DossierState.OPEN
+    past.died = False
+    _preferred(past, payload)
+
+
+def _preferred(past: Past, payload: Payload) -> None:
+    past.break_glass_opposed = payload["break_glass_opposed"]
+    past.regulation_opposed = payload["regulation_opposed"]
+    past.masked_in_emergency = payload["masked_in_emergency"]
+
+
+def _archived(past: Past, payload: Payload) -> None:
+    past.state = DossierState.CLOSED
+    past.died = bool(payload.get("died_at"))
+
+
+def _opposed(past: Past, _payload: Payload) -> None:
+    past.state = DossierState.OPPOSED
+
+
+def _unopposed(past: Past, _payload: Payload) -> None:
+    past.state = DossierState.NONE
+
+
+def _authorized(past: Past, payload: Payload) -> None:
+    past.authorized[_grantee(payload)] = (
+        datetime.fromisoformat(payload["expires_at"]),
+        payload["attending_physician"],
+    )
+
+
+def _revoked(past: Past, payload: Payload) -> None:
+    past.authorized.pop(_grantee(payload), None)
+
+
+def _blocked(past: Past, payload: Payload) -> None:
+    past.blocked.add(_grantee(payload))
+    past.authorized.pop(_grantee(payload), None)
+
+
+def _unblocked(past: Past, payload: Payload) -> None:
+    past.blocked.discard(_grantee(payload))
+
+
+def _represented(past: Past, payload: Payload) -> None:
+    person, ends_at = int(payload["person"]), payload["ends_at"]
+    past.representations[person] = Representation(
+        person,
+        RepresentationKind(payload["kind"]),
+        datetime.fromisoformat(payload["starts_at"]),
+        datetime.fromisoformat(ends_at) if ends_at else None,
+    )
+
+
+def _unrepresented(past: Past, payload: Payload) -> None:
+    past.representations.pop(int(payload["person"]), None)
+
+
+def _destroyed(past: Past, payload: Payload) -> None:
+    past.state = DossierState.DESTROYING if payload["step"] == "begun" else DossierState.DESTROYED
+
+
+def _unchanged(_past: Past, _payload: Payload) -> None:
+    """Says that something happened which no decision rests on (an expiry is judged by the time)."""
+
+
+def _grantee(payload: Payload) -> Grantee:
+    return Grantee(GranteeKind(payload["grantee_kind"]), payload["grantee_id"])
+
+
+_APPLY: Final[Mapping[str, Callable[[Past, Payload], None]]] = {
+    "dossier.open": _opened,
+    "dossier.reopen": _opened,
+    "dossier.close": _archived,
+    "dossier.death": _archived,
+    "dossier.request_destruction": _archived,
+    "dossier.withdraw_destruction": _archived,
+    "dossier.oppose": _opposed,
+    "dossier.withdraw_opposition": _unopposed,
+    "dossier.update_preferences": _preferred,
+    "dossier.move": _unchanged,
+    "dossier.destroy": _destroyed,
+    "authorization.grant": _authorized,
+    "authorization.remove_attending": _authorized,
+    "authorization.revoke": _revoked,
+    "authorization.expire": _unchanged,
+    "authorization.block": _blocked,
+    "authorization.unblock": _unblocked,
+    "representative.register": _represented,
+    "representative.end": _unrepresented,
+    "representative.expire": _unchanged,
+}
