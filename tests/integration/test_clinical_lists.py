@@ -76,6 +76,14 @@ async def test_results_come_as_series_over_time(world: World) -> None:
     assert one.total_size == 3
 
 
+async def test_values_of_two_units_never_stand_in_one_series(world: World) -> None:
+    mass = bodies.result("2345-7", '<value xsi:type="PQ" value="0.88" unit="g/L"/>', time="20230104")
+    moles = bodies.result("2345-7", '<value xsi:type="PQ" value="4.89" unit="mmol/L"/>', time="20240104")
+    await world.add(type_code="11502-2", body=bodies.laboratory(mass, moles, mass))
+    listed = await results(world)
+    assert {series.unit: len(series.results) for series in listed.series} == {"g/L": 2, "mmol/L": 1}
+
+
 async def test_pages_of_series_hold_everything_once(world: World) -> None:
     for year in range(2010, 2020):
         observed = [bodies.result(f"{code}-{code}", time=f"{year}0104") for code in range(3)]

@@ -161,3 +161,12 @@ def test_a_defect_in_one_reader_costs_its_entries_alone(monkeypatch: pytest.Monk
     reading = read_body(bodies.prescription(bodies.prescribed()) + bodies.vaccinations(bodies.vaccinated()))
     assert len(messages(reading, Kind.MEDICATION)) == 1
     assert (messages(reading, Kind.VACCINATION), reading.left_out, reading.unread) == ([], 1, 0)
+
+
+def test_a_defect_of_the_reader_itself_leaves_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(reader, "to_utf8", broken)
+    reading = read_body(bodies.laboratory(bodies.result()))
+    assert [p.unread for p in reading.projections if p.kind == Kind.RESULT] == [clinical_pb2.UNREAD_REASON_MALFORMED]

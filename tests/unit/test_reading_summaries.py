@@ -62,7 +62,7 @@ def test_allergy_relative_device_and_plan_are_told_apart() -> None:
         (values.STATEMENT_KIND_DEVICE, "J010104"),
         (values.STATEMENT_KIND_PLAN, "ECQH010"),
     ]
-    assert summary.statements[1].details[0].code.code.code == "MTH"
+    assert summary.statements[1].subject.code.code == "MTH"
 
 
 def test_an_imaging_report_has_acts_numbers_and_the_catalogue_of_objects() -> None:
@@ -86,3 +86,64 @@ def test_an_imaging_report_has_acts_numbers_and_the_catalogue_of_objects() -> No
     assert (study.study_uid, study.series[0].series_uid, study.series[0].modality) == ("1.2.3.4.5", "1.2.3.4.5.1", "CT")
     assert list(study.series[0].locations) == ["http://pacs.invalid/wado"]
     assert "RAS" in [section.text for section in report.sections]
+
+
+def test_a_problem_is_as_active_as_its_concern() -> None:
+    active, past = bodies.problem(status="active"), bodies.problem("N10", status="completed")
+    body = bodies.section("11450-4", bodies.entry(active) + bodies.entry(past))
+    [summary] = messages(read_body(body, type_code="SYNTH"), Kind.SUMMARY)
+    assert [(s.code.code.code, s.status) for s in summary.statements] == [
+        ("I20.0", values.ENTRY_STATUS_ACTIVE),
+        ("N10", values.ENTRY_STATUS_COMPLETED),
+    ]
+
+
+def test_what_is_about_somebody_else_says_so() -> None:
+    subject = '<subject><relatedSubject><code code="CHILD" codeSystem="1.2"/></relatedSubject></subject>'
+    observed = bodies.result("29463-7").replace("<statusCode", f"{subject}<statusCode", 1)
+    other = f'<observation classCode="OBS" moodCode="EVN">{subject}<code code="X" codeSystem="1.2"/></observation>'
+    body = bodies.section("8716-3", bodies.entry(observed)) + bodies.section("11450-4", bodies.entry(other))
+    reading = read_body(body, type_code="SYNTH")
+    [result], [summary] = messages(reading, Kind.RESULT), messages(reading, Kind.SUMMARY)
+    assert result.subject.code.code == summary.statements[0].subject.code.code == "CHILD"
+    own = read_body(bodies.section("8716-3", bodies.entry(bodies.result("29463-7"))), type_code="SYNTH")
+    assert own.projections[0].series != reading.projections[0].series
+
+
+def test_side_and_site_are_kept() -> None:
+    side = (
+        '<qualifier><name code="20228-3" codeSystem="1.2"/>'
+        '<value code="7771000" codeSystem="1.2" displayName="gauche"/></qualifier>'
+    )
+    act = (
+        f'<procedure moodCode="EVN"><code code="P1" codeSystem="1.2">{side}</code>'
+        '<targetSiteCode code="302548004" codeSystem="1.2"/></procedure>'
+    )
+    [summary] = messages(read_body(bodies.section("47519-4", bodies.entry(act)), type_code="SYNTH"), Kind.SUMMARY)
+    [statement] = summary.statements
+    assert [q.value.display for q in statement.code.qualifiers] == ["gauche"]
+    assert [site.code.code for site in statement.sites] == ["302548004"]
+
+
+def test_medicines_inside_other_acts_are_found() -> None:
+    act = (
+        f'<act moodCode="EVN"><code code="X" codeSystem="1.2"/><entryRelationship typeCode="COMP">{bodies.prescribed()}'
+        "</entryRelationship></act>"
+    )
+    reading = read_body(bodies.section("18776-5", bodies.entry(act)), type_code="SYNTH")
+    assert [m.product.name for m in messages(reading, Kind.MEDICATION)] == ["PARACÉTAMOL 500 mg"]
+
+
+def test_what_a_prescription_states_beside_its_lines_is_not_lost() -> None:
+    pregnancy = (
+        '<observation classCode="OBS" moodCode="EVN"><code code="11449-6" codeSystem="1.2"/>'
+        '<value xsi:type="CD" code="77386006" codeSystem="1.2"/></observation>'
+    )
+    body = bodies.prescription(bodies.prescribed()) + bodies.section(
+        "10162-6", bodies.entry(pregnancy), title="Grossesse"
+    )
+    reading = read_body(body, type_code="57833-6")
+    [summary] = messages(reading, Kind.SUMMARY)
+    assert [s.code.code.code for s in summary.statements] == ["11449-6"]
+    assert [s.title for s in summary.sections] == ["Grossesse"]
+    assert len(messages(reading, Kind.MEDICATION)) == 1

@@ -11,7 +11,15 @@ from typing import Final
 
 from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.cda_element import HL7
-from services.document.reading.datatypes import concept, period, quantity, small, span, value
+from services.document.reading.datatypes import (
+    concept,
+    period,
+    quantity,
+    says_something,
+    small,
+    span,
+    value,
+)
 from services.document.reading.node import Element, Page, attribute, every, first, local, templates, type_of
 from services.document.times import instant
 
@@ -98,7 +106,23 @@ def observation(page: Page, act: Element) -> values.Observation | None:
     when = happened(page, act)
     if when is not None:
         read.time.CopyFrom(when)
+    read.sites.extend(sites(page, act))
     return read if read.HasField("code") or read.values else None
+
+
+def sites(page: Page, act: Element) -> list[values.CodedText]:
+    """Where on the body an act was, or what it observed is."""
+    found = [concept(page, element) for element in every(act, "targetSiteCode")]
+    return [read for read in found if read is not None and says_something(read)]
+
+
+def subject(page: Page, act: Element) -> values.CodedText | None:
+    """Whom an act is about where that is not the patient; never by name."""
+    for about in every(act, "subject"):
+        other = first(about, "relatedSubject")
+        if other is not None:
+            return concept(page, first(other, "code")) or values.CodedText(null_flavor="UNK")
+    return None
 
 
 def facts(page: Page, act: Element, depth: int = 0) -> Iterator[values.Observation]:
@@ -107,8 +131,8 @@ def facts(page: Page, act: Element, depth: int = 0) -> Iterator[values.Observati
         page.leave_out()
         return
     for _, name, inner in related(act):
-        if name in {"observation", "act", "procedure"} and not is_comment(inner):
-            if (read := observation(page, inner)) is not None:
+        if name in {"observation", "act", "procedure", "encounter", "organizer"} and not is_comment(inner):
+            if name != "organizer" and (read := observation(page, inner)) is not None:
                 yield read
             yield from facts(page, inner, depth + 1)
 

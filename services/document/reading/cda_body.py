@@ -25,6 +25,7 @@ _log = structlog.get_logger("document")
 DOCUMENT: Final = f"{HL7}ClinicalDocument"
 _UNSTRUCTURED: Final = clinical_pb2.UNREAD_REASON_UNSTRUCTURED
 _MAX_STATEMENTS: Final = 2_000
+_MEDICINES: Final = (f"{HL7}substanceAdministration", f"{HL7}supply")
 
 
 def tree_of(text: bytes) -> Element | None:
@@ -62,6 +63,7 @@ class BodyReader:
         self._body = body
         self._page = Page(body if body is not None else document)
         self._statements: list[values.Statement] = []
+        self._stating: set[Element] = set()
 
     def read(self) -> values.Period | None:
         """Put all projections into the findings; gives the hospital stay that the header states."""
@@ -92,12 +94,28 @@ class BodyReader:
                 self._substance(act, section)
             elif name == "supply" and not self._held(act, section):
                 self._medicines(act, section)
-            elif results.is_attachment(act) or (
-                name in {"observation", "organizer", "act"} and self._results(entry, name, act, section)
-            ):
+            elif results.is_attachment(act):
                 continue
-            elif not self._is_imaging():
-                self._state(name, act, section)
+            else:
+                self._inside(act, section)
+                if name in {"observation", "organizer", "act"} and self._results(entry, name, act, section):
+                    continue
+                if not self._is_imaging():
+                    self._state(name, act, section)
+
+    def _inside(self, act: Element, section: Section) -> None:
+        """The medicines and vaccinations inside an act of another kind, at any depth; those inside a medicine are its
+        own reader's."""
+        for inner in act.iter(*_MEDICINES):
+            around = inner.getparent()
+            while around is not None and around is not act and around.tag not in _MEDICINES:
+                around = around.getparent()
+            if around is not act:
+                continue
+            if inner.tag == _MEDICINES[0]:
+                self._substance(inner, section)
+            elif not self._held(inner, section):
+                self._medicines(inner, section)
 
     def _held(self, act: Element, section: Section) -> bool:
         return medications.is_device_held(act, section) or (
@@ -128,6 +146,7 @@ class BodyReader:
         for statement in statements.statements(self._page, name, act, section):
             if len(self._statements) < _MAX_STATEMENTS:
                 self._statements.append(statement)
+                self._stating.add(section.element)
             else:
                 self._page.leave_out()
 
@@ -142,7 +161,10 @@ class BodyReader:
             shown = [section for section in found if section.code not in ATTACHED]
             report = imaging.report(self._page, self._document, shown)
             self._findings.add(imaging.projection(report, self._metadata.reference_ids))
-        elif self._type not in NOT_SUMMARIES and self._type not in imaging.REFERENCE_TYPES:
+        elif self._type in NOT_SUMMARIES:
+            if self._statements:  # more than the list that the document is: said apart, so that none is lost
+                self._summarize([section for section in found if section.element in self._stating])
+        elif self._type not in imaging.REFERENCE_TYPES:
             self._summarize(found)
 
     def _summarize(self, found: Sequence[Section]) -> None:

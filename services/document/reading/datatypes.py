@@ -70,6 +70,12 @@ def concept(page: Page, element: Element | None) -> values.CodedText | None:
     principal = coding(page, element)
     if principal is not None:
         read.code.CopyFrom(principal)
+    for qualifier in every(element, "qualifier")[:16]:
+        narrowed = values.Qualifier(
+            name=_inner_coding(page, first(qualifier, "name")), value=_inner_coding(page, first(qualifier, "value"))
+        )
+        if narrowed.HasField("value"):
+            read.qualifiers.append(narrowed)
     for translation in every(element, "translation"):
         found = coding(page, translation)
         if found is not None:
@@ -83,6 +89,10 @@ def concept(page: Page, element: Element | None) -> values.CodedText | None:
     if attribute(first(element, "originalText", "reference"), "value").strip("#"):
         page.leave_out()  # its words are somewhere that is not in the document
     return read if read.null_flavor else None
+
+
+def _inner_coding(page: Page, element: Element | None) -> coding_pb2.Coding | None:
+    return coding(page, element) if element is not None else None
 
 
 def says_something(read: values.CodedText | None) -> bool:

@@ -117,7 +117,8 @@ def _stated(summary: values.Summary, own: datetime | None) -> Iterator[Projectio
     for statement in summary.statements:
         category = _DATED.get(statement.kind)
         when = acts.occurred(acts.start_of(statement.period))
-        if category is None or statement.negated or when is None or _same_day(when, own):
+        others = statement.HasField("subject")
+        if category is None or others or statement.negated or when is None or _same_day(when, own):
             continue
         event = values.PathwayEvent(category=category, period=statement.period, label=statement.code)
         event.label.text = event.label.text or statement.text

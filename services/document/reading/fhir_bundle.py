@@ -162,6 +162,7 @@ class _Reader:
             groups=groups,
             interpretations=coded_all(part, "interpretation"),
             methods=coded_all(resource, "method"),
+            sites=coded_all(resource, "bodySite"),
             comments=[stated for note in nodes(resource, "note") if (stated := text(note, "text"))],
             item_ids=identifiers(resource),
         )
@@ -263,6 +264,9 @@ class _Reader:
             if (code := coded(node(resource, name))) is not None:
                 read.code.CopyFrom(code)
                 break
+        read.sites.extend(coded_all(resource, "bodySite"))
+        if (relative := coded(node(resource, "relationship"))) is not None:
+            read.subject.CopyFrom(relative)
         if (found := value(resource)) is not None:
             read.values.append(found)
         during = when(
@@ -288,7 +292,7 @@ class _Reader:
             self._bundle.left_out += 1
 
     def _detail(self, resource: Node, read: values.Statement) -> None:
-        for name in ("clinicalStatus", "verificationStatus", "severity", "relationship", "criticality"):
+        for name in ("clinicalStatus", "verificationStatus", "severity", "criticality"):
             concept = coded(node(resource, name))
             stated = text(resource, name)
             if concept is not None:

@@ -15,7 +15,7 @@ from typing import Final
 from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import clinical_pb2, clinical_values_pb2
 
-READER_VERSION: Final = 1
+READER_VERSION: Final = 2
 """Of all readers together. Raise it when a document may read better than before: each is then read again."""
 
 MAX_PROJECTIONS: Final = 5_000

@@ -34,6 +34,7 @@ class Around:
     specimen: values.Specimen | None = None
     performer: coding_pb2.Author | None = None
     time: values.PartialTime | None = None
+    subject: values.CodedText | None = None
 
 
 def are_results(section: Section, type_code: str) -> bool:
@@ -70,7 +71,7 @@ def projection(read: values.Result) -> Projection:
         read,
         acts.occurred(when),
         codes=codes,
-        series="\x1f".join((codes[0] if codes else label_of(read.code), unit_of(read))),
+        series="\x1f".join((codes[0] if codes else label_of(read.code), unit_of(read), label_of(read.subject))),
     )
 
 
@@ -94,6 +95,7 @@ def _within(page: Page, name: str, act: Element, around: Around) -> Iterator[val
         read = _result(page, act, around)
         if read is not None:
             yield read
+            around = replace(around, subject=read.subject if read.HasField("subject") else None)
             around = replace(around, groups=(*around.groups, read.code) if read.code.ByteSize() else around.groups)
     elif name in {"act", "organizer"}:
         around = _deeper(page, act, around)
@@ -130,7 +132,7 @@ def _deeper(page: Page, act: Element, around: Around) -> Around:
     for performed in every(act, "performer")[:1]:
         performer = author(page, performed) or performer
     time = acts.happened(page, act) or around.time
-    return Around(groups, specimen, performer, time)
+    return Around(groups, specimen, performer, time, acts.subject(page, act) or around.subject)
 
 
 def _collection(page: Page, act: Element) -> values.Specimen | None:
@@ -143,6 +145,9 @@ def _collection(page: Page, act: Element) -> values.Specimen | None:
             read.type.CopyFrom(what)
         if role is not None and (named := identifiers(role)):
             read.id.CopyFrom(named[0])
+    how = concept(page, first(act, "code"))
+    if how is not None and says_something(how):
+        read.collection.CopyFrom(how)
     site = concept(page, first(act, "targetSiteCode"))
     if site is not None and says_something(site):
         read.site.CopyFrom(site)
@@ -163,6 +168,8 @@ def _result(page: Page, act: Element, around: Around) -> values.Result | None:
         comments=acts.comments(page, act),
         item_ids=identifiers(act),
         values=acts.values_of(page, act),
+        sites=acts.sites(page, act),
+        subject=acts.subject(page, act) or around.subject,
     )
     coded = concept(page, first(act, "code"))
     if coded is not None:

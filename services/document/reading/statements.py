@@ -7,6 +7,7 @@ else from the section, else from the kind of act.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dmp.document.v1 import clinical_values_pb2 as values
@@ -34,6 +35,14 @@ _ALLERGY_SECTIONS: Final = frozenset({"48765-2"})
 _PROBLEM_SECTIONS: Final = frozenset({"11450-4", "11348-0", "46240-8", "11535-2", "46241-6"})
 _FAMILY_SECTIONS: Final = frozenset({"10157-6"})
 _RISK_SECTIONS: Final = frozenset({"29762-2", "10161-8", "57207-3"})
+_PROBLEM_SORTS: Final = frozenset(
+    {
+        "282291009", "439401001", "64572001", "404684003", "409586006", "418799008", "55607006", "248536006",
+        "373930000", "29308-4", "75326-9", "75325-1", "75321-0", "75323-6", "75318-6", "75319-4",
+    }
+)  # fmt: skip
+"""Codes that say what sort of problem follows (IHE PCC 6.3.4.14: diagnosis, symptom, finding, …), not which."""
+_INSIDE: Final = frozenset({"observation", "organizer", "procedure", "act", "encounter"})
 _MAX_NESTED: Final = 16
 
 _BY_NAME: Final = {
@@ -43,29 +52,52 @@ _BY_NAME: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What a statement has from the concern or the list that it lies in."""
+
+    subject: values.CodedText | None = None
+    groups: tuple[values.CodedText, ...] = ()
+    status: values.EntryStatus.ValueType = values.ENTRY_STATUS_UNSPECIFIED
+    comments: tuple[str, ...] = ()
+
+
 def statements(page: Page, name: str, act: Element, section: Section) -> Iterator[values.Statement]:
     """What one entry states, in the document's order."""
-    yield from _statements(page, name, act, section, 0, None)
+    yield from _statements(page, name, act, section, 0, _Around())
 
 
 def _statements(
-    page: Page, name: str, act: Element, section: Section, depth: int, relative: values.Observation | None
+    page: Page, name: str, act: Element, section: Section, depth: int, around: _Around
 ) -> Iterator[values.Statement]:
     if depth > _MAX_NESTED:
         page.leave_out()
         return
     if name == "organizer" or (name == "act" and _is_concern(act)):
-        relative = _relative(page, act) or relative
+        inside = _within(page, name, act, around)
         found = False
         for _, inner_name, inner in acts.related(act):
-            if inner_name in {"observation", "organizer", "procedure", "act"} and not acts.is_comment(inner):
-                found = True
-                yield from _statements(page, inner_name, inner, section, depth + 1, relative)
+            if inner_name in _INSIDE and not acts.is_comment(inner):
+                yield from _statements(page, inner_name, inner, section, depth + 1, inside)
+                found, inside = True, replace(inside, comments=())
         if found:
             return
-    read = _statement(page, name, act, section, relative)
+    read = _statement(page, name, act, section, around)
     if read is not None:
         yield read
+
+
+def _within(page: Page, name: str, act: Element, around: _Around) -> _Around:
+    """A list names what it lists; a concern says how far the concern has come, which its observation does not."""
+    groups, coded = around.groups, concept(page, first(act, "code"))
+    if coded is not None and says_something(coded):
+        groups = (*groups, coded)
+    return _Around(
+        subject=acts.subject(page, act) or around.subject,
+        groups=groups,
+        status=acts.status(act) if name == "act" else around.status,
+        comments=(*around.comments, *acts.comments(page, act)),
+    )
 
 
 def _is_concern(act: Element) -> bool:
@@ -74,26 +106,27 @@ def _is_concern(act: Element) -> bool:
     )
 
 
-def _statement(
-    page: Page, name: str, act: Element, section: Section, relative: values.Observation | None
-) -> values.Statement | None:
+def _statement(page: Page, name: str, act: Element, section: Section, around: _Around) -> values.Statement | None:
     kind = _kind(name, act, section)
     read = values.Statement(
         kind=kind,
-        status=acts.status(act),
+        status=around.status or acts.status(act),
         negated=acts.negated(act),
         text=acts.words(page, act),
-        comments=acts.comments(page, act),
+        comments=[*around.comments, *acts.comments(page, act)],
+        groups=around.groups,
+        sites=acts.sites(page, act),
     )
     element = first(section.element, "code")
-    if element is not None and (about := coding(page, element)) is not None:
-        read.section.CopyFrom(about)
+    if element is not None and (titled := coding(page, element)) is not None:
+        read.section.CopyFrom(titled)
     during = acts.lasted(page, act)
     if during is not None:
         read.period.CopyFrom(during)
     _what(page, act, read)
-    if relative is not None:
-        read.details.append(relative)
+    about = acts.subject(page, act) or around.subject
+    if about is not None:
+        read.subject.CopyFrom(about)
     read.details.extend(acts.facts(page, act))
     if says_something(read.code) or read.values or read.text:
         return read
@@ -102,7 +135,7 @@ def _statement(
 
 
 def _what(page: Page, act: Element, read: values.Statement) -> None:
-    """Its code and values. A problem and an allergy are in the value: their code only says how it was found."""
+    """Its code and values. A problem and an allergy are in the value, where their code only says what sort it is."""
     coded, found = concept(page, first(act, "code")), acts.values_of(page, act)
     if read.kind == values.STATEMENT_KIND_DEVICE and (device := device_of(page, act)) is not None:
         read.code.CopyFrom(device.code)
@@ -117,9 +150,14 @@ def _what(page: Page, act: Element, read: values.Statement) -> None:
         values.STATEMENT_KIND_ALLERGY,
         values.STATEMENT_KIND_FAMILY_HISTORY,
     }
-    if problem and found and found[0].HasField("coded"):
+    sort_only = coded is None or not says_something(coded) or coded.code.code in _PROBLEM_SORTS
+    if problem and sort_only and found and found[0].HasField("coded"):
         read.code.CopyFrom(found[0].coded)
         read.values.extend(found[1:])
+        return
+    if read.kind == values.STATEMENT_KIND_ALLERGY and found and found[0].HasField("coded") and coded is not None:
+        read.code.CopyFrom(found[0].coded)
+        read.details.append(values.Observation(code=coded, values=found[1:]))
         return
     if coded is not None:
         read.code.CopyFrom(coded)
@@ -155,14 +193,6 @@ def _kind(name: str, act: Element, section: Section) -> values.StatementKind.Val
     if roots & _PROBLEM_TEMPLATES or section.code in _PROBLEM_SECTIONS:
         return values.STATEMENT_KIND_PROBLEM
     return values.STATEMENT_KIND_OBSERVATION
-
-
-def _relative(page: Page, act: Element) -> values.Observation | None:
-    """Whose problems an organizer lists, where it is a relative."""
-    code = concept(page, first(act, "subject", "relatedSubject", "code"))
-    if code is None or not says_something(code):
-        return None
-    return values.Observation(code=code)
 
 
 def is_device(act: Element) -> bool:

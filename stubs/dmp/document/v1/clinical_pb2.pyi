@@ -357,7 +357,7 @@ Global___ListResultsResponse: _TypeAlias = ListResultsResponse  # noqa: Y015
 
 @_typing.final
 class ResultSeries(_message.Message):
-    """ResultSeries is the results of one code and unit over time."""
+    """ResultSeries is the results of one code and unit over time, all about the patient, or about one other."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -356,6 +356,7 @@ class CodedText(_message.Message):
     TRANSLATIONS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     NULL_FLAVOR_FIELD_NUMBER: _builtins.int
+    QUALIFIERS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """text is what the document shows the reader."""
     null_flavor: _builtins.str
@@ -368,6 +369,10 @@ class CodedText(_message.Message):
     def translations(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Coding]:
         """translations are the same in other systems."""
 
+    @_builtins.property
+    def qualifiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Qualifier]:
+        """qualifiers narrow the concept, such as the side of the body."""
+
     def __init__(
         self,
         *,
@@ -375,14 +380,45 @@ class CodedText(_message.Message):
         translations: _abc.Iterable[_coding_pb2.Coding] | None = ...,
         text: _builtins.str = ...,
         null_flavor: _builtins.str = ...,
+        qualifiers: _abc.Iterable[Global___Qualifier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "null_flavor", b"null_flavor", "text", b"text", "translations", b"translations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "null_flavor", b"null_flavor", "qualifiers", b"qualifiers", "text", b"text", "translations", b"translations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CodedText: _TypeAlias = CodedText  # noqa: Y015
+
+@_typing.final
+class Qualifier(_message.Message):
+    """Qualifier narrows a concept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def name(self) -> _coding_pb2.Coding:
+        """name is in which respect, such as LOINC 20228-3 (side)."""
+
+    @_builtins.property
+    def value(self) -> _coding_pb2.Coding:
+        """value is to what."""
+
+    def __init__(
+        self,
+        *,
+        name: _coding_pb2.Coding | None = ...,
+        value: _coding_pb2.Coding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Qualifier: _TypeAlias = Qualifier  # noqa: Y015
 
 @_typing.final
 class Quantity(_message.Message):
@@ -596,6 +632,7 @@ class Observation(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     NEGATED_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
     negated: _builtins.bool
     """negated says that it was found not to be so."""
     @_builtins.property
@@ -610,6 +647,10 @@ class Observation(_message.Message):
     def time(self) -> Global___PartialTime:
         """time is when it was so."""
 
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodedText]:
+        """sites are where on the body."""
+
     def __init__(
         self,
         *,
@@ -617,10 +658,11 @@ class Observation(_message.Message):
         values: _abc.Iterable[Global___Value] | None = ...,
         time: Global___PartialTime | None = ...,
         negated: _builtins.bool = ...,
+        sites: _abc.Iterable[Global___CodedText] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "negated", b"negated", "time", b"time", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "negated", b"negated", "sites", b"sites", "time", b"time", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1028,6 +1070,7 @@ class Specimen(_message.Message):
     SITE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def type(self) -> Global___CodedText:
         """type is what it is."""
@@ -1044,6 +1087,10 @@ class Specimen(_message.Message):
     def id(self) -> _coding_pb2.Identifier:
         """id identifies it."""
 
+    @_builtins.property
+    def collection(self) -> Global___CodedText:
+        """collection is how it was taken."""
+
     def __init__(
         self,
         *,
@@ -1051,10 +1098,11 @@ class Specimen(_message.Message):
         site: Global___CodedText | None = ...,
         time: Global___Period | None = ...,
         id: _coding_pb2.Identifier | None = ...,
+        collection: Global___CodedText | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "site", b"site", "time", b"time", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "id", b"id", "site", b"site", "time", b"time", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "site", b"site", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "id", b"id", "site", b"site", "time", b"time", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1081,6 +1129,8 @@ class Result(_message.Message):
     COMMENTS_FIELD_NUMBER: _builtins.int
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     PERFORMER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
     null_flavor: _builtins.str
     """null_flavor is HL7's reason why there is no value."""
     status: Global___EntryStatus.ValueType
@@ -1133,6 +1183,14 @@ class Result(_message.Message):
     def performer(self) -> _coding_pb2.Author:
         """performer made the analysis."""
 
+    @_builtins.property
+    def subject(self) -> Global___CodedText:
+        """subject is whom it is about where that is not the patient: a newborn, a relative."""
+
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodedText]:
+        """sites are where on the body."""
+
     def __init__(
         self,
         *,
@@ -1151,10 +1209,12 @@ class Result(_message.Message):
         comments: _abc.Iterable[_builtins.str] | None = ...,
         item_ids: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
         performer: _coding_pb2.Author | None = ...,
+        subject: Global___CodedText | None = ...,
+        sites: _abc.Iterable[Global___CodedText] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "performer", b"performer", "specimen", b"specimen", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "performer", b"performer", "specimen", b"specimen", "subject", b"subject", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "comments", b"comments", "groups", b"groups", "interpretations", b"interpretations", "item_ids", b"item_ids", "methods", b"methods", "negated", b"negated", "null_flavor", b"null_flavor", "performer", b"performer", "reference_ranges", b"reference_ranges", "specimen", b"specimen", "status", b"status", "text", b"text", "time", b"time", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "comments", b"comments", "groups", b"groups", "interpretations", b"interpretations", "item_ids", b"item_ids", "methods", b"methods", "negated", b"negated", "null_flavor", b"null_flavor", "performer", b"performer", "reference_ranges", b"reference_ranges", "sites", b"sites", "specimen", b"specimen", "status", b"status", "subject", b"subject", "text", b"text", "time", b"time", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1568,6 +1628,9 @@ class Statement(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     COMMENTS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     kind: Global___StatementKind.ValueType
     """kind is what it is about."""
     status: Global___EntryStatus.ValueType
@@ -1600,6 +1663,18 @@ class Statement(_message.Message):
     def comments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """comments are the author's."""
 
+    @_builtins.property
+    def subject(self) -> Global___CodedText:
+        """subject is whom it is about where that is not the patient: a newborn, a relative."""
+
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodedText]:
+        """sites are where on the body."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodedText]:
+        """groups are the lists that it stands in within its section, outermost first."""
+
     def __init__(
         self,
         *,
@@ -1613,10 +1688,13 @@ class Statement(_message.Message):
         text: _builtins.str = ...,
         details: _abc.Iterable[Global___Observation] | None = ...,
         comments: _abc.Iterable[_builtins.str] | None = ...,
+        subject: Global___CodedText | None = ...,
+        sites: _abc.Iterable[Global___CodedText] | None = ...,
+        groups: _abc.Iterable[Global___CodedText] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "period", b"period", "section", b"section"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "period", b"period", "section", b"section", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "comments", b"comments", "details", b"details", "kind", b"kind", "negated", b"negated", "period", b"period", "section", b"section", "status", b"status", "text", b"text", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "comments", b"comments", "details", b"details", "groups", b"groups", "kind", b"kind", "negated", b"negated", "period", b"period", "section", b"section", "sites", b"sites", "status", b"status", "subject", b"subject", "text", b"text", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
