@@ -12,11 +12,13 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
+from services.document import clinical_store
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
+from services.runtime.postgres import Connection
 from tests import clinical_documents as bodies
 from tests.document_world import World, document_database, world
-from tests.documents import AUTHOR, OTHER, call, decision, new_oid, no, plain_metadata, professional
+from tests.documents import AUTHOR, OTHER, call, cda, decision, new_oid, no, plain_metadata, professional, submission
 
 __all__ = ["document_database", "world"]
 
@@ -181,3 +183,53 @@ async def test_nothing_leaves_when_the_trail_is_down(world: World) -> None:
     with pytest.raises(DmpError) as failed:
         await medications(world)
     assert failed.value.reason == reasons.ERROR_REASON_AUDIT_UNAVAILABLE
+
+
+async def test_masking_archiving_and_deleting_take_what_a_document_says_along(world: World) -> None:
+    """By the acts themselves: each holds for the list from the moment it is acknowledged."""
+    document = await world.add(type_code="57833-6", body=bodies.prescription(bodies.prescribed()))
+    stranger = decision()
+    stranger.filter.masked = consent_pb2.MASKED_VIEW_NONE
+    for change, seen_by_all, seen_by_some in (
+        (document_pb2.DOCUMENT_CHANGE_MASK, 1, 0),
+        (document_pb2.DOCUMENT_CHANGE_UNMASK, 1, 1),
+        (document_pb2.DOCUMENT_CHANGE_ARCHIVE, 0, 0),
+        (document_pb2.DOCUMENT_CHANGE_UNARCHIVE, 1, 1),
+        (document_pb2.DOCUMENT_CHANGE_DELETE, 0, 0),
+    ):
+        world.consent.answer = decision()
+        await world.change(document.name, change)
+        assert (await medications(world)).total_size == seen_by_all, change
+        world.consent.answer = stranger
+        assert (await medications(world, subject=OTHER)).total_size == seen_by_some, change
+
+
+async def test_a_replacement_says_what_holds_from_then_on(world: World) -> None:
+    old = await world.add(type_code="57833-6", body=bodies.prescription(bodies.prescribed()))
+    assert (await medications(world)).total_size == 1
+    named = bodies.product("IBUPROFÈNE 400 mg", "60000002")
+    content = cda(new_oid(), type_code="57833-6", body=bodies.prescription(bodies.prescribed(named=named)))
+    request = submission(world.dossier, (document_pb2.Document(), content))
+    request.documents[0].relationships.add(type=document_pb2.RELATIONSHIP_TYPE_REPLACES, target=old.name)
+    new = (await world.send(request)).documents[0]
+    [entry] = (await medications(world)).entries
+    assert (entry.source.document, entry.medication.product.name) == (new.name, "IBUPROFÈNE 400 mg")
+
+
+async def test_a_reading_that_breaks_off_leaves_nothing_and_is_made_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.add(type_code="57833-6", body=bodies.prescription(bodies.prescribed()))
+
+    async def broken(conn: Connection, *given: Any) -> bool:
+        await replace(conn, *given)
+        raise ConnectionResetError
+
+    replace = clinical_store.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(clinical_store, "replace", broken)
+        listed = await medications(world)
+        assert (listed.total_size, listed.pending) == (0, 1)
+    assert await world.pool.fetchval("SELECT count(*) FROM projection WHERE health_id = $1", world.dossier) == 0
+    listed = await medications(world)
+    assert (listed.total_size, listed.pending) == (1, 0)
