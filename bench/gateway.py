@@ -135,7 +135,7 @@ def _bundle(scene: Scene) -> bytes:
     urls = [f"urn:uuid:{uuid.uuid4()}" for _ in range(3)]
     mhd = "https://profiles.ihe.net/ITI/MHD"
     source = {"system": "urn:ietf:rfc:3986", "value": f"urn:oid:{SOURCE}"}
-    set_ = {
+    set_: dict[str, Any] = {
         "resourceType": "List",
         "extension": [{"url": f"{mhd}/StructureDefinition/ihe-sourceId", "valueIdentifier": source}],
         "status": "current",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dmp.consent.v1 import consent_pb2
-from dmp.consent.v1.consent_pb2 import GetDossierResponse
+from dmp.consent.v1.consent_pb2 import AccessibleDossier, GetDossierResponse
 from gateway.fhir.codesystems import domain_uri
 from gateway.fhir.document_out import Links
 from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifier
@@ -17,6 +17,7 @@ from gateway.fhir.node import JsonObject
 from gateway.fhir.parameters import Parameters, SearchParameter, encode
 from gateway.fhir.refusals import invalid
 from gateway.fhir.times import write
+from services.runtime.identifiers import dossier_of
 
 EXTENSIONS: Final = "https://dmp.sante.fr/fhir/StructureDefinition"
 CLOSE_REASONS: Final = "https://dmp.sante.fr/fhir/CodeSystem/dossier-close-reason"
@@ -73,6 +74,22 @@ def write_dossier(
     if asked is not None:
         patient["identifier"] = [{"system": domain_uri(asked[0]), "value": asked[1]}]
     return patient
+
+
+def write_accessible(found: AccessibleDossier, links: Links) -> JsonObject:
+    """The Patient of a dossier that the caller may enter (TD0.4)."""
+    until = write(found.expire_time)
+    return {
+        "resourceType": "Patient",
+        "id": links.patient_id(dossier_of(found.name, "name")),
+        "extension": [
+            {"url": f"{EXTENSIONS}/caller-authorization", "valueCode": "VALID"},
+            {"url": f"{EXTENSIONS}/caller-is-attending-physician", "valueBoolean": found.attending_physician},
+            {"url": f"{EXTENSIONS}/caller-authorization-start", "valueDateTime": write(found.grant_time)},
+            {"url": f"{EXTENSIONS}/caller-authorization-end", "valueDateTime": until},
+        ],
+        "active": True,
+    }
 
 
 def write_patient_searchset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.fhir.interaction import Interaction
-from gateway.fhir.tables import directory, documents, people, traces
+from gateway.fhir.tables import bulk, consents, directory, documents, people, traces
 
 __all__ = ["INTERACTIONS", "Interaction"]
 
@@ -21,4 +21,12 @@ _SYSTEM: Final = (
     ),
 )
 
-INTERACTIONS: Final = (*_SYSTEM, *people.TABLE, *documents.TABLE, *directory.TABLE, *traces.TABLE)
+INTERACTIONS: Final = (
+    *_SYSTEM,
+    *people.TABLE,
+    *documents.TABLE,
+    *consents.TABLE,
+    *directory.TABLE,
+    *traces.TABLE,
+    *bulk.TABLE,
+)

@@ -20,10 +20,13 @@ from gateway.fhir.backend import Backend
 from gateway.fhir.bodies import BodyBudget
 from gateway.fhir.capability import capability_statement
 from gateway.fhir.documentation import page
+from gateway.fhir.endpoints.bulk import Bulk
 from gateway.fhir.endpoints.changes import Changes
+from gateway.fhir.endpoints.consents import Consents
 from gateway.fhir.endpoints.directory import Directory
 from gateway.fhir.endpoints.documents import Documents
 from gateway.fhir.endpoints.lists import Lists
+from gateway.fhir.endpoints.operations import Operations
 from gateway.fhir.endpoints.people import People
 from gateway.fhir.endpoints.traces import Traces
 from gateway.fhir.exchange import (
@@ -89,7 +92,7 @@ def exception_handlers() -> Mapping[Any, Any]:
 
 def _handlers(backend: Backend, external_ids: ExternalIds, base_url: str) -> Mapping[str, Handler]:
     found: dict[str, Handler] = {}
-    for area in (People, Documents, Changes, Lists, Directory, Traces):
+    for area in (People, Documents, Changes, Lists, Consents, Operations, Directory, Traces, Bulk):
         found |= area(backend, external_ids, base_url).handlers()
     return found
 

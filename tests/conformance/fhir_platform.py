@@ -28,7 +28,7 @@ from gateway.fhir.rpcs import Request, Response, Rpc
 from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import document_name, dossier_name, dossier_of, submission_set_name, uuid7
 from services.runtime.validation import validate
-from tests.conformance.fhir_register import FakeRegister, FakeTrail
+from tests.conformance.fhir_register import FakeConsents, FakeRegister, FakeTrail
 from tests.conformance.fhir_samples import (
     ALL_SCOPES,
     BASE,
@@ -53,11 +53,12 @@ class FakeKeys:
         return hashlib.sha256(label.encode() + value).digest()
 
 
-class FakePlatform(FakeRegister, FakeTrail):
+class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
     """A Backend over dictionaries."""
 
     def __init__(self) -> None:
         FakeRegister.__init__(self)
+        FakeConsents.__init__(self)
         FakeTrail.__init__(self)
         self.people = {
             (INS_OID, INS): HEALTH_ID,

@@ -1,4 +1,4 @@
-"""Identity and the trail of the platform of our own: a register of people and a list of events.
+"""Identity, consent and the trail of the platform of our own: a register of people, standings, and a list of events.
 
 Each keeps the part of its contract that the front relies on: idempotency by request id, domains that are or are not
 registered, versions, and refusals by reason.
@@ -13,6 +13,7 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.common.v1.context_pb2 import ActingContext
+from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import directory_pb2, identity_pb2
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_of, event_name, new_health_id, person_name, uuid7
@@ -194,6 +195,121 @@ def hospital() -> directory_pb2.Structure:
     return directory_pb2.Structure(
         idnst=HOSPITAL, display_name="Centre hospitalier", postcode="75001", city="Paris", facility_type="SA01"
     )
+
+
+class FakeConsents:
+    """Standings of grantees, preferences, and the history that they leave. Dossiers are the platform's own."""
+
+    dossiers: dict[int, consent_pb2.Dossier]
+
+    def __init__(self) -> None:
+        self.standings: dict[str, consent_pb2.GranteeStanding] = {}
+        self.history: list[consent_pb2.ConsentEvent] = []
+        self.acts: list[Any] = []
+
+    async def open_dossier(self, caller: Any, request: Any) -> consent_pb2.OpenDossierResponse:
+        validate(request)
+        health_id = dossier_of(request.name, "name")
+        if health_id in self.dossiers and self.dossiers[health_id].state == consent_pb2.DOSSIER_STATE_OPEN:
+            raise DmpError(reasons.ERROR_REASON_DOSSIER_ALREADY_EXISTS)
+        self.acts.append(request)
+        made = consent_pb2.Dossier(name=request.name, state=consent_pb2.DOSSIER_STATE_OPEN)
+        self.dossiers[health_id] = made
+        return consent_pb2.OpenDossierResponse(dossier=made)
+
+    async def reopen_dossier(self, caller: Any, request: Any) -> consent_pb2.ReopenDossierResponse:
+        opened = await self.open_dossier(caller, request)
+        return consent_pb2.ReopenDossierResponse(dossier=opened.dossier)
+
+    async def close_dossier(self, caller: Any, request: Any) -> consent_pb2.CloseDossierResponse:
+        validate(request)
+        found = self._of(request.name)
+        if found.state == consent_pb2.DOSSIER_STATE_CLOSED:
+            raise DmpError(reasons.ERROR_REASON_DOSSIER_ALREADY_CLOSED)
+        found.state, found.close_reason = consent_pb2.DOSSIER_STATE_CLOSED, request.reason
+        found.close_time.FromSeconds(1_700_000_000)
+        return consent_pb2.CloseDossierResponse(dossier=found)
+
+    async def grant_authorization(self, caller: Any, request: Any) -> consent_pb2.GrantAuthorizationResponse:
+        validate(request)
+        self._of(request.parent)
+        self.acts.append(request)
+        grantee = consent_pb2.Grantee(kind=consent_pb2.GRANTEE_KIND_PROFESSIONAL, id=caller.actor.subject)
+        if request.HasField("grantee"):
+            grantee = request.grantee
+        granted = consent_pb2.Authorization(
+            grantee=grantee, attending_physician=request.attending_physician, care_team=request.care_team
+        )
+        granted.grant_time.FromSeconds(1_700_000_000)
+        granted.expire_time.FromSeconds(1_731_536_000)
+        self._stand(grantee, consent_pb2.AUTHORIZATION_STATE_VALID, granted)
+        self._note("authorization.grant", grantee)
+        return consent_pb2.GrantAuthorizationResponse(authorization=granted, epoch=len(self.history))
+
+    async def revoke_authorization(self, caller: Any, request: Any) -> consent_pb2.RevokeAuthorizationResponse:
+        validate(request)
+        self._of(request.parent)
+        id_ = request.grantee.id or caller.actor.subject
+        if id_ not in self.standings:
+            raise DmpError(reasons.ERROR_REASON_AUTHORIZATION_MISSING)
+        grantee = self.standings.pop(id_).grantee
+        self._note("authorization.revoke", grantee)
+        return consent_pb2.RevokeAuthorizationResponse(epoch=len(self.history))
+
+    async def remove_attending_physician(self, caller: Any, request: Any) -> Any:
+        validate(request)
+        return consent_pb2.RemoveAttendingPhysicianResponse(epoch=len(self.history))
+
+    async def block_professional(self, caller: Any, request: Any) -> consent_pb2.BlockProfessionalResponse:
+        validate(request)
+        self._of(request.parent)
+        self._stand(request.grantee, consent_pb2.AUTHORIZATION_STATE_FORBIDDEN)
+        self._note("authorization.block", request.grantee)
+        return consent_pb2.BlockProfessionalResponse(epoch=len(self.history))
+
+    async def unblock_professional(self, caller: Any, request: Any) -> consent_pb2.UnblockProfessionalResponse:
+        validate(request)
+        self.standings.pop(request.grantee.id, None)
+        self._note("authorization.unblock", request.grantee)
+        return consent_pb2.UnblockProfessionalResponse(epoch=len(self.history))
+
+    async def update_preferences(self, caller: Any, request: Any) -> consent_pb2.UpdatePreferencesResponse:
+        validate(request)
+        found = self._of(request.name)
+        for name in ("break_glass_opposed", "regulation_opposed", "masked_shown_in_emergency"):
+            if request.HasField(name):
+                setattr(found, name, getattr(request, name))
+        self._note("dossier.update_preferences", None)
+        return consent_pb2.UpdatePreferencesResponse(dossier=found)
+
+    async def list_authorizations(self, caller: Any, request: Any) -> consent_pb2.ListAuthorizationsResponse:
+        validate(request)
+        self._of(request.parent)
+        return consent_pb2.ListAuthorizationsResponse(standings=list(self.standings.values()))
+
+    async def list_accessible(self, caller: Any, request: Any) -> consent_pb2.ListAccessibleResponse:
+        validate(request)
+        found = [consent_pb2.AccessibleDossier(name=each.name) for each in self.dossiers.values()]
+        return consent_pb2.ListAccessibleResponse(dossiers=found)
+
+    async def list_consent_events(self, caller: Any, request: Any) -> consent_pb2.ListConsentEventsResponse:
+        validate(request)
+        return consent_pb2.ListConsentEventsResponse(events=reversed(self.history))
+
+    def _of(self, name: str) -> consent_pb2.Dossier:
+        found = self.dossiers.get(dossier_of(name, "name"))
+        if found is None:
+            raise DmpError(reasons.ERROR_REASON_DOSSIER_NOT_FOUND)
+        return found
+
+    def _stand(self, grantee: Any, state: Any, authorization: Any = None) -> None:
+        standing = consent_pb2.GranteeStanding(grantee=grantee, state=state, authorization=authorization)
+        self.standings[grantee.id] = standing
+
+    def _note(self, kind: str, grantee: Any) -> None:
+        event = consent_pb2.ConsentEvent(epoch=len(self.history) + 1, kind=kind, grantee=grantee)
+        event.event_time.FromSeconds(1_700_000_000 + len(self.history))
+        self.history.append(event)
 
 
 class FakeTrail:

@@ -73,6 +73,17 @@ def test_what_the_description_allows_never_breaks_the_server(case: schemathesis.
 
 # --- FHIR that is nearly right ---------------------------------------------------------------------------------------
 
+CONSENT: Json = {
+    "resourceType": "Consent",
+    "status": "active",
+    "scope": {"coding": [{"code": "patient-privacy"}]},
+    "category": [{"coding": [{"code": "x"}]}],
+    "patient": dict(SUBJECT),
+    "provision": {
+        "type": "permit",
+        "actor": [{"reference": {"identifier": {"system": "urn:oid:1.2.250.1.71.4.2.1", "value": "899700000002"}}}],
+    },
+}
 PERSON: Json = {
     "resourceType": "Patient",
     "active": True,
@@ -104,6 +115,14 @@ PATCH: Json = {
         }
     ],
 }
+SAID: Json = {
+    "resourceType": "Parameters",
+    "parameter": [
+        {"name": "patient", "valueIdentifier": {"system": f"urn:oid:{INS_OID}", "value": INS}},
+        {"name": "resource", "resource": PERSON},
+        {"name": "reason", "valueCode": "DEATH"},
+    ],
+}
 MATCH: Json = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": PERSON}]}
 SENT: list[tuple[str, str, Json]] = [
     ("POST", "", bundle(2)),
@@ -111,6 +130,9 @@ SENT: list[tuple[str, str, Json]] = [
     ("PATCH", "/DocumentReference?identifier=urn:ietf:rfc:3986|urn:oid:1.2.250.1.999.1", PATCH),
     ("PUT", "/Patient?identifier=urn:oid:1.2.250.1.999.50|1", PERSON),
     ("POST", "/Patient/$match", MATCH),
+    ("POST", "/Patient/$dossier-close", SAID),
+    ("POST", "/Patient/$dossier-authorise", SAID),
+    ("POST", "/Consent", CONSENT),
     ("POST", "/AuditEvent", EVENT),
 ]
 
