@@ -33,7 +33,12 @@ _FULL_RETRY_AFTER = 1.0
 _NEVER: Final = float("inf")
 
 PACE = 0.005
-"""Seconds between the batches of a request path: measured, a third less CPU a call at 256 in flight, no loss at 1."""
+"""Seconds at least between the batches of a request path: measured, a third less CPU a call at 256 in flight, no loss
+at 1."""
+_LONGEST_PACE: Final = 0.03
+"""Seconds at most, however slow or full the batches are."""
+_MANY: Final = 32
+"""A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
 
 
 _Batch: TypeAlias = "dict[asyncio.Future[Result | DmpError], tuple[Item, float]]"
@@ -46,8 +51,9 @@ class Coalescer(Generic[Item, Result]):
     Idle, an item leaves at the next turn of the event loop. While ``in_flight`` batches are under way new items wait,
     and leave together (at most ``max_batch``) as soon as one of them ends. Items leave in the order they came, so the
     items of one caller are never reordered; with ``in_flight`` above 1 two batches may be under way at once, and
-    their *effects* are then unordered. With a ``pace`` batches start at least that far apart, so that under load they
-    are large; a caller who is alone, or comes later than that after the last batch, still leaves at once.
+    their *effects* are then unordered. With a ``pace`` batches start at least that far apart, farther where they are
+    slow and full, so that under load they are large; a caller who is alone, or comes later than that after the last
+    batch, still leaves at once.
 
     What is submitted for an emergency (`context.is_urgent`) waits for no batch of everyday work: it has a lane of its
     own, without pace, with one batch under way at a time and the same bounds.
@@ -71,6 +77,7 @@ class Coalescer(Generic[Item, Result]):
         "_in_flight",
         "_last_size",
         "_last_start",
+        "_last_took",
         "_loop",
         "_max_batch",
         "_max_pending",
@@ -106,6 +113,7 @@ class Coalescer(Generic[Item, Result]):
         self._pace = pace
         self._last_start = float("-inf")
         self._last_size = 0
+        self._last_took = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         # Insertion-ordered: a queue from which a cancelled item leaves in constant time.
         self._pending: _Batch[Result, Item] = {}
@@ -206,11 +214,19 @@ class Coalescer(Generic[Item, Result]):
         """The next batch leaves at the next turn of the loop, but not before its pace allows."""
         self._flush_due = True
         alone = self._last_size <= 1 and not self._running and len(self._pending) == 1
-        wait = self._last_start + self._pace - loop.time()
+        wait = self._last_start + self._spacing() - loop.time()
         if wait <= 0 or alone or self._closing:
             loop.call_soon(self._flush, context=self._context)
         else:
             loop.call_later(wait, self._flush, context=self._context)
+
+    def _spacing(self) -> float:
+        """Seconds from the start of the last batch to that of the next: as long as the last one took, and the longer
+        the more were in it, for what a batch costs whatever its size is then shared by more (decisions/0010)."""
+        if not self._pace:
+            return 0.0
+        unhurried = self._last_took * (1 + self._last_size / _MANY)
+        return max(self._pace, min(unhurried, _LONGEST_PACE))
 
     def _flush(self) -> None:
         """Sends what waits, as far as ``in_flight`` allows."""
@@ -244,6 +260,7 @@ class Coalescer(Generic[Item, Result]):
             return
         self.batches_sent += 1
         self.items_sent += len(batch)
+        started = asyncio.get_running_loop().time()
         try:
             outcomes = await self._send(list(batch.values()))
             if len(outcomes) != len(batch):
@@ -263,6 +280,8 @@ class Coalescer(Generic[Item, Result]):
             for future, outcome in zip(batch, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
+        finally:
+            self._last_took = asyncio.get_running_loop().time() - started
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A batch has ended: the next one leaves; if it was cancelled, the loop is ending and nothing more does."""

@@ -335,3 +335,30 @@ def test_the_check_notices_an_item_that_joins_a_batch_already_sent() -> None:
     on_virtual_loop(history.run)
     with pytest.raises(AssertionError):
         history.check()
+
+
+def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_not() -> None:
+    sent: list[tuple[float, int]] = []
+
+    async def send(items: list[int]) -> list[int]:
+        sent.append((asyncio.get_running_loop().time(), len(items)))
+        await asyncio.sleep(0.01)
+        return items
+
+    async def main() -> None:
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.005)
+        full = [asyncio.ensure_future(coalescer.submit(number)) for number in range(32)]
+        await asyncio.sleep(0.011)  # the batch has ended
+        early = asyncio.ensure_future(coalescer.submit(32))
+        await asyncio.sleep(0.005)
+        late = asyncio.ensure_future(coalescer.submit(33))
+        await asyncio.gather(*full, early, late)
+        await coalescer.submit(34)
+        await coalescer.submit(35)
+        await coalescer.close()
+
+    on_virtual_loop(main)
+    (_, first), (second_at, second), (third_at, third), (fourth_at, _) = sent
+    assert (first, second, third) == (32, 2, 1)
+    assert second_at == pytest.approx(0.02), "twice the time that a batch of 32 took"
+    assert fourth_at == pytest.approx(third_at + 0.01), "one after the other: as soon as the one before has ended"
