@@ -17,7 +17,7 @@ import grpc.aio
 import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, without types
 
-EXTRA: Final = 63
+EXTRA: Final = 31
 """Calls accepted in a turn beside grpcio's own one."""
 
 _log = structlog.get_logger("acceptance")

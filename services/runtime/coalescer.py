@@ -37,6 +37,8 @@ PACE = 0.005
 at 1."""
 _LONGEST_PACE: Final = 0.03
 """Seconds at most, however slow or full the batches are."""
+_ANSWERED_A_TURN: Final = 16
+"""Callers that go on in one turn of the event loop; what is urgent comes between them and the rest of their batch."""
 _MANY: Final = 32
 """A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
 
@@ -265,6 +267,11 @@ class Coalescer(Generic[Item, Result]):
             outcomes = await self._send(list(batch.values()))
             if len(outcomes) != len(batch):
                 raise ValueError(f"{len(outcomes)} answers to {len(batch)} items")
+            for number, (future, outcome) in enumerate(zip(batch, outcomes, strict=True), start=1):
+                if not future.done():
+                    future.set_result(outcome)
+                if number % _ANSWERED_A_TURN == 0:
+                    await asyncio.sleep(0)
         except DmpError as error:
             self._fail(batch, error)
         except asyncio.CancelledError:
@@ -276,10 +283,6 @@ class Coalescer(Generic[Item, Result]):
         except Exception:  # noqa: BLE001 (a boundary: a batch's fault answers its callers; undecided is no)
             _log.exception("coalesced batch failed", extra={"dependency": self._name, "items": len(batch)})
             self._fail(batch, self._unavailable())
-        else:
-            for future, outcome in zip(batch, outcomes, strict=True):
-                if not future.done():
-                    future.set_result(outcome)
         finally:
             self._last_took = asyncio.get_running_loop().time() - started
 

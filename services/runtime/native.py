@@ -16,6 +16,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NoReturn
@@ -32,6 +33,8 @@ _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _VERIFIED: Final = re.compile(r'(?:By=[^,;="\s]+;)?Hash=[0-9a-f]{64};URI=([^,;="\s]+)')
 _BATCH: Final = 256
 """Events taken from Rust in one go."""
+_BEGUN_A_TURN: Final = 16
+"""Calls begun in one turn of the event loop."""
 _IO_THREADS: Final = 1
 """Rust needs 25 µs a call, the terminator's connection is one, and a second thread costs 6 µs of every call."""
 _FULL_FIRST, _FULL_LONGEST = 0.001, 0.02
@@ -109,6 +112,8 @@ class NativeServer:
         self._limit = max_message_bytes
         self._handlers = list(handlers.values())
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._events: deque[Event] = deque()
+        self._beginning = False
         self._stopping = False
         methods = [(name, bool(handler.response_streaming)) for name, handler in handlers.items()]
         before = os.umask(0o177)  # only this user may connect, from the first moment on
@@ -196,7 +201,15 @@ class NativeServer:
                 return
 
     def _take(self, events: list[Event]) -> None:
-        for kind, call_id, method_id, payload, _, details in events:
+        self._events += events
+        if not self._beginning:
+            self._beginning = True
+            self._begin_some()
+
+    def _begin_some(self) -> None:
+        """Begin a few calls in this turn of the loop, the others in the next ones: a turn with all would be long."""
+        for _ in range(min(_BEGUN_A_TURN, len(self._events))):
+            kind, call_id, method_id, payload, _, details = self._events.popleft()
             if kind == EVENT_CANCEL:
                 task = self._tasks.get(call_id)
                 if task is not None:
@@ -205,6 +218,9 @@ class NativeServer:
                 self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             elif payload is not None and details is not None:
                 self._begin(call_id, self._handlers[method_id], payload, details)
+        self._beginning = bool(self._events)
+        if self._beginning:
+            self._loop.call_soon(self._begin_some)
 
     def _begin(self, call_id: int, handler: RpcHandler, payload: bytes, details: Details) -> None:
         if len(payload) > self._limit:

@@ -19,7 +19,7 @@ import pytest
 from google.protobuf.message import Message
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import access_pb2
+from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
@@ -33,6 +33,7 @@ from services.runtime.channels import Peer
 from services.runtime.checks import CHECK_ACCESS
 from services.runtime.errors import DmpError, to_status
 from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
 from services.runtime.postgres import migrate
 from services.runtime.server import APPEND
 from services.runtime.settings import ServiceSettings
@@ -52,8 +53,15 @@ class Neighbours:
         self.decision = decision()
         self.identity = FakeIdentity()
         self.audit = FakeAudit()
+        self.asked = 0
+        self.everyday = asyncio.Event()
+        """Until it is set, everyday checks get no answer."""
+        self.everyday.set()
 
     async def check(self, request: consent_pb2.BatchCheckAccessRequest, _: Context) -> Message:
+        self.asked += len(request.requests)
+        if not any(asked.context.actor.access_mode == context_pb2.ACCESS_MODE_REGULATION for asked in request.requests):
+            await self.everyday.wait()
         result = consent_pb2.CheckAccessResult(decision=self.decision)
         return consent_pb2.BatchCheckAccessResponse(results=[result] * len(request.requests))
 
@@ -111,7 +119,7 @@ class Platform:
             ),
         )
 
-    async def spawn(self) -> asyncio.subprocess.Process:
+    async def spawn(self, **more: str) -> asyncio.subprocess.Process:
         identity = self.authority.service("document")
         settings = {
             "DMP_ENVIRONMENT": "test",
@@ -127,6 +135,7 @@ class Platform:
             "DMP_AUDIT_ADDRESS": self.neighbours_address,
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "stubs"))),
             "PATH": os.environ["PATH"],
+            **more,
         }
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -141,8 +150,12 @@ class Platform:
 
     @property
     def token(self) -> tuple[tuple[str, str], ...]:
+        return self.token_in(context_pb2.ACCESS_MODE_NORMAL)
+
+    def token_in(self, mode: context_pb2.AccessMode.ValueType) -> tuple[tuple[str, str], ...]:
         issuer = TokenIssuer(self.tokens.signing_key, self.tokens.kid, "https://dmp.local")
         claims = professional()
+        claims.access_mode = mode
         claims.caller = access_pb2.CALLER_KIND_INTERNAL
         scopes = ("ITI-65", "ITI-67", "ITI-68")
         return (("authorization", f"Bearer {issuer.issue(claims, 'dmp', 300, scopes=scopes)}"),)
@@ -214,9 +227,9 @@ async def platform(database: str, neighbours: Neighbours, tmp_path: Path) -> Asy
 
 
 @asynccontextmanager
-async def running(platform: Platform) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(platform: Platform, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The service, until the block ends."""
-    process = await platform.spawn()
+    process = await platform.spawn(**settings)
     try:
         yield process
     finally:
@@ -308,3 +321,25 @@ async def test_what_was_acknowledged_survives_a_kill_exactly_once(platform: Plat
 def _submitted(neighbours: Neighbours) -> set[bytes]:
     """The ids of the events of submissions, each once however often it was delivered."""
     return {event.event_id for event in neighbours.audit.events if event.action == "document.submit"}
+
+
+async def test_everyday_and_batch_work_that_is_stuck_leaves_emergencies_alone(
+    platform: Platform, neighbours: Neighbours
+) -> None:
+    places = {"DMP_CONCURRENCY_MIN": "4", "DMP_CONCURRENCY_MAX": "4", "DMP_WAITING_SECONDS": "60"}
+    async with running(platform, **places):
+        [document] = (await platform.submit(cda(new_oid()))).documents
+        request = document_pb2.GetDocumentRequest(name=document.name)
+        neighbours.everyday.clear()
+        before = neighbours.asked
+        batch = (*platform.token, (TRAFFIC_HEADER, NAMES[BATCH]))
+        crowd = [asyncio.ensure_future(platform.ask("GetDocument", request)) for _ in range(12)]
+        await within(5, lambda: neighbours.asked > before)
+        crowd += [asyncio.ensure_future(platform.ask("GetDocument", request, batch)) for _ in range(12)]
+        urgent = platform.token_in(context_pb2.ACCESS_MODE_REGULATION)
+        for _ in range(3):
+            assert (await platform.ask("GetDocument", request, urgent)).document == document
+        assert not any(call.done() for call in crowd), "they wait, and nobody waits for them"
+        neighbours.everyday.set()
+        answers = await asyncio.gather(*crowd)
+        assert all(answer.document == document for answer in answers), "none is lost when the way is free again"

@@ -1,4 +1,4 @@
-"""A load generator as a process of its own: `python -m tests.load.generator < plan.json > outcome.json`.
+"""A load generator as a process of its own: `python -m bench.generator < plan.json > outcome.json`.
 
 Lives here: sending calls at a rate or in closed loops, and what came of each. It decodes nothing but the answer's
 status, and shares no event loop with what judges it. What a load means is said by the test that writes the plan.
@@ -52,6 +52,11 @@ class Plan:
     loops: int = 0
     connections: int = _CONNECTIONS
     patient: bool = False
+
+    def files(self) -> tuple[bytes, bytes, bytes]:
+        """The authority's certificate, the private key, the certificate (PEM)."""
+        authority, key, certificate = (Path(file).read_bytes() for file in (self.authority, self.key, self.certificate))
+        return authority, key, certificate
 
 
 @dataclass(slots=True)
@@ -139,9 +144,7 @@ async def generate(plans: Iterable[Plan]) -> list[Outcome]:
     channels: list[grpc.aio.Channel] = []
     loads = []
     for plan in plans:
-        credentials = grpc.ssl_channel_credentials(
-            *(Path(file).read_bytes() for file in (plan.authority, plan.key, plan.certificate))
-        )
+        credentials = grpc.ssl_channel_credentials(*plan.files())
         own = [
             grpc.aio.secure_channel(
                 plan.target, credentials, [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
@@ -163,7 +166,7 @@ async def in_a_process(plans: Sequence[Plan]) -> list[Outcome]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.load.generator",
+        "bench.generator",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -1,0 +1,291 @@
+"""`python -m bench.overload`: a flood of batch work, and twice the load that the platform can sustain; emergencies all
+the while. Exit status 1 when one of the promises of docs/decisions/0011 is not kept.
+
+    alone      emergencies, nothing else
+    peak       as many reads as the platform answers when clients wait for answers (closed loops)
+    flood      batch work in more loops than there are places
+    overload   twice the peak, sent whether answered or not
+    after      emergencies and a little everyday work, from the moment at which the overload ends
+
+Everyday and emergency calls come from two processes, so that who floods does not delay whom we time. Everything else
+(databases, services, generators) shares the machine, as in `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import percentile
+from bench.generator import Call, Outcome, in_a_process
+from bench.generator import Plan as Load
+from bench.ground import fresh_state
+from bench.population import Extent, Population, populate
+from bench.workloads import GET, bearer
+from dmp.document.v1 import document_pb2
+from ops.endpoints import publish
+from ops.local.registrations import INTERNAL
+from ops.local.stack import Stack
+from ops.migrations import migrate
+from ops.session import Session, Statement
+from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
+
+EMERGENCIES_A_SECOND: Final = 20.0
+LOOPS: Final = 256
+FLOOD_LOOPS: Final = 512
+CONNECTIONS: Final = 4
+LEAST_THROUGHPUT: Final = 0.85
+"""Of the peak, answered at twice the peak."""
+MOST_DELAY: Final = 2.0
+"""Times the p99 that emergencies have alone."""
+MOST_GROWTH: Final = 1.10
+"""Times the memory that the services have at the end of the first third of the overload."""
+MOST_RECOVERY: Final = 5.0
+"""Seconds after the overload until calls take no longer than twice what they take alone."""
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_WATCHED: Final = ("document", "consent", "audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Seconds of the phases."""
+
+    alone: float = 15.0
+    peak: float = 10.0
+    flood: float = 30.0
+    overload: float = 60.0
+    after: float = 10.0
+
+    @classmethod
+    def quick(cls) -> Length:
+        """A look."""
+        return cls(alone=5, peak=4, flood=5, overload=10, after=6)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found: rates in calls a second, latencies in seconds, memory in bytes over the overload."""
+
+    peak: float
+    sustained: float
+    refused: float
+    alone: tuple[float, ...]
+    flood: tuple[float, ...]
+    overload: tuple[float, ...]
+    after: tuple[tuple[float, float], ...]
+    memory: tuple[int, ...]
+    failed: dict[str, int]
+
+    @property
+    def throughput(self) -> float:
+        """What was answered at twice the peak, as a part of the peak."""
+        return self.sustained / self.peak
+
+    @property
+    def growth(self) -> float:
+        """The most memory in the last two thirds, by that at the end of the first."""
+        first = max(1, len(self.memory) // 3)
+        return max(self.memory[first - 1 :]) / self.memory[first - 1]
+
+    @property
+    def recovery(self) -> float:
+        """Seconds after the overload from which on no call took longer than twice the p99 of emergencies alone."""
+        bound = MOST_DELAY * p99(self.alone)
+        return max((began + took for began, took in self.after if took > bound), default=0.0)
+
+    def shortcomings(self) -> list[str]:
+        """The promises that were not kept."""
+        said = []
+        if self.throughput < LEAST_THROUGHPUT:
+            said.append(f"throughput {self.throughput:.2f} of the peak, {LEAST_THROUGHPUT} asked")
+        for name, latencies in (("flood", self.flood), ("overload", self.overload)):
+            if p99(latencies) > MOST_DELAY * p99(self.alone):
+                said.append(f"{name}: p99 of emergencies {p99(latencies) / p99(self.alone):.1f} times that alone")
+        if self.growth > MOST_GROWTH:
+            said.append(f"memory grew to {self.growth:.2f} times")
+        if self.recovery > MOST_RECOVERY:
+            said.append(f"recovery took {self.recovery:.1f} s")
+        if self.failed:
+            said.append(f"calls failed otherwise than by push-back: {self.failed}")
+        return said
+
+
+def p99(latencies: Sequence[float]) -> float:
+    """In seconds."""
+    return percentile(sorted(latencies), 0.99)
+
+
+class Field:
+    """A platform under test, and the loads that are sent to it."""
+
+    def __init__(self, stack: Stack, session: Session, population: Population) -> None:
+        self._stack = stack
+        self._session = session
+        self._population = population
+        identity = stack.internal(INTERNAL)
+        self._load = Load(
+            target=stack.address("document"),
+            certificate=str(identity.certificate),
+            key=str(identity.key),
+            authority=str(identity.authority),
+            path=GET,
+            calls=(),
+            seconds=0.0,
+        )
+
+    async def emergencies(self, seconds: float) -> Load:
+        """Reads in regulation mode, now and then."""
+        return replace(
+            self._load,
+            calls=await self._calls("regulation"),
+            seconds=seconds,
+            rate=EMERGENCIES_A_SECOND,
+            connections=2,
+        )
+
+    async def care(self, seconds: float, *, rate: float = 0.0, loops: int = 0, batch: bool = False) -> Load:
+        """Everyday reads, or batch work of the same kind."""
+        lowered = ((TRAFFIC_HEADER, NAMES[BATCH]),) if batch else ()
+        calls = await self._calls("normal", lowered)
+        return replace(
+            self._load,
+            calls=calls,
+            seconds=seconds,
+            rate=rate,
+            loops=loops,
+            connections=CONNECTIONS,
+            patient=bool(loops),
+        )
+
+    def memory(self) -> int:
+        """Resident bytes of the services that a read goes through."""
+        return sum(_resident(self._stack.pid(service)) for service in _WATCHED)
+
+    async def _calls(self, mode: str, more: tuple[tuple[str, str], ...] = ()) -> tuple[Call, ...]:
+        headers = [
+            await bearer(self._session, _in_mode(physician.direct, mode)) for physician in self._population.physicians
+        ]
+        return tuple(
+            Call(
+                base64.b64encode(document_pb2.GetDocumentRequest(name=stored.name).SerializeToString()).decode(),
+                (*headers[self._population.dossiers[stored.dossier].physician], *more),
+            )
+            for stored in self._population.small
+        )
+
+
+async def measure(length: Length, out: Console) -> Findings:
+    """All phases on a fresh platform."""
+    async with contextlib.AsyncExitStack() as resources:
+        state = await resources.enter_async_context(fresh_state())
+        stack = await resources.enter_async_context(Stack(state, migrate=migrate))
+        session = await resources.enter_async_context(Session(state, publish(stack)))
+        out.print("feeding", style="dim")
+        field = Field(stack, session, await populate(session, Extent(dossiers=150, large=0)))
+        await in_a_process([await field.care(2, loops=LOOPS)])  # caches, statements, pools
+        out.print("alone", style="dim")
+        [alone] = await in_a_process([await field.emergencies(length.alone)])
+        out.print("peak", style="dim")
+        [peak] = await in_a_process([await field.care(length.peak, loops=LOOPS)])
+        out.print("flood of batch work", style="dim")
+        flood = await field.care(length.flood, loops=FLOOD_LOOPS, batch=True)
+        flooded, flooding = await _beside(flood, await field.emergencies(length.flood))
+        peak_rate = len(peak.answered) / length.peak
+        out.print(f"twice {peak_rate:,.0f}/s", style="dim")
+        watch = asyncio.create_task(_watched(field, length.overload))
+        care = await field.care(length.overload, rate=2 * peak_rate)
+        emergencies = await field.emergencies(length.overload)
+        calm = await field.care(length.after, rate=EMERGENCIES_A_SECOND)
+        overloaded, overloading = await _beside(care, emergencies)
+        [after] = await in_a_process([calm])
+        return Findings(
+            peak=peak_rate,
+            sustained=len(overloading.answered) / length.overload,
+            refused=len(overloading.refused) / length.overload,
+            alone=_took(alone),
+            flood=_took(flooded),
+            overload=_took(overloaded),
+            after=tuple(after.answered),
+            memory=tuple(await watch),
+            failed=_failed((alone, peak, flooded, flooding, overloaded, overloading, after)),
+        )
+
+
+async def _beside(crowd: Load, timed: Load) -> tuple[Outcome, Outcome]:
+    """Two loads at once, each in a process of its own; the second's outcome first."""
+    [[crowded], [measured]] = await asyncio.gather(in_a_process([crowd]), in_a_process([timed]))
+    return measured, crowded
+
+
+async def _watched(field: Field, seconds: float) -> list[int]:
+    sizes = []
+    for _ in range(max(3, round(seconds))):
+        await asyncio.sleep(1)
+        sizes.append(field.memory())
+    return sizes
+
+
+def _took(outcome: Outcome) -> tuple[float, ...]:
+    return tuple(took for _, took in outcome.answered)
+
+
+def _failed(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Failures that are no push-back, by what was told."""
+    told: dict[str, int] = {}
+    for outcome in outcomes:
+        for error, count in outcome.failed.items():
+            told[error] = told.get(error, 0) + count
+    return told
+
+
+def _in_mode(statement: Statement, mode: str) -> Statement:
+    return Statement.of(statement.client_id, **{**dict(statement.fields), "access_mode": mode})
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
+
+
+def table(found: Findings) -> Table:
+    """For a terminal."""
+    shown = Table("what", "emergencies p50 ms", "p99 ms", "times alone", box=SIMPLE_HEAD)
+    alone = p99(found.alone)
+    for name, latencies in (("alone", found.alone), ("flood", found.flood), ("overload", found.overload)):
+        ordered = sorted(latencies)
+        p50 = percentile(ordered, 0.5) * 1000
+        shown.add_row(name, f"{p50:.1f}", f"{p99(ordered) * 1000:.1f}", f"{p99(ordered) / alone:.2f}")
+    shown.caption = (
+        f"peak {found.peak:,.0f}/s; twice that offered: {found.sustained:,.0f}/s answered ({found.throughput:.2f}), "
+        f"{found.refused:,.0f}/s pushed back; memory {found.growth:.2f} times; calm after {found.recovery:.1f} s"
+    )
+    return shown
+
+
+def main() -> int:
+    """Run, print; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.overload", description="Measure the platform overloaded.")
+    parser.add_argument("--quick", action="store_true", help="a short look")
+    arguments = parser.parse_args()
+    out = Console(highlight=False, width=100)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(measure(Length.quick() if arguments.quick else Length(), out))
+    out.print(table(found))
+    for said in found.shortcomings():
+        out.print(said, style="red")
+    return int(bool(found.shortcomings()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
