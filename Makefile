@@ -44,9 +44,12 @@ test-system: .venv/.dev-stamp tests/system/node_modules/.stamp ## tests that nee
 campaign: .venv/.dev-stamp ## the same tests with full counts; long (DMP_CAMPAIGN_SECONDS bounds each)
 	@DMP_CAMPAIGN=1 $(PYTHON) -m tests.supervise --timeout=3600 $(SUITES) $(CAMPAIGN) $(ARGS)
 
+# Each part fails by itself; all are run. One alone: make bench PARTS=bench.overload. A look: make bench ARGS=--quick.
+PARTS ?= bench bench.native bench.overload
+
 .PHONY: bench
-bench: .venv/.dev-stamp ## measure; writes docs/performance.md and bench/results.json
-	@$(PYTHON) -m bench $(ARGS)
+bench: .venv/.dev-stamp ## measure (PARTS, ARGS=--quick); writes docs/performance.md and bench/results.json
+	@low=0; for part in $(PARTS); do echo "--- $$part"; $(PYTHON) -m $$part $(ARGS) || low=1; done; exit $$low
 
 ##@ Check
 

@@ -266,11 +266,32 @@ def table(found: Findings) -> Table:
         ordered = sorted(latencies)
         p50 = percentile(ordered, 0.5) * 1000
         shown.add_row(name, f"{p50:.1f}", f"{p99(ordered) * 1000:.1f}", f"{p99(ordered) / alone:.2f}")
-    shown.caption = (
+    shown.caption = _summary(found)
+    return shown
+
+
+def _summary(found: Findings) -> str:
+    return (
         f"peak {found.peak:,.0f}/s; twice that offered: {found.sustained:,.0f}/s answered ({found.throughput:.2f}), "
         f"{found.refused:,.0f}/s pushed back; memory {found.growth:.2f} times; calm after {found.recovery:.1f} s"
     )
-    return shown
+
+
+def markdown(found: Findings) -> str:
+    """The table for docs/performance.md."""
+    alone = p99(found.alone)
+    phases = (
+        ("alone", found.alone),
+        ("beside a flood of batch work", found.flood),
+        ("at twice the peak", found.overload),
+    )
+    head = ("| emergencies | p50 ms | p99 ms | times alone |", "|---|--:|--:|--:|")
+    rows = (
+        f"| {name} | {percentile(sorted(latencies), 0.5) * 1000:.1f} | {p99(latencies) * 1000:.1f} "
+        f"| {p99(latencies) / alone:.2f} |"
+        for name, latencies in phases
+    )
+    return "\n".join((*head, *rows, "", f"{_summary(found)[0].upper()}{_summary(found)[1:]}."))
 
 
 def main() -> int:
@@ -282,6 +303,8 @@ def main() -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(Length.quick() if arguments.quick else Length(), out))
     out.print(table(found))
+    if not arguments.quick:
+        out.print(markdown(found), markup=False, soft_wrap=True)
     for said in found.shortcomings():
         out.print(said, style="red")
     return int(bool(found.shortcomings()))
