@@ -148,9 +148,10 @@ def _bundle(scene: Scene) -> bytes:
     attachment = {"contentType": "text/xml", "language": "fr-FR", "url": urls[2], "size": len(content), "hash": digest}
     reference = _reference(subject, attachment, content)
     binary = {"resourceType": "Binary", "contentType": "text/xml", "data": b64encode(content).decode()}
+    resources: tuple[dict[str, Any], ...] = (set_, reference, binary)
     entries = [
         {"fullUrl": url, "resource": resource, "request": {"method": "POST", "url": resource["resourceType"]}}
-        for url, resource in zip(urls, (set_, reference, binary), strict=True)
+        for url, resource in zip(urls, resources, strict=True)
     ]
     profile = f"{mhd}/StructureDefinition/IHE.MHD.Comprehensive.ProvideBundle"
     bundle = {"resourceType": "Bundle", "meta": {"profile": [profile]}, "type": "transaction", "entry": entries}
