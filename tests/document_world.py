@@ -18,7 +18,8 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.document.v1 import document_pb2
 from services.document.__main__ import MIGRATIONS, DocumentService, Neighbours
-from services.document.scanning import NoScanner
+from services.document.objects import ObjectStore
+from services.document.scanning import NoScanner, Scanner
 from services.document.submit import SubmissionLimits
 from services.document.upkeep import UniqueIdIndex
 from services.runtime.identifiers import dossier_name, new_health_id
@@ -46,6 +47,7 @@ class World:
         )
     )
 
+    opened: list[DocumentService] = field(default_factory=list)
     service: DocumentService = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,16 +170,34 @@ class World:
 
     def service_with(self, limits: SubmissionLimits) -> DocumentService:
         """The same service with other settings."""
-        keyring, trail = Keyring({1: b"k" * 32}, current=1, digests=[1]), Trail(self.audit.append)
-        return DocumentService(
+        return self.service_of(limits)
+
+    def service_of(
+        self,
+        limits: SubmissionLimits | None = None,
+        *,
+        objects: ObjectStore | None = None,
+        write_objects: bool = True,
+        scanner: Scanner | None = None,
+        keyring: Keyring | None = None,
+        grace: timedelta = timedelta(days=1),
+    ) -> DocumentService:
+        """The same service with other neighbours; the world closes it."""
+        keyring = keyring or Keyring({1: b"k" * 32}, current=1, digests=[1])
+        trail = Trail(self.audit.append)
+        limits = limits or SubmissionLimits(MAX_DOCUMENT, allow_masked_and_invisible=False)
+        made = DocumentService(
             self.pool,
             keyring,
-            Neighbours(self.consent, self.identity.verify, trail, NoScanner()),
+            Neighbours(self.consent, self.identity.verify, trail, scanner or NoScanner(), objects, write_objects),
             limits,
             served=lambda direction, size: None,
             committed=lambda _: None,
             clock=self.clock,
+            grace=grace,
         )
+        self.opened.append(made)
+        return made
 
     async def rows(self) -> dict[str, int]:
         tables = ("document", "content", "submission_set", "outbox", "idempotency")
@@ -200,5 +220,6 @@ async def world(document_database: str) -> AsyncIterator[World]:
     pool = await connect(document_database, min_size=1, max_size=4, name="dmp-test")
     made = World(pool, FakeConsent(), FakeIdentity(), FakeAudit())
     yield made
-    await made.service.close()
+    for service in made.opened:
+        await service.close()
     await pool.close()

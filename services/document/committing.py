@@ -133,6 +133,7 @@ class Committer:
                 if not writes.submissions:
                     raise _NothingToWrite
                 await writing.insert(conn, writes.submissions)
+                faults.point("submit.written")
                 await outbox.put(conn, writes.events)
                 await idempotency.put_many(conn, writes.answers)
                 faults.point("submit.before_commit")

@@ -197,7 +197,6 @@ class Operations:
         for health_id, ids in by_dossier.items():
             async with transaction(self._pool) as conn:
                 objects = await keeping.drop_unused(conn, health_id, ids, before)
-            faults.point("sweep.removed")
             removed += len(objects)
             for key in objects:
                 if key is not None and self._contents.objects is not None:

@@ -204,16 +204,21 @@ class DossierKeys:
         self, conn: Connection, after: int, limit: int, current: int, generation: Callable[[bytes], int]
     ) -> Rewrapped:
         """Wrap anew, under the current generation, the keys of the next dossiers that an older one wraps. One that is
-        destroyed meanwhile stays so. Raises UnwrapFailed for a key that was altered."""
+        destroyed meanwhile stays so; one that was altered is left as it is, for those who verify to find."""
         records = await conn.fetch(_SLICE, after, limit)
         stale = [row for row in records if row["wrapped"] is not None and generation(row["wrapped"]) != current]
         if stale:
-            owners = [(row["health_id"], self._aad(row["health_id"])) for row in stale]
-            wrapped = [KeyForOwner(row["wrapped"], aad) for row, (_, aad) in zip(stale, owners, strict=True)]
-            plain = await self._wrapper.unwrap_batch(wrapped)
-            anew = [KeyForOwner(key, aad) for key, (_, aad) in zip(plain, owners, strict=True)]
+            wrapped = [KeyForOwner(row["wrapped"], self._aad(row["health_id"])) for row in stale]
+            try:
+                plain: list[bytes | None] = list(await self._wrapper.unwrap_batch(wrapped))
+            except UnwrapFailed:
+                plain = [await self._unwrap_one(item) for item in wrapped]
+            opened = [(row, key) for row, key in zip(stale, plain, strict=True) if key is not None]
+            anew = [KeyForOwner(key, self._aad(row["health_id"])) for row, key in opened]
+            stale = [row for row, _ in opened]
             before = [row["wrapped"] for row in stale]
-            await conn.execute(_REWRAP, [owner for owner, _ in owners], before, await self._wrapper.wrap_batch(anew))
+            ids = [row["health_id"] for row in stale]
+            await conn.execute(_REWRAP, ids, before, await self._wrapper.wrap_batch(anew))
         return Rewrapped(len(records), records[-1]["health_id"] if records else after, len(stale))
 
     def binding(self, health_id: int) -> bytes:

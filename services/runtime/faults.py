@@ -31,7 +31,6 @@ POINTS: Final = frozenset(
         "change.after_commit",
         "move.stored",
         "move.committed",
-        "sweep.removed",
         "consent.before_commit",
         "consent.after_commit",
         "sequencer.before_commit",

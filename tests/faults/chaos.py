@@ -32,7 +32,24 @@ POINTS_OF: Final[dict[ServiceName, Sequence[str]]] = {
     "gateway": _EVERYWHERE,
 }
 """The points that each service passes under the mixed load."""
-assert {point for points in POINTS_OF.values() for point in points} == POINTS
+DOCUMENT_POINTS: Final = (
+    "submit.entered",
+    "submit.prepared",
+    "submit.verified",
+    "submit.content_stored",
+    "submit.begun",
+    "submit.locked",
+    "submit.keyed",
+    "submit.read",
+    "submit.written",
+    "change.locked",
+    "change.before_commit",
+    "change.after_commit",
+    "move.stored",
+    "move.committed",
+)
+"""Further points of the document service, at which it is killed alone (`test_document_kills`)."""
+assert {*(point for points in POINTS_OF.values() for point in points), *DOCUMENT_POINTS} == POINTS
 
 _MOST_PASSAGES: Final = 4
 _READY_WITHIN: Final = 20.0
