@@ -30,6 +30,9 @@ MAX_DEPTH: Final = 128
 MAX_NAMES: Final = 2_000
 """Most distinct element and attribute names. Real documents have under 200, with a whole stylesheet around them."""
 
+GLANCED: Final = 5_000
+"""Most `<` characters of a document whose body is not walked through: bounds its depth and names by itself."""
+
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF16_STARTS: Final = {
     b"\xff\xfe": "utf-16",
@@ -73,6 +76,8 @@ class XmlShape:
 
     root: str
     occurrences: int
+    body_at: int | None = None
+    """Of a glance: where what was not looked at begins, just after the tag that opens it."""
 
 
 def to_utf8(content: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -100,17 +105,40 @@ def to_utf8(content: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     return text
 
 
+def glance(text: bytes, wanted: str, body: frozenset[str]) -> XmlShape:
+    """As `walk`, but bounded like it only up to the first element named in `body`; from there on the text is checked to
+    be well-formed, in C. For those who build a tree of what precedes the body and of nothing else (`body_at`): names
+    and depth of the rest then cost nothing. Takes about 0.7 ms for 100 kB with 2,000 elements, where `walk` takes
+    2.2 ms. A document with more tags than GLANCED is walked through.
+    """
+    if text.count(b"<") > GLANCED:
+        return walk(text, wanted)
+    walker = _Glancer(wanted, body)
+    shape = _parsed(text, walker)
+    if walker.body_at is None:
+        return shape
+    # An element of that name in the body would have been counted by a walk; so rare that it may cost one.
+    if text.count(wanted.rpartition("}")[2].encode()) > 2 * walker.occurrences:
+        shape = walk(text, wanted)
+    end = text.find(b"<", walker.body_at + 1)  # no attribute holds one in well-formed XML
+    return XmlShape(shape.root, shape.occurrences, len(text) if end < 0 else end)
+
+
 def walk(text: bytes, wanted: str) -> XmlShape:
     """Go through the whole of `text` (from `to_utf8`), counting the elements named `wanted` (Clark notation).
 
     Raises XmlRefused with rule `well_formed`, `depth`, `names` or `doctype`. Takes about 0.6 ms for 100 kB.
     """
-    walker = _Walker(wanted)
+    return _parsed(text, _Walker(wanted))
+
+
+def _parsed(text: bytes, walker: _Walker) -> XmlShape:
     parser = expat.ParserCreate("utf-8", "}")
     parser.ordered_attributes = True
     parser.StartElementHandler = walker.start
     parser.EndElementHandler = walker.end
     parser.StartDoctypeDeclHandler = walker.doctype
+    walker.parser = parser
     try:
         # One call: fed in pieces, expat scans a long token again and again.
         parser.Parse(text, True)
@@ -161,7 +189,9 @@ def _declared_codec(text: bytes) -> str:
 class _Walker:
     """The handlers of one walk. Each is called once per tag: they stay short."""
 
-    __slots__ = ("_depth", "_names", "_wanted", "occurrences", "root")
+    __slots__ = ("_depth", "_names", "_wanted", "occurrences", "parser", "root")
+
+    parser: expat.XMLParserType
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted.removeprefix("{")
@@ -190,3 +220,21 @@ class _Walker:
 
     def doctype(self, _name: str, _system: str | None, _public: str | None, _internal: bool) -> None:
         raise XmlRefused("doctype", "a document type declaration is never accepted")
+
+
+class _Glancer(_Walker):
+    """A walker that stops looking when the body begins."""
+
+    __slots__ = ("_body", "body_at")
+
+    def __init__(self, wanted: str, body: frozenset[str]) -> None:
+        super().__init__(wanted)
+        self._body = frozenset(name.removeprefix("{") for name in body)
+        self.body_at: int | None = None
+
+    def start(self, name: str, attributes: list[str]) -> None:
+        super().start(name, attributes)
+        if name in self._body and self.occurrences:
+            self.body_at = self.parser.CurrentByteIndex
+            self.parser.StartElementHandler = None
+            self.parser.EndElementHandler = None

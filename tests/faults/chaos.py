@@ -49,7 +49,10 @@ DOCUMENT_POINTS: Final = (
     "move.committed",
 )
 """Further points of the document service, at which it is killed alone (`test_document_kills`)."""
-assert {*(point for points in POINTS_OF.values() for point in points), *DOCUMENT_POINTS} == POINTS
+AUDIT_POINTS: Final = ("integrate.before_commit", "integrate.after_commit", "publish.before", "publish.after")
+"""Those of the audit service (`test_audit_faults`)."""
+ALONE: Final = frozenset({*DOCUMENT_POINTS, *AUDIT_POINTS})
+assert {point for points in POINTS_OF.values() for point in points} | ALONE == POINTS
 
 _MOST_PASSAGES: Final = 4
 _READY_WITHIN: Final = 20.0

@@ -23,7 +23,7 @@ from ops.local.state import State
 from services.document.__main__ import MIGRATIONS
 from services.runtime.postgres import migrate
 from tests.document_process import Neighbours, Platform
-from tests.documents import cda, new_oid
+from tests.documents import cda, new_oid, submission
 from tests.faults.chaos import DOCUMENT_POINTS
 
 _SUBMIT = [
@@ -111,16 +111,17 @@ async def holding(platform: Platform) -> dict[str, int]:
 async def test_a_submission_killed_anywhere_is_whole_or_nothing_and_is_made_once(
     platform: Platform, point: str
 ) -> None:
-    content, request_id = cda(new_oid()), f"request-{uuid.uuid4()}"
+    content = cda(new_oid())
+    request = submission(platform.dossier, (pb.Document(), content))
     async with running(platform, DMP_FAULT_POINTS=f"{point}=kill", **objects(platform)) as process:
-        await dies(process, platform.submit(content, request_id))
+        await dies(process, platform.patiently("SubmitDocuments", request))
     held = await holding(platform)
     assert held["document"] in (0, 1)
     assert held["content"] == held["submission_set"] == held["change"] == held["document"]
     assert held["without content"] == held["missing objects"] == 0
     async with running(platform, **objects(platform)):
-        answer = await platform.submit(content, request_id)
-        assert await platform.submit(content, request_id) == answer
+        answer = await platform.patiently("SubmitDocuments", request)
+        assert await platform.patiently("SubmitDocuments", request) == answer
         await platform.told(1, answer.documents[0].name, "document.submit")
         assert (await platform.read(answer.documents[0].name))[1] == content
     held = await holding(platform)
@@ -155,6 +156,7 @@ async def test_a_move_killed_anywhere_loses_no_content_and_goes_on(platform: Pla
             await platform.operate("MoveContents", there)
         await dies(process, platform.operate("MoveContents", there if point == "move.stored" else back))
     async with running(platform, **objects(platform)):
+        await platform.patiently("GetDocument", pb.GetDocumentRequest(name=document.name))
         assert (await platform.read(document.name))[1] == content
         for request in (there, back):
             await platform.operate("MoveContents", request)
