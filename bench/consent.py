@@ -235,7 +235,7 @@ def embedded(dossiers: Sequence[int], plan: Plan) -> Iterator[Row]:
         return resource, "enter", subject(f"professional:{chance.choice(_PHYSICIANS)}")
 
     with EmbeddedEngine() as engine:
-        for part in _parts(known, 200):
+        for part in _parts(known, 100):
             engine.write(
                 WriteRelationshipsRequest(updates=[each for dossier in part for each in _relationships(dossier)])
             )

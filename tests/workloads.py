@@ -26,7 +26,7 @@ SETTINGS: Final[Mapping[ServiceName, type[ServiceSettings]]] = {
 }
 CALLS: Final[Mapping[ServiceName, frozenset[str]]] = {
     "identity": frozenset({"consent", "document", "audit"}),
-    "consent": frozenset({"audit"}),
+    "consent": frozenset({"audit", "document"}),
     "document": frozenset({"identity", "consent", "audit"}),
     "audit": frozenset({"consent"}),
     "gateway": frozenset({"identity", "consent", "document", "audit"}),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 CHANGES = ("open", "grant", "revoke", "block", "unblock", "close", "reopen")
 
@@ -108,16 +108,22 @@ def _made(changes: Sequence[Operation]) -> tuple[dict[int, Operation], list[str]
     model = Model()
     last: Operation | None = None
     for epoch in range(1, max(named, default=0) + 1):
-        maker = next((each for each in named[epoch] if model.applies(each)), None)
-        if maker is None:
+        made_by = next((each for each in named[epoch] if model.applies(each)), None)
+        if made_by is None:
             wrong.append(f"epoch {epoch}: no change has made it")
             continue
-        made[epoch] = maker
+        maker = made[epoch] = _one_of(made_by, named[epoch])
         wrong += [f"{each}: it changed something at {maker}'s epoch" for each in named[epoch] if model.applies(each)]
         if last is not None and maker.ended < last.begun:
             wrong.append(f"{maker}: after {last}, which began when it had ended")
         last = maker if last is None or maker.begun > last.begun else last
     return made, wrong
+
+
+def _one_of(made_by: Operation, named: Sequence[Operation]) -> Operation:
+    """Of several that did the same, one made the epoch and the others found it so: within the span of all of them."""
+    same = [each for each in named if (each.kind, each.whom) == (made_by.kind, made_by.whom)]
+    return replace(made_by, begun=min(each.begun for each in same), ended=max(each.ended for each in same))
 
 
 def _verdicts(made: dict[int, Operation], people: set[str]) -> dict[tuple[int, str], str]:
