@@ -23,16 +23,13 @@ _DEFAULT_SUMMARIES: Final = 10
 _SERIES_BYTES: Final = 16
 _MOST_REFERENCES: Final = 1_000
 
-Paged: TypeAlias = (
+Plain: TypeAlias = (
     clinical_pb2.ListMedicationsResponse
     | clinical_pb2.GetVaccinationRecordResponse
     | clinical_pb2.ListSummariesResponse
     | clinical_pb2.GetPathwayResponse
-    | clinical_pb2.ListImagingResponse
-    | clinical_pb2.ListResultsResponse
 )
-
-
+Paged: TypeAlias = Plain | clinical_pb2.ListImagingResponse | clinical_pb2.ListResultsResponse
 Request: TypeAlias = (
     clinical_pb2.ListMedicationsRequest
     | clinical_pb2.GetVaccinationRecordRequest
@@ -74,18 +71,10 @@ class ClinicalLists:
         """Medicines, newest first."""
         response = clinical_pb2.ListMedicationsResponse()
 
-        async def fill(asked: Asked) -> Shown:
-            criteria = Criteria(Kind.MEDICATION, span_of(request.time), request.kinds, request.codes)
-            items = await self._by_time(asked, response, criteria)
-            for item in items:
-                entry = response.entries.add(source=item.source)
-                if isinstance(item.message, values.Medication):
-                    entry.medication.CopyFrom(item.message)
-                else:
-                    entry.unread.CopyFrom(_unread(item.row))
-            return _shown(items)
+        def criteria() -> Criteria:
+            return Criteria(Kind.MEDICATION, span_of(request.time), request.kinds, request.codes)
 
-        await self._listing(call, request, _DEFAULT, fill)
+        await self._plain(call, request, _DEFAULT, response, criteria, "medication")
         return response
 
     async def vaccinations(
@@ -93,18 +82,7 @@ class ClinicalLists:
     ) -> clinical_pb2.GetVaccinationRecordResponse:
         """Vaccinations, newest first."""
         response = clinical_pb2.GetVaccinationRecordResponse()
-
-        async def fill(asked: Asked) -> Shown:
-            items = await self._by_time(asked, response, Criteria(Kind.VACCINATION))
-            for item in items:
-                entry = response.entries.add(source=item.source)
-                if isinstance(item.message, values.Vaccination):
-                    entry.vaccination.CopyFrom(item.message)
-                else:
-                    entry.unread.CopyFrom(_unread(item.row))
-            return _shown(items)
-
-        await self._listing(call, request, _DEFAULT, fill)
+        await self._plain(call, request, _DEFAULT, response, lambda: Criteria(Kind.VACCINATION), "vaccination")
         return response
 
     async def summaries(
@@ -113,36 +91,20 @@ class ClinicalLists:
         """Summaries and letters, newest first."""
         response = clinical_pb2.ListSummariesResponse()
 
-        async def fill(asked: Asked) -> Shown:
-            criteria = Criteria(Kind.SUMMARY, span_of(request.time), request.kinds)
-            items = await self._by_time(asked, response, criteria)
-            for item in items:
-                entry = response.entries.add(source=item.source)
-                if isinstance(item.message, values.Summary):
-                    entry.summary.CopyFrom(item.message)
-                else:
-                    entry.unread.CopyFrom(_unread(item.row))
-            return _shown(items)
+        def criteria() -> Criteria:
+            return Criteria(Kind.SUMMARY, span_of(request.time), request.kinds)
 
-        await self._listing(call, request, _DEFAULT_SUMMARIES, fill)
+        await self._plain(call, request, _DEFAULT_SUMMARIES, response, criteria, "summary")
         return response
 
     async def pathway(self, request: clinical_pb2.GetPathwayRequest, call: Call) -> clinical_pb2.GetPathwayResponse:
         """Events of all kinds, newest first."""
         response = clinical_pb2.GetPathwayResponse()
 
-        async def fill(asked: Asked) -> Shown:
-            criteria = Criteria(Kind.EVENT, span_of(request.time), request.categories)
-            items = await self._by_time(asked, response, criteria)
-            for item in items:
-                entry = response.entries.add(source=item.source)
-                if isinstance(item.message, values.PathwayEvent):
-                    entry.event.CopyFrom(item.message)
-                if item.row.unread:
-                    entry.unread.CopyFrom(_unread(item.row))
-            return _shown(items)
+        def criteria() -> Criteria:
+            return Criteria(Kind.EVENT, span_of(request.time), request.categories)
 
-        await self._listing(call, request, _DEFAULT, fill)
+        await self._plain(call, request, _DEFAULT, response, criteria, "event")
         return response
 
     async def imaging(self, request: clinical_pb2.ListImagingRequest, call: Call) -> clinical_pb2.ListImagingResponse:
@@ -197,6 +159,23 @@ class ClinicalLists:
             raise await self._listings.rejected(call, decision, error) from error.__cause__
         await self._listings.served(asked, shown.sources, shown.entries)
 
+    async def _plain(
+        self, call: Call, request: Request, size: int, response: Plain, criteria: Callable[[], Criteria], content: str
+    ) -> None:
+        """A list by time, each entry with its source, what the document says in the field `content`, or why not."""
+
+        async def fill(asked: Asked) -> Shown:
+            items = await self._by_time(asked, response, criteria())
+            for item in items:
+                entry = response.entries.add(source=item.source)
+                if item.message is not None:
+                    getattr(entry, content).CopyFrom(item.message)
+                if item.row.unread:
+                    entry.unread.CopyFrom(_unread(item.row))
+            return Shown([item.source for item in items], len(items))
+
+        await self._listing(call, request, size, fill)
+
     async def _by_time(self, asked: Asked, response: Paged, criteria: Criteria) -> list[Item]:
         health_id = asked.call.health_id
         after = place_of(asked.after)
@@ -246,10 +225,6 @@ class ClinicalLists:
         with translated():
             found = await self._listings.store.unread(asked.call.health_id, asked.view, int(Kind.RESULT), MOST_UNREAD)
         return await self._listings.sources(asked, found)
-
-
-def _shown(items: Sequence[Item]) -> Shown:
-    return Shown([item.source for item in items], len(items))
 
 
 def _unread(row: ProjectionRow) -> clinical_pb2.Unread:

@@ -116,6 +116,18 @@ def sites(page: Page, act: Element) -> list[values.CodedText]:
     return [read for read in found if read is not None and says_something(read)]
 
 
+def route(page: Page, act: Element) -> values.CodedText | None:
+    """By which way something is given."""
+    read = concept(page, first(act, "routeCode"))
+    return read if says_something(read) else None
+
+
+def approach(page: Page, act: Element) -> list[values.CodedText]:
+    """Where on the body something is given."""
+    found = [concept(page, element) for element in every(act, "approachSiteCode")]
+    return [read for read in found if read is not None and says_something(read)]
+
+
 def subject(page: Page, act: Element) -> values.CodedText | None:
     """Whom an act is about where that is not the patient; never by name."""
     for about in every(act, "subject"):

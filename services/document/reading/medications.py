@@ -245,13 +245,10 @@ def _dosage(page: Page, act: Element) -> values.Dosage | None:
     most = ratio(page, first(act, "maxDoseQuantity"))
     if most is not None:
         read.maximum.CopyFrom(most)
-    route = concept(page, first(act, "routeCode"))
-    if route is not None and says_something(route):
+    route = acts.route(page, act)
+    if route is not None:
         read.route.CopyFrom(route)
-    for site in every(act, "approachSiteCode"):
-        where = concept(page, site)
-        if where is not None and says_something(where):
-            read.sites.append(where)
+    read.sites.extend(acts.approach(page, act))
     for condition in every(act, "precondition"):
         if text := page.words(first(condition, "criterion", "text")):
             read.conditions.append(text)

@@ -59,13 +59,10 @@ def vaccination(page: Page, act: Element) -> values.Vaccination:
     dose = span(page, first(act, "doseQuantity"))
     if dose is not None:
         read.dose.CopyFrom(dose)
-    route = concept(page, first(act, "routeCode"))
-    if route is not None and says_something(route):
+    route = acts.route(page, act)
+    if route is not None:
         read.route.CopyFrom(route)
-    for site in every(act, "approachSiteCode"):
-        where = concept(page, site)
-        if where is not None and says_something(where):
-            read.sites.append(where)
+    read.sites.extend(acts.approach(page, act))
     for performer in [*every(act, "performer"), *every(act, "author")][:1]:
         if (named := author(page, performer)) is not None:
             read.performer.CopyFrom(named)
