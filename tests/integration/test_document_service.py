@@ -43,6 +43,33 @@ async def test_a_real_document_comes_back_byte_for_byte(world: World, path: Path
     assert world.identity.claims[0].identifiers[0].value in content.decode()
 
 
+@needs_real
+@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.name)
+async def test_a_real_document_goes_through_its_whole_life_unharmed(world: World, path: Path) -> None:
+    content = path.read_bytes()
+    first = (await world.submit((document_pb2.Document(mime_type="text/xml"), content))).documents[0]
+    other = world.dossier ^ 1
+    again = (await world.submit((document_pb2.Document(mime_type="text/xml"), content), dossier=other)).documents[0]
+    for change in (
+        document_pb2.DOCUMENT_CHANGE_MASK,
+        document_pb2.DOCUMENT_CHANGE_ARCHIVE,
+        document_pb2.DOCUMENT_CHANGE_UNARCHIVE,
+        document_pb2.DOCUMENT_CHANGE_UNMASK,
+        document_pb2.DOCUMENT_CHANGE_DEPRECATE,
+    ):
+        now = await world.change(first.name, change)
+        assert (now.hash, now.title, now.unique_id) == (first.hash, first.title, first.unique_id)
+        assert await world.content(first.name) == content
+    assert len(await world.versions(first.name)) == 6
+    assert (await world.search(statuses=[2], title=first.title, unique_ids=[first.unique_id])).total_size == 1
+    with refused(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID):
+        await world.submit((document_pb2.Document(mime_type="text/xml"), content))
+    await world.change(first.name, document_pb2.DOCUMENT_CHANGE_DELETE)
+    with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
+        await world.get(first.name)
+    assert await world.content(again.name) == content, "the same bytes in another dossier are another content"
+
+
 async def test_a_document_has_the_metadata_of_its_header_and_those_of_the_service(world: World) -> None:
     oid = new_oid()
     response = await world.submit((document_pb2.Document(), cda(oid)))

@@ -1,0 +1,227 @@
+"""`python -m bench.document`: submissions of a 100 kB CDA against plain inserts of the same sealed bytes, content reads
+against the bare echo, and first openings of a dossier with 700 documents.
+
+The plain inserts are eight asyncpg connections, one row a transaction, `synchronous_commit = on`, into a table with the
+same key, in the database of the document service: what the disk and PostgreSQL allow, measured before and after each
+round of submissions. Exit status 1 when submissions are below their share of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+import grpc.aio
+import uvloop
+from rich.console import Console
+
+from bench import load, workloads
+from bench.echo import PATH as ECHO_PATH
+from bench.figures import Measurement, percentile, pooled
+from bench.ground import echo_server, fresh_state
+from bench.load import Unary
+from bench.machine import machine
+from bench.population import Extent, Population, another, populate, submission
+from bench.workloads import Submissions, bearer
+from dmp.document.v1 import document_pb2
+from ops.endpoints import publish
+from ops.local.databases import database_name
+from ops.local.registrations import INTERNAL
+from ops.local.stack import Stack
+from ops.migrations import migrate
+from ops.session import Session, client_credentials
+from services.runtime.identifiers import dossier_name
+
+LEAST: Final = 0.5
+"""Submissions a second, as a part of the plain inserts in the same run."""
+CONNECTIONS: Final = 8
+IN_FLIGHT: Final = 64
+OPENED: Final = 700
+"""Documents of the dossier that is opened: what a person may have (domain.md §5)."""
+
+_WARM_UP: Final = 0.5
+_OPENING: Final = "/dmp.document.v1.DocumentService/GetFirstOpening"
+_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS plain_insert (health_id bigint, id uuid, sealed bytea, PRIMARY KEY (health_id, id))
+"""
+_STORED: Final = "SELECT sealed FROM content ORDER BY abs(stored_size - 12000) LIMIT 1"
+_INSERT: Final = "INSERT INTO plain_insert (health_id, id, sealed) VALUES ($1, $2, $3)"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rounds, and seconds of each measurement."""
+
+    rounds: int = 3
+    seconds: float = 10.0
+    extent: Extent = field(default_factory=lambda: Extent(dossiers=256, documents_each=2, large=256))
+    opened: int = OPENED
+
+
+QUICK: Final = Plan(1, 2.0, Extent(dossiers=24, documents_each=1, large=24), 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was measured."""
+
+    name: str
+    measured: Measurement
+
+    def cells(self) -> list[str]:
+        ordered = sorted(self.measured.latencies)
+        times = [f"{percentile(ordered, part) * 1000:.1f}" for part in (0.5, 0.95, 0.99)] if ordered else ["-"] * 3
+        return [self.name, f"{self.measured.rate:,.0f}", *times]
+
+
+async def run(plan: Plan, out: Console) -> tuple[list[Line], float]:
+    """All of it; the lines, and the share of submissions in plain inserts."""
+    busy = os.getloadavg()[0]
+    async with contextlib.AsyncExitStack() as stack_of:
+        state = await stack_of.enter_async_context(fresh_state())
+        out.print("starting the platform")
+        stack = await stack_of.enter_async_context(Stack(state, migrate=migrate))
+        session = await stack_of.enter_async_context(Session(state, publish(stack)))
+        population = await populate(session, plan.extent)
+        echo = await stack_of.enter_async_context(echo_server(stack, secure=True))
+        dsn = stack.superuser_dsn(database_name("document"))
+        credentials = client_credentials(stack.internal(INTERNAL))
+        direct = await _channels(stack_of, stack.address("document"), credentials)
+        lines, share = await _submissions(plan, out, session, direct, population, dsn)
+        lines += await _reads(plan, session, direct, await _channels(stack_of, echo, credentials), population)
+        lines += await _openings(plan, out, session, direct, population)
+        conn = await asyncpg.connect(dsn)
+        out.print(str(machine(await conn.fetchval("SHOW server_version"), busy)))
+        await conn.close()
+    return lines, share
+
+
+async def _channels(
+    stack_of: contextlib.AsyncExitStack, address: str, credentials: grpc.ChannelCredentials
+) -> list[grpc.aio.Channel]:
+    made = load.connect(address, credentials)
+    for channel in made:
+        stack_of.push_async_callback(channel.close)
+        await channel.channel_ready()
+    return made
+
+
+async def _submissions(
+    plan: Plan,
+    out: Console,
+    session: Session,
+    direct: Sequence[grpc.aio.Channel],
+    population: Population,
+    dsn: str,
+) -> tuple[list[Line], float]:
+    work = Submissions(session, direct, population)
+    plain: list[Measurement] = []
+    submitted: list[Measurement] = []
+    for number in range(plan.rounds):
+        out.print(f"submissions, round {number + 1} of {plan.rounds}")
+        plain.append(await plain_inserts(dsn, plan.seconds / 2))
+        await work.prepare(plan.seconds + _WARM_UP)
+        submitted.append(await load.measure(work.load, IN_FLIGHT, warm_up=_WARM_UP, seconds=plan.seconds))
+        plain.append(await plain_inserts(dsn, plan.seconds / 2))
+    inserts, submissions = pooled(plain), pooled(submitted)
+    lines = [
+        Line(f"plain inserts, {CONNECTIONS} connections", inserts),
+        Line(f"submit a CDA of 100 kB, {IN_FLIGHT} in flight", submissions),
+    ]
+    return lines, submissions.rate / inserts.rate
+
+
+async def plain_inserts(dsn: str, seconds: float) -> Measurement:
+    """Eight connections that insert the same sealed bytes, each row durable before the next."""
+    connections = [await asyncpg.connect(dsn, server_settings={"synchronous_commit": "on"}) for _ in range(CONNECTIONS)]
+    await connections[0].execute(_TABLE)
+    sealed: bytes = await connections[0].fetchval(_STORED)
+    latencies: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def insert(conn: asyncpg.Connection[asyncpg.Record], number: int) -> None:
+        while (began := time.perf_counter()) < until:
+            await conn.execute(_INSERT, number, uuid.uuid4(), sealed)
+            latencies.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(insert(conn, number) for number, conn in enumerate(connections)))
+    for conn in connections:
+        await conn.close()
+    return Measurement(seconds, tuple(latencies), len(latencies))
+
+
+async def _reads(
+    plan: Plan,
+    session: Session,
+    direct: Sequence[grpc.aio.Channel],
+    echo: Sequence[grpc.aio.Channel],
+    population: Population,
+) -> list[Line]:
+    reads = workloads.read_content(session, direct, population)
+    await reads.prepare(plan.seconds)
+    payload = bytes(1000)
+    bare = Unary(echo, ECHO_PATH, lambda: (payload, ()), at_least=1000)
+    before = await load.measure(bare, IN_FLIGHT, warm_up=_WARM_UP, seconds=plan.seconds / 2)
+    measured = await load.measure(reads.load, IN_FLIGHT, warm_up=_WARM_UP, seconds=plan.seconds)
+    after = await load.measure(bare, IN_FLIGHT, warm_up=_WARM_UP, seconds=plan.seconds / 2)
+    return [
+        Line(f"bare echo of 1 kB, {IN_FLIGHT} in flight", pooled((before, after))),
+        Line(f"read a content of 100 kB, {IN_FLIGHT} in flight", measured),
+    ]
+
+
+async def _openings(
+    plan: Plan, out: Console, session: Session, direct: Sequence[grpc.aio.Channel], population: Population
+) -> list[Line]:
+    """First openings of one dossier with so many documents, one at a time and sixteen at a time."""
+    stored, model = population.small[0], population.models[0]
+    dossier = population.dossiers[stored.dossier]
+    statement = population.physicians[dossier.physician].direct
+    out.print(f"feeding a dossier with {plan.opened} documents")
+    for start in range(0, plan.opened, 50):
+        contents = [another(model) for _ in range(min(50, plan.opened - start))]
+        request = submission(dossier.health_id, contents)
+        await session.call(
+            "document", "SubmitDocuments", request, document_pb2.SubmitDocumentsResponse, statement, timeout=120
+        )
+    asked = document_pb2.GetFirstOpeningRequest(parent=dossier_name(dossier.health_id)).SerializeToString()
+    header = await bearer(session, statement)
+    opening = Unary(direct, _OPENING, lambda: (asked, header), at_least=plan.opened * 500)
+    return [
+        Line(
+            f"first opening of {plan.opened} documents, {in_flight} in flight",
+            await load.measure(opening, in_flight, warm_up=_WARM_UP, seconds=plan.seconds),
+        )
+        for in_flight in (1, 16)
+    ]
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table for docs/performance.md."""
+    head = ["| | /s | p50 ms | p95 ms | p99 ms |", "|---|--:|--:|--:|--:|"]
+    return "\n".join([*head, *(f"| {' | '.join(line.cells())} |" for line in lines)])
+
+
+def main() -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.document", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short look; judges nothing")
+    arguments = parser.parse_args()
+    out = Console(highlight=False, soft_wrap=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        lines, share = runner.run(run(QUICK if arguments.quick else Plan(), out))
+    out.print(markdown(lines), markup=False)
+    out.print(f"submissions are {share:.2f} of the plain inserts; at least {LEAST} is asked for")
+    return 0 if arguments.quick or share >= LEAST else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
