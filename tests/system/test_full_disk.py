@@ -33,7 +33,7 @@ pytestmark = [
 _GROWING: Final[Mapping[ServiceName, Sequence[str]]] = {
     "audit": ("event",),
     "consent": ("consent_event", "idempotency", "outbox"),
-    "document": ("document", "content", "idempotency", "outbox"),
+    "document": ("document", "content", "change", "idempotency", "outbox"),
 }
 _MEBIBYTES: Final = 24
 _FULL_SECONDS: Final = 2.5
