@@ -15,7 +15,7 @@ from typing import Any
 from dmp.common.v1 import error_reason_pb2 as reasons
 from gateway.registration import Registration
 from gateway.store import ClientRow, Store
-from services.runtime.coalescer import Coalescer
+from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.errors import DmpError
 
 
@@ -32,7 +32,7 @@ class Clients:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lookup: Coalescer[tuple[str, str], Found] = Coalescer("clients", self._read)
+        self._lookup: Coalescer[tuple[str, str], Found] = Coalescer("clients", self._read, pace=PACE)
 
     async def find(self, client_id: str, token_id: str, timeout: float | None = None) -> Found:
         """The client of a token, and whether it may call with it; CLIENT_INVALID when there is none."""
