@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
-from services.audit.derivation import Derivation
+from services.audit.derivation import Derivation, SameNames
 from services.audit.detectors import load
 from services.runtime.access import methods_of
 from services.runtime.context import Call
@@ -62,9 +62,10 @@ class Asked(ServiceUnderTest):
             health_id=health_id if access.dossier_field else 0,
         )
 
-    async def derive(self) -> None:
+    async def derive(self, same_names: SameNames | None = None) -> None:
+        lease = Lease(self.log.pool, "derive")
         derivation = Derivation(
-            self.log.pool, self.log.keys, keyring(), 0, load(), Metrics(), Lease(self.log.pool, "derive")
+            self.log.pool, self.log.keys, keyring(), 0, load(), Metrics(), lease, same_names=same_names
         )
         while await derivation.step():
             pass

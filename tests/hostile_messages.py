@@ -79,6 +79,9 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "CreatePerson": identity_pb2.CreatePersonRequest(person=_person(), request_id="rubbish-person"),
         "BatchResolveIdentifiers": resolve,
         "BatchVerifyPatients": verify,
+        "BatchCompareNames": identity_pb2.BatchCompareNamesRequest(
+            requests=[identity_pb2.CompareNameRequest(health_id=health_id, name="Claire ZZ")]
+        ),
         **hostile_people.well_formed(health_id, _person()),
         "OpenDossier": opening,
         "CloseDossier": consent_pb2.CloseDossierRequest(

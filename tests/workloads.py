@@ -28,7 +28,7 @@ CALLS: Final[Mapping[ServiceName, frozenset[str]]] = {
     "identity": frozenset({"consent", "document", "audit"}),
     "consent": frozenset({"audit", "document"}),
     "document": frozenset({"identity", "consent", "audit"}),
-    "audit": frozenset({"consent"}),
+    "audit": frozenset({"identity", "consent"}),
     "gateway": frozenset({"identity", "consent", "document", "audit"}),
 }
 """Who calls whom (design §2)."""

@@ -11,6 +11,7 @@ from services.audit.detectors import load
 from services.audit.entry import EntryDigests
 from services.audit.listing import TrailReader
 from services.audit.logs import KeysWrong, Logs, make_logs
+from services.audit.names import NameComparison
 from services.audit.notices import Delivery, LogDelivery, Outbox, SmtpDelivery
 from services.audit.sequencer import AppendLimits
 from services.audit.service import PRODUCER, AuditService, Parts, own_trail
@@ -78,6 +79,7 @@ def _derivations(service: Service[AuditSettings], keys: DossierKeys, log: AuditL
             metrics,
             Lease(service.pool, f"derive-{number}"),
             log.busy,
+            NameComparison(service.peer("identity")).same,
         )
         for number in range(log.log_count)
     ]

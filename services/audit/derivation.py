@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -36,6 +36,9 @@ from services.runtime.postgres import Connection, Pool, is_transient, transactio
 from services.runtime.sealing import SealBroken, seal
 
 _log = structlog.get_logger("derivation")
+
+SameNames = Callable[[Sequence[tuple[int, str]]], Awaitable[list[bool]]]
+"""Whether each name is that of the patient of the dossier beside it."""
 
 _STEP: Final = 256
 _PIECE: Final = 32
@@ -68,6 +71,14 @@ class _Opened:
     event: audit_pb2.AuditEvent
 
 
+class _Noted(NamedTuple):
+    """Places: of a first time in a dossier, of the beginning of an emergency, of somebody with the patient's name."""
+
+    firsts: set[int]
+    episodes: set[int]
+    namesakes: set[int]
+
+
 @dataclass(slots=True)
 class _Acts:
     """What one actor did in the events of one step."""
@@ -89,8 +100,10 @@ class Derivation:
         metrics: Metrics,
         lease: Lease,
         busy: Callable[[], bool] = lambda: False,
+        same_names: SameNames | None = None,
     ) -> None:
-        """`busy` tells whether appends wait: then this rests a second after each step."""
+        """`busy` tells whether appends wait: then this rests a second after each step. `same_names` tells who bears the
+        patient's name; without it nobody is found to."""
         self._pool = pool
         self._keys = keys
         self._keyring = keyring
@@ -98,6 +111,7 @@ class Derivation:
         self._detectors = detectors
         self._lease = lease
         self._busy = busy
+        self._same_names = same_names
         self._behind = 0
         self._unusual = metrics.counter("dmp_audit_unusual_total")
         metrics.gauge("dmp_audit_underived_events", lambda: self._behind, str(log_id))
@@ -133,12 +147,13 @@ class Derivation:
             keys = await self._keys.for_read(conn, [row.health_id for row in rows])
             opened = await self._open(rows, keys)
             firsts = await derived_store.first_times(conn, self._log_id, [o.row for o in opened if _is_access(o.event)])
+        namesakes = await self._namesakes(opened, firsts)
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             if not await derived_store.move(conn, self._log_id, start, rows[-1].leaf_index + 1):
                 return True
             await derived_store.count(conn, self._log_id, _counted(opened))
             episodes = await self._notify(conn, opened)
-            await self._detect(conn, opened, firsts, episodes)
+            await self._detect(conn, opened, _Noted(firsts, episodes, namesakes))
         self._behind = len(rows) if len(rows) == _STEP else 0
         return len(rows) == _STEP
 
@@ -155,6 +170,17 @@ class Derivation:
                 continue
             opened.append(_Opened(row, audit_pb2.AuditEvent.FromString(part.clear)))
         return opened
+
+    async def _namesakes(self, opened: Sequence[_Opened], firsts: set[int]) -> set[int]:
+        """The places at which somebody with the patient's name entered a dossier for the first time.
+
+        Raises DmpError when that cannot be told now: the step is tried again, and nothing is kept of it.
+        """
+        first = [o for o in opened if o.row.leaf_index in firsts and o.event.actor.subject_name and o.row.health_id]
+        if self._same_names is None or not first:
+            return set()
+        same = await self._same_names([(o.row.health_id, o.event.actor.subject_name) for o in first])
+        return {o.row.leaf_index for o, is_same in zip(first, same, strict=True) if is_same}
 
     async def _notify(self, conn: Connection, opened: Sequence[_Opened]) -> set[int]:
         """Adds the notices of these events; the places at which an emergency episode began."""
@@ -196,10 +222,10 @@ class Derivation:
             ),
         )
 
-    async def _detect(self, conn: Connection, opened: Sequence[_Opened], firsts: set[int], episodes: set[int]) -> None:
+    async def _detect(self, conn: Connection, opened: Sequence[_Opened], noted: _Noted) -> None:
         acts: dict[tuple[str, datetime], _Acts] = {}
         for each in opened:
-            added = _measured(each, firsts, episodes)
+            added = _measured(each, noted)
             if added:
                 hour = each.row.event_time.replace(minute=0, second=0, microsecond=0)
                 mine = acts.setdefault((each.event.actor.subject, hour), _Acts(each))
@@ -283,12 +309,14 @@ def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]
     return _PHYSICIAN if event.actor.secret_connection else _BOTH
 
 
-def _measured(each: _Opened, firsts: set[int], episodes: set[int]) -> Counter[Measure]:
+def _measured(each: _Opened, noted: _Noted) -> Counter[Measure]:
     measured: Counter[Measure] = Counter()
-    if each.row.leaf_index in firsts:
+    if each.row.leaf_index in noted.firsts:
         measured["new_dossiers"] = 1
-    if each.row.leaf_index in episodes and each.event.actor.access_mode == context_pb2.ACCESS_MODE_BREAK_GLASS:
+    if each.row.leaf_index in noted.episodes and each.event.actor.access_mode == context_pb2.ACCESS_MODE_BREAK_GLASS:
         measured["break_glass"] = 1
     if each.event.reason == reasons.ERROR_REASON_BLOCKED and each.event.health_id:
         measured["blocked"] = 1
+    if each.row.leaf_index in noted.namesakes:
+        measured["same_name"] = 1
     return measured

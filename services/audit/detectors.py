@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final, Literal, cast, get_args
 
-Measure = Literal["new_dossiers", "break_glass", "blocked"]
+Measure = Literal["new_dossiers", "break_glass", "blocked", "same_name"]
 MEASURES: Final = frozenset(get_args(Measure))
 
 

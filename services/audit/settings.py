@@ -11,6 +11,7 @@ class AuditSettings(ServiceSettings):
     """Settings of the audit service."""
 
     consent_address: Target
+    identity_address: Target
     audit_log_count: int = Field(default=1, ge=1, le=1024)
     """Number of logs. Fixed by the first start: a dossier is found in its log by this number."""
     audit_batch_events: int = Field(default=512, ge=1, le=4096)

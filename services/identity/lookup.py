@@ -13,7 +13,7 @@ from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
-from services.identity.civil_identity import PatientIdentifier, sought
+from services.identity.civil_identity import PatientIdentifier, Traits, normalise_name, sought
 from services.identity.digests import Digests
 from services.identity.nir import INS_OIDS, INSC_OID
 from services.identity.records import open_person
@@ -74,6 +74,19 @@ class Lookups:
         """Whether each claim is about its dossier's person, or PERSON_NOT_FOUND or what kept the record closed."""
         return await self._verifications.submit(verifications, timeout=timeout) if verifications else []
 
+    async def same_family_names(self, asked: Sequence[tuple[int, str]]) -> list[bool]:
+        """Whether each name holds a family name, birth or used, of the person beside it; False for nobody's dossier."""
+        try:
+            async with self._pool.acquire() as conn:
+                people = await store.people(conn, {health_id for health_id, _ in asked})
+                keys = await self._keys.for_read(conn, list(people))
+        except Exception as error:  # a boundary: whatever the database's fault is, nothing is compared
+            raise translate(error) from error
+        return [
+            health_id in people and health_id in keys and _names(name, open_person(people[health_id], keys).traits)
+            for health_id, name in asked
+        ]
+
     def read(self, request: pb.VerifyPatientRequest) -> Verification:
         """A verification as asked for. Raises INVALID_FIELD."""
         claim = request.claim
@@ -130,6 +143,12 @@ class Lookups:
             raise translate(error) from error
         results = iter([_decide(one, people, keys, owners, roots) for one in asked])
         return [list(islice(results, len(verifications))) for verifications in calls]
+
+
+def _names(name: str, traits: Traits) -> bool:
+    said = f" {normalise_name(name)} "
+    family = {normalise_name(each) for each in (traits.birth_name, traits.used_name)} - {""}
+    return any(f" {each} " in said for each in family)
 
 
 async def _survivors(conn: Connection, owners: dict[bytes, int]) -> dict[bytes, int]:

@@ -116,6 +116,12 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
             ]
         )
 
+    async def BatchCompareNames(self, request: pb.BatchCompareNamesRequest, call: Call) -> pb.BatchCompareNamesResponse:
+        """Whether names hold the family name of a dossier's person; the caller records what it finds."""
+        validate(request)
+        asked = [(each.health_id, each.name) for each in request.requests]
+        return pb.BatchCompareNamesResponse(same_family_names=await self._lookups.same_family_names(asked))
+
     async def _record_resolution(self, call: Call, owners: Sequence[int | None]) -> None:
         found = {owner for owner in owners if owner is not None}
         event = build_event(

@@ -108,6 +108,7 @@ AuditAction = Literal[
     "duplicate.list",
     "keys.rotate",
     "links.apply",
+    "person.compare",
     "person.create",
     "person.crossreference",
     "person.find",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from services.audit.notices import LogDelivery, Outbox, SmtpDelivery
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, unavailable
 from services.runtime.identifiers import dossier_name, format_health_id
 from services.runtime.jobs import Lease
 from services.runtime.metrics import Metrics
@@ -162,6 +162,29 @@ async def test_unusual_accesses_are_found_once_explained_and_decided_by_a_person
     assert [each.kind for each in notices] == [notice_pb2.NOTICE_KIND_UNUSUAL_ACCESS]
     waiting = await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)
     assert [each.detector for each in waiting.unusual_accesses] == ["many_dossiers"]
+
+
+async def test_whoever_bears_the_patients_name_is_found_at_the_first_time_and_nothing_is_kept_while_identity_is_silent(
+    audit: Asked,
+) -> None:
+    places(await audit.log.append(happened(name="Claire Martin"), happened(name="Claire Martin")))
+
+    async def silent(asked: Sequence[tuple[int, str]]) -> list[bool]:
+        raise unavailable("identity")
+
+    with pytest.raises(DmpError):
+        await audit.derive(silent)
+    assert await audit.log.pool.fetchval("SELECT count(*) FROM day_count") == 0
+    asked: list[tuple[int, str]] = []
+
+    async def namesake(names: Sequence[tuple[int, str]]) -> list[bool]:
+        asked.extend(names)
+        return [True] * len(names)
+
+    await audit.derive(namesake)
+    assert asked == [(DOSSIER, "Claire Martin")]
+    items = (await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)).unusual_accesses
+    assert [each.detector for each in items] == ["same_name"]
 
 
 # --- destruction by law ----------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ class Platform:
             "DMP_JWKS_FILE": str(self.tokens.key_set),
             "DMP_KEYRING_DIR": str(ensure_keyring(self.state, "audit")),
             "DMP_CONSENT_ADDRESS": self.consent_address,
+            "DMP_IDENTITY_ADDRESS": "127.0.0.1:1",
             "DMP_AUDIT_LOG_KEYS_DIR": str(ensure_log_keys(self.state, "dmp.test/log", 4)),
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "stubs"))),
             "PATH": os.environ["PATH"],

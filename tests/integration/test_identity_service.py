@@ -374,3 +374,15 @@ def counted_statements(people: People) -> Any:
     finally:
         for connection in connections:
             connection.remove_query_logger(log)
+
+
+async def test_names_are_compared_with_the_family_names_and_no_name_comes_back(people: People) -> None:
+    health_id = await people.register(traits(birth_name="DUPONT-MARTIN", used_name="O'NEILL"))
+    asked = ["Claire Dupont Martin", "o'neill", "Claire DUPONT", "Martinez O", "", "Dupönt-Martin Claire"]
+    request = pb.BatchCompareNamesRequest(
+        requests=[pb.CompareNameRequest(health_id=health_id, name=name) for name in asked]
+    )
+    request.requests.add(health_id=health_id ^ 1, name="Dupont Martin")
+    call = people.call("BatchCompareNames", ActingContext(), caller=access_pb2.CALLER_KIND_SERVICE)
+    answer = await people.servicer.BatchCompareNames(request, call)
+    assert list(answer.same_family_names) == [True, True, False, False, False, True, False]

@@ -2316,3 +2316,79 @@ class VerifyInsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyInsResponse: _TypeAlias = VerifyInsResponse  # noqa: Y015
+
+@_typing.final
+class BatchCompareNamesRequest(_message.Message):
+    """BatchCompareNamesRequest holds the names to compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompareNameRequest]:
+        """requests are compared independently."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___CompareNameRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCompareNamesRequest: _TypeAlias = BatchCompareNamesRequest  # noqa: Y015
+
+@_typing.final
+class CompareNameRequest(_message.Message):
+    """CompareNameRequest is a dossier and the name of somebody who entered it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    health_id: _builtins.int
+    """health_id is the dossier."""
+    name: _builtins.str
+    """name is a whole name, in any order, such as `Claire MARTIN`."""
+    def __init__(
+        self,
+        *,
+        health_id: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_id", b"health_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareNameRequest: _TypeAlias = CompareNameRequest  # noqa: Y015
+
+@_typing.final
+class BatchCompareNamesResponse(_message.Message):
+    """BatchCompareNamesResponse holds the answers, in the order of the requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAME_FAMILY_NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def same_family_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """same_family_names tell whether the name holds a family name of the person; false
+        for a dossier of nobody.
+        """
+
+    def __init__(
+        self,
+        *,
+        same_family_names: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["same_family_names", b"same_family_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCompareNamesResponse: _TypeAlias = BatchCompareNamesResponse  # noqa: Y015

@@ -52,6 +52,11 @@ class IdentityServiceStub(object):
                 request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsRequest.SerializeToString,
                 response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsResponse.FromString,
                 _registered_method=True)
+        self.BatchCompareNames = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/BatchCompareNames',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesResponse.FromString,
+                _registered_method=True)
         self.BatchCreatePeople = channel.unary_unary(
                 '/dmp.identity.v1.IdentityService/BatchCreatePeople',
                 request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleRequest.SerializeToString,
@@ -218,6 +223,14 @@ class IdentityServiceServicer(object):
     def BatchVerifyPatients(self, request, context):
         """BatchVerifyPatients tells whether what a document says of its patient is the
         person of the dossier; a different one is PATIENT_MISMATCH in its place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCompareNames(self, request, context):
+        """BatchCompareNames tells whether somebody's name is the family name of a dossier's
+        person, for the audit service's detectors. It returns no name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -460,6 +473,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsRequest.FromString,
                     response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsResponse.SerializeToString,
             ),
+            'BatchCompareNames': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCompareNames,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesResponse.SerializeToString,
+            ),
             'BatchCreatePeople': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCreatePeople,
                     request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleRequest.FromString,
@@ -683,6 +701,33 @@ class IdentityService(object):
             '/dmp.identity.v1.IdentityService/BatchVerifyPatients',
             dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsRequest.SerializeToString,
             dmp_dot_identity_dot_v1_dot_identity__pb2.BatchVerifyPatientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCompareNames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/BatchCompareNames',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,10 @@ class IdentityServiceStub:
     """BatchVerifyPatients tells whether what a document says of its patient is the
     person of the dossier; a different one is PATIENT_MISMATCH in its place.
     """
+    BatchCompareNames: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchCompareNamesRequest, _identity_pb2.BatchCompareNamesResponse]
+    """BatchCompareNames tells whether somebody's name is the family name of a dossier's
+    person, for the audit service's detectors. It returns no name.
+    """
     BatchCreatePeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchCreatePeopleRequest, _identity_pb2.BatchCreatePeopleResponse]
     """BatchCreatePeople registers many people in one call, each by the rules of
     CreatePerson and idempotent by its own request_id; for loading a register.
@@ -163,6 +167,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_identity_pb2.BatchVerifyPatientsResponse]:
         """BatchVerifyPatients tells whether what a document says of its patient is the
         person of the dossier; a different one is PATIENT_MISMATCH in its place.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCompareNames(
+        self,
+        request: _identity_pb2.BatchCompareNamesRequest,
+        context: _aio.ServicerContext[_identity_pb2.BatchCompareNamesRequest, _abc.Awaitable[_identity_pb2.BatchCompareNamesResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.BatchCompareNamesResponse]:
+        """BatchCompareNames tells whether somebody's name is the family name of a dossier's
+        person, for the audit service's detectors. It returns no name.
         """
 
     @_abc_1.abstractmethod
