@@ -79,9 +79,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "CreatePerson": identity_pb2.CreatePersonRequest(person=_person(), request_id="rubbish-person"),
         "BatchResolveIdentifiers": resolve,
         "BatchVerifyPatients": verify,
-        "BatchCompareNames": identity_pb2.BatchCompareNamesRequest(
-            requests=[identity_pb2.CompareNameRequest(health_id=health_id, name="Claire ZZ")]
-        ),
+        "BatchCompareNames": _names(health_id),
         **hostile_people.well_formed(health_id, _person()),
         "OpenDossier": opening,
         "CloseDossier": consent_pb2.CloseDossierRequest(
@@ -172,6 +170,11 @@ def _of_documents(health_id: int, name: str, child: str) -> dict[str, Message]:
         "MoveContents": document_pb2.MoveContentsRequest(limit=2, request_id="rubbish-move"),
         "RewrapKeys": document_pb2.RewrapKeysRequest(limit=2, request_id="rubbish-rewrap"),
     }
+
+
+def _names(health_id: int) -> Message:
+    compared = identity_pb2.CompareNameRequest(health_id=health_id, name="Claire ZZ")
+    return identity_pb2.BatchCompareNamesRequest(requests=[compared])
 
 
 def hostile_bytes(request: Message) -> st.SearchStrategy[bytes]:
