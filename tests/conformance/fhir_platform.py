@@ -6,6 +6,7 @@ remembers what it was asked, so that tests see both sides.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import hashlib
 import re
@@ -107,7 +108,9 @@ class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
         self.refusals.append((audit_action, error.reason_name))
 
     async def resolve(self, caller: Caller, identifier: tuple[str, str]) -> int | None:
-        return self.people.get(identifier)
+        found = self.people.get(identifier)
+        await asyncio.sleep(0)  # so that many at once all see what was before
+        return found
 
     async def call(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> Response:
         answer: Response = await getattr(self, method_of(rpc))(caller, request)
