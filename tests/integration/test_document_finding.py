@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from dmp.common.v1 import coding_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2 as pb
@@ -229,3 +231,20 @@ async def test_uploads_are_bounded_and_in_step(world: World) -> None:
     other = call("GetUpload", world.dossier, client_id="another")
     with refused(reasons.ERROR_REASON_UPLOAD_NOT_FOUND):
         await world.service.servicer.GetUpload(pb.GetUploadRequest(name=upload.name), other)
+
+
+async def test_an_upload_that_nobody_submits_is_swept_after_a_day(world: World) -> None:
+    upload = await world.upload(b"%PDF-half", 4, stop=1)
+
+    async def swept() -> int:
+        request = pb.SweepContentsRequest(request_id="request-sweep")
+        return (await world.service.servicer.SweepContents(request, call("SweepContents", 0))).uploads
+
+    world.later(timedelta(hours=23))
+    await swept()
+    assert (await world.write(upload.name, 4, b"more")).written == 8
+    world.later(timedelta(hours=2))
+    assert await swept() >= 1
+    with refused(reasons.ERROR_REASON_UPLOAD_NOT_FOUND):
+        await world.write(upload.name, 8, b"x")
+    assert await world.pool.fetchval("SELECT count(*) FROM upload_chunk WHERE health_id = $1", world.dossier) == 0
