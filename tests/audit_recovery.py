@@ -36,7 +36,10 @@ async def recovered(platform: Platform, acknowledged: dict[bytes, int], seen: di
     process = await platform.spawn()
     try:
         async with platform.connected(platform.authority.service("document")) as document:
-            await append_while_it_lasts(document, acknowledged, 1)
+            before, deadline = len(acknowledged), time.monotonic() + 60
+            while len(acknowledged) == before:
+                assert time.monotonic() < deadline, "it takes events again"
+                await append_while_it_lasts(document, acknowledged, 1)
             checkpoint = await covered(platform, max(acknowledged.values(), default=-1) + 1)
     finally:
         process.kill()
