@@ -164,6 +164,8 @@ class People(Endpoints):
             try:
                 response = await self._backend.call(exchange.caller, table.SEARCH, request)
             except DmpError as error:
+                if error.reason == reasons.ERROR_REASON_UNKNOWN_DOMAIN:  # PDQm's own status
+                    raise ProtocolRefusal(404, "identifier", error.message, reason=error.reason) from None
                 raise translate(error, lambda field: _FIELDS.get(field.partition(".")[0], field)) from None
             people, token = list(response.people), response.next_page_token
         kept = [each for each in people if people_search.matches_active(parameters, bool(each.merged_into))]
