@@ -37,7 +37,7 @@ PACE = 0.005
 at 1."""
 _LONGEST_PACE: Final = 0.03
 """Seconds at most, however slow or full the batches are."""
-_ANSWERED_A_TURN: Final = 16
+_ANSWERED_A_TURN: Final = 64
 """Callers that go on in one turn of the event loop; what is urgent comes between them and the rest of their batch."""
 _MANY: Final = 32
 """A batch of so many items is followed by the next one at the earliest after twice the time that it took."""

@@ -33,7 +33,7 @@ _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _VERIFIED: Final = re.compile(r'(?:By=[^,;="\s]+;)?Hash=[0-9a-f]{64};URI=([^,;="\s]+)')
 _BATCH: Final = 256
 """Events taken from Rust in one go."""
-_BEGUN_A_TURN: Final = 16
+_BEGUN_A_TURN: Final = 64
 """Calls begun in one turn of the event loop."""
 _IO_THREADS: Final = 1
 """Rust needs 25 µs a call, the terminator's connection is one, and a second thread costs 6 µs of every call."""
