@@ -127,7 +127,7 @@ def test_a_workload_accepts_what_it_is_told(directory: str, name: ServiceName, t
     assert told.jwks_file is not None
     assert told.keyring_dir is not None
     assert told.environment == ("demo" if "dev" in directory else "production")
-    assert told.redis() is None, "nothing uses Redis yet: its network policy comes with its setting"
+    assert told.redis() is None, "Redis is an overlay's to add, with its network policy"
 
 
 def moved(environment: Mapping[str, str], root: Path) -> dict[str, str]:
@@ -151,6 +151,8 @@ def test_ports_are_the_same_wherever_they_are_named(directory: str, name: Servic
         listens["grpc"] = port_of(told["DMP_LISTEN"])
     if name == "gateway":
         listens["https"] = port_of(told["DMP_HTTP_LISTEN"])
+        listens["mutual-tls"] = port_of(told["DMP_MUTUAL_TLS_LISTEN"])
+        listens["operators"] = port_of(told["DMP_OPERATOR_LISTEN"])
     assert ports == listens
     served = {port["name"]: port["targetPort"] for port in rendering.one("Service", name)["spec"]["ports"]}
     everyone = {
@@ -188,7 +190,7 @@ def test_the_network_lets_through_the_calls_of_the_design_and_no_other(directory
     inward = list(rendering.allowed(pod, "ingress"))
     if name == "gateway":
         assert [(peer.pods, peer.namespaces) for peer in inward] == [(None, None)], "partners call from anywhere"
-        assert inward[0].ports == {8443, 8444}
+        assert inward[0].ports == {8443, 8444, 8445}, "operators only from where a policy of the overlay says"
     else:
         assert rendering.reaches(pod, "ingress", 8443) == callers
         assert {(peer.namespaces is None, peer.ports) for peer in inward} == {(True, frozenset({8443}))}
