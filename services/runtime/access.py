@@ -31,6 +31,8 @@ class MethodAccess:
     request: type[Message]
     response: type[Message]
     dossier_optional: bool = False
+    sandbox: bool = False
+    """Whether software on trial may call it: it is about one dossier, or its service keeps it to fictitious people."""
 
 
 class MissingAccess(Exception):
@@ -57,6 +59,7 @@ def _read(method: MethodDescriptor) -> MethodAccess:
         dossier_field=access.dossier_field,
         traffic=access.traffic or access_pb2.TRAFFIC_CLASS_CARE,
         mutation=access.mutation,
+        sandbox=access.sandbox or bool(access.dossier_field),
         states_actor=_states_actor(method.input_type, set()),
         server_streaming=method.server_streaming,
         request=message_factory.GetMessageClass(method.input_type),

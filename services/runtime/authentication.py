@@ -108,6 +108,8 @@ class Authenticator:
             raise Identified(call, DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED))
         if method.scopes and not (method.scopes & verified.scopes):
             raise Identified(call, DmpError(reasons.ERROR_REASON_SCOPE_MISSING))
+        if verified.claims.sandbox and not method.sandbox:
+            raise Identified(call, DmpError(reasons.ERROR_REASON_SANDBOX_ONLY))
         return call
 
 

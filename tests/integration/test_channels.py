@@ -268,7 +268,20 @@ async def test_nobody_is_believed_to_be_the_peer_without_our_authoritys_certific
 
 
 def call_with(remaining: float | None) -> Call:
-    method = MethodAccess("/test/Test", frozenset(), "", frozenset(), "", "", 0, False, False, False, Question, Answer)
+    method = MethodAccess(
+        path="/test/Test",
+        callers=frozenset(),
+        transaction="",
+        scopes=frozenset(),
+        audit_action="",
+        dossier_field="",
+        traffic=0,
+        mutation=False,
+        states_actor=False,
+        server_streaming=False,
+        request=Question,
+        response=Answer,
+    )
     deadline = None if remaining is None else time.monotonic() + remaining
     return Call(ActingContext(), 0, "", "", "", deadline, "", method)
 

@@ -19,6 +19,8 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
 from dmp.gateway.v1 import partner_pb2 as pb
+from dmp.identity.v1 import identity_pb2
+from ops.demo_platform import person_message
 from ops.local.registrations import INTERNAL
 from ops.partners import Partners
 from ops.session import Statement
@@ -267,6 +269,11 @@ async def test_software_on_trial_reaches_no_real_dossier(platform: Platform) -> 
     assert error.reason == reasons.ERROR_REASON_SANDBOX_ONLY
     events = [event for event in await platform.log_since(place) if event.request_id == "sandbox-1"]
     assert [event.reason for event in events] == [reasons.ERROR_REASON_SANDBOX_ONLY]
+    create = method("CreatePerson")
+    real = identity_pb2.CreatePersonRequest(person=person_message(platform.person()), request_id="sandbox-create")
+    error = await attempt(platform.channel("relay", create), create, real, bearer(token))
+    assert error is not None
+    assert error.reason == reasons.ERROR_REASON_SANDBOX_ONLY
     headers = {"authorization": f"Bearer {token}"}
     for identifier in (patient.identifier, UNKNOWN):
         answer = await software.http.get(f"{software.base}/Patient", params={"identifier": identifier}, headers=headers)

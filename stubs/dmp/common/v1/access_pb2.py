@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64mp/common/v1/access.proto\x12\rdmp.common.v1\x1a google/protobuf/descriptor.proto\"\xe0\x01\n\x06\x41\x63\x63\x65ss\x12*\n\x07\x63\x61llers\x18\x01 \x03(\x0e\x32\x19.dmp.common.v1.CallerKind\x12\x13\n\x0btransaction\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x14\n\x0c\x61udit_action\x18\x04 \x01(\t\x12\x15\n\rdossier_field\x18\x05 \x01(\t\x12,\n\x07traffic\x18\x06 \x01(\x0e\x32\x1b.dmp.common.v1.TrafficClass\x12\x10\n\x08mutation\x18\x07 \x01(\x08\x12\x18\n\x10\x64ossier_optional\x18\x08 \x01(\x08*\xa8\x01\n\nCallerKind\x12\x1b\n\x17\x43\x41LLER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41LLER_KIND_SERVICE\x10\x01\x12\x18\n\x14\x43\x41LLER_KIND_INTERNAL\x10\x02\x12\x17\n\x13\x43\x41LLER_KIND_PARTNER\x10\x03\x12\x17\n\x13\x43\x41LLER_KIND_PATIENT\x10\x04\x12\x18\n\x14\x43\x41LLER_KIND_OPERATOR\x10\x05*{\n\x0cTrafficClass\x12\x1d\n\x19TRAFFIC_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRAFFIC_CLASS_EMERGENCY\x10\x01\x12\x16\n\x12TRAFFIC_CLASS_CARE\x10\x02\x12\x17\n\x13TRAFFIC_CLASS_BATCH\x10\x03:G\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x15.dmp.common.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64mp/common/v1/access.proto\x12\rdmp.common.v1\x1a google/protobuf/descriptor.proto\"\xf1\x01\n\x06\x41\x63\x63\x65ss\x12*\n\x07\x63\x61llers\x18\x01 \x03(\x0e\x32\x19.dmp.common.v1.CallerKind\x12\x13\n\x0btransaction\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x14\n\x0c\x61udit_action\x18\x04 \x01(\t\x12\x15\n\rdossier_field\x18\x05 \x01(\t\x12,\n\x07traffic\x18\x06 \x01(\x0e\x32\x1b.dmp.common.v1.TrafficClass\x12\x10\n\x08mutation\x18\x07 \x01(\x08\x12\x18\n\x10\x64ossier_optional\x18\x08 \x01(\x08\x12\x0f\n\x07sandbox\x18\x14 \x01(\x08*\xa8\x01\n\nCallerKind\x12\x1b\n\x17\x43\x41LLER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41LLER_KIND_SERVICE\x10\x01\x12\x18\n\x14\x43\x41LLER_KIND_INTERNAL\x10\x02\x12\x17\n\x13\x43\x41LLER_KIND_PARTNER\x10\x03\x12\x17\n\x13\x43\x41LLER_KIND_PATIENT\x10\x04\x12\x18\n\x14\x43\x41LLER_KIND_OPERATOR\x10\x05*{\n\x0cTrafficClass\x12\x1d\n\x19TRAFFIC_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRAFFIC_CLASS_EMERGENCY\x10\x01\x12\x16\n\x12TRAFFIC_CLASS_CARE\x10\x02\x12\x17\n\x13TRAFFIC_CLASS_BATCH\x10\x03:G\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x15.dmp.common.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dmp.common.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLERKIND']._serialized_start=307
-  _globals['_CALLERKIND']._serialized_end=475
-  _globals['_TRAFFICCLASS']._serialized_start=477
-  _globals['_TRAFFICCLASS']._serialized_end=600
+  _globals['_CALLERKIND']._serialized_start=324
+  _globals['_CALLERKIND']._serialized_end=492
+  _globals['_TRAFFICCLASS']._serialized_start=494
+  _globals['_TRAFFICCLASS']._serialized_end=617
   _globals['_ACCESS']._serialized_start=80
-  _globals['_ACCESS']._serialized_end=304
+  _globals['_ACCESS']._serialized_end=321
 # @@protoc_insertion_point(module_scope)

@@ -109,6 +109,7 @@ class Access(_message.Message):
     TRAFFIC_FIELD_NUMBER: _builtins.int
     MUTATION_FIELD_NUMBER: _builtins.int
     DOSSIER_OPTIONAL_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     transaction: _builtins.str
     """transaction is the DMP transaction, such as `TD3.2`; empty when there is none."""
     audit_action: _builtins.str
@@ -126,6 +127,10 @@ class Access(_message.Message):
     """dossier_optional lets dossier_field be empty: the call is then about whatever
     dossiers the service finds, each decided and recorded by itself. Never for a
     caller who is bound to one patient or to the sandbox.
+    """
+    sandbox: _builtins.bool
+    """sandbox lets software on trial call a method that is not about one dossier: its
+    service keeps it to fictitious people, or nobody's record is in the answer.
     """
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[Global___CallerKind.ValueType]:
@@ -148,10 +153,11 @@ class Access(_message.Message):
         traffic: Global___TrafficClass.ValueType = ...,
         mutation: _builtins.bool = ...,
         dossier_optional: _builtins.bool = ...,
+        sandbox: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_action", b"audit_action", "callers", b"callers", "dossier_field", b"dossier_field", "dossier_optional", b"dossier_optional", "mutation", b"mutation", "scopes", b"scopes", "traffic", b"traffic", "transaction", b"transaction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_action", b"audit_action", "callers", b"callers", "dossier_field", b"dossier_field", "dossier_optional", b"dossier_optional", "mutation", b"mutation", "sandbox", b"sandbox", "scopes", b"scopes", "traffic", b"traffic", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
