@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from google.protobuf import json_format
 from grpc_reflection.v1alpha import reflection_pb2
 
 from dmp.audit.v1 import audit_pb2
@@ -356,7 +361,43 @@ async def reflect(
     call = stream(metadata=tuple(bearer(token)) if token else (), timeout=20)
     if asked is not None:
         await call.write(asked)
+    with suppress(grpc.aio.AioRpcError):  # it may be refused by then
+        await call.done_writing()  # behind the native transport an answer waits for the end of the questions
     answer = await call.read()
     call.cancel()
     assert isinstance(answer, reflection_pb2.ServerReflectionResponse)
     return answer
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_command_registers_shows_suspends_and_counts(platform: Platform, tmp_path: Path) -> None:
+    described = json_format.MessageToDict(
+        partner_message("vendor-by-command", new_key()), preserving_proto_field_name=True
+    )
+    file = tmp_path / "registration.json"
+    file.write_text(json.dumps(described))
+
+    async def dmp(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ops.cli",
+            *arguments,
+            env={**os.environ, "DMP_STATE": str(platform.state.root), "COLUMNS": "200"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        return output.decode()
+
+    assert "vendor-by-command" in await dmp("partner", "register", str(file))
+    assert "vendor-by-command" in await dmp("partner", "show")
+    suspended = await dmp("partner", "suspend", "vendor-by-command", "--reason", "trial over")
+    assert "not acknowledged" not in suspended
+    assert suspended.count(" now") >= len(SERVICES)
+    assert "suspended" in await dmp("partner", "show", "vendor-by-command")
+    await dmp("partner", "resume", "vendor-by-command")
+    assert "operation" in await dmp("partner", "usage", "vendor-by-command")
