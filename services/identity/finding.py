@@ -37,10 +37,10 @@ from services.identity.registration_rules import RegisteredPerson, RegistrationR
 from services.identity.status_rules import shows_ins
 from services.identity.store import links as link_store
 from services.identity.store import people as store
-from services.runtime.context import Call
+from services.runtime.context import Call, is_on_trial
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError, invalid
-from services.runtime.identifiers import person_name
+from services.runtime.identifiers import is_fictitious, person_name
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Connection, Pool
 
@@ -213,8 +213,11 @@ class Finding:
         return found
 
     async def _open(self, conn: Connection, health_ids: Iterable[int]) -> list[Found]:
-        """The people of these health ids, with the survivors of those that were merged."""
+        """The people of these health ids, with the survivors of those that were merged. For software on trial only the
+        fictitious ones are there."""
         wanted = set(health_ids)
+        if is_on_trial():
+            wanted = {health_id for health_id in wanted if is_fictitious(health_id)}
         if not wanted:
             return []
         roots = await link_store.roots(conn, wanted)

@@ -28,7 +28,7 @@ from services.identity.store import people as store
 from services.identity.store.links import LedgerRow, Linked
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
-from services.runtime.identifiers import dossier_of, new_health_id, person_name
+from services.runtime.identifiers import dossier_of, is_fictitious, new_health_id, person_name
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
 
@@ -48,6 +48,8 @@ class Links:
         """Merges. PERSON_NOT_FOUND, PERSON_MERGED (either was), INVALID_FIELD; DEPENDENCY_UNAVAILABLE while consent
         cannot be told: the link is made then, and a retry waits for it."""
         merged = dossier_of(request.merged, "merged")
+        if is_fictitious(merged) != is_fictitious(call.health_id):
+            raise invalid("merged", "fictitious", "an invented person and a real one are never the same")
 
         async def work(conn: Connection) -> tuple[int, pb.LinkPeopleResponse, Sequence[OutboxRow]]:
             person, linked = await self.join(conn, call, call.health_id, merged, request.reason)
@@ -152,8 +154,9 @@ class Links:
             kept = replace(kept, traits=remaining or kept.traits, status=pb.IDENTITY_STATUS_PROVISIONAL)
             record = await held.write(kept, change, now)
             other = RegisteredPerson(
-                health_id=new_health_id(),
+                health_id=new_health_id(fictitious=is_fictitious(call.health_id)),
                 traits=traits,
+                fictitious=is_fictitious(call.health_id),
                 identifiers=identifiers,
                 status=pb.IDENTITY_STATUS_PROVISIONAL,
                 created_at=now,

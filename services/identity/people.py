@@ -34,7 +34,8 @@ from services.identity.store import links as link_store
 from services.identity.store import people as store
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, invalid
+from services.runtime.identifiers import is_fictitious
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
 from services.runtime.sealing import DossierKey
@@ -212,6 +213,8 @@ def _updated(old: RegisteredPerson, request: pb.UpdatePersonRequest, traits: Tra
         fictitious=request.fictitious if request.HasField("fictitious") else old.fictitious,
         homonym=request.homonym if request.HasField("homonym") else old.homonym,
     )
+    if is_fictitious(old.health_id) and not new.fictitious:
+        raise invalid("fictitious", "health_id", "who was registered as invented stays so under this health id")
     if (new.doubtful or new.fictitious) and not request.status:
         new = replace(new, status=pb.IDENTITY_STATUS_PROVISIONAL)
     retrieved = old.status in (pb.IDENTITY_STATUS_RETRIEVED, pb.IDENTITY_STATUS_QUALIFIED)

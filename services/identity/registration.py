@@ -97,6 +97,8 @@ class Registration:
 
     def _asked(self, call: Call, request: pb.CreatePersonRequest, field: str) -> Asked:
         person, now = request.person, self._clock()
+        if call.actor.sandbox and not person.fictitious:
+            raise DmpError(reasons.ERROR_REASON_SANDBOX_ONLY)
         wish = Wish(
             read_traits(person.traits, now.date(), f"{field}.traits"),
             read_identifiers(person.identifiers, f"{field}.identifiers"),

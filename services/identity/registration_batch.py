@@ -31,7 +31,7 @@ from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.idempotency import IdempotencyKey, Kept
-from services.runtime.identifiers import new_health_id
+from services.runtime.identifiers import is_fictitious, new_health_id
 from services.runtime.outbox import OutboxRow, put
 from services.runtime.postgres import Connection
 from services.runtime.sealing import DossierKey
@@ -174,6 +174,8 @@ class Batch:
         for health_id in sorted(known.members.get(exact, ())):
             person = known.person(health_id)
             own = known.people[health_id]
+            if is_fictitious(health_id) != wish.fictitious:
+                continue  # nobody real is found in an invented person, or the other way round (decision 0029)
             if isinstance(own, RegisteredPerson) and strict_traits(own.traits) == strict:
                 alike[person.health_id] = person
         found = find_registered(wish, owners, list(alike.values()))
@@ -181,7 +183,7 @@ class Batch:
         change = change_of(one.call, pb.PERSON_CHANGE_KIND_REGISTERED, one.reason, self._now)
         if found is None:
             person = RegisteredPerson(
-                health_id=new_health_id(),
+                health_id=new_health_id(fictitious=wish.fictitious),
                 traits=wish.traits,
                 identifiers=wish.identifiers,
                 status=wish.status,
@@ -361,6 +363,8 @@ def held_now(identifiers: Iterable[PatientIdentifier], now: datetime) -> tuple[H
 
 
 def require_token_allows(call: Call, health_id: int) -> None:
-    """A token that names a patient reaches nobody else."""
+    """A token that names a patient reaches nobody else, and one of software on trial nobody real."""
     if call.actor.patient_health_id not in (0, health_id):
         raise DmpError(reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH)
+    if call.actor.sandbox and not is_fictitious(health_id):
+        raise DmpError(reasons.ERROR_REASON_SANDBOX_ONLY)

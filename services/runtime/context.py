@@ -84,6 +84,13 @@ def current_call() -> Call:
     return _current.get()
 
 
+def is_on_trial() -> bool:
+    """Whether the call being served is of software on trial, which may reach fictitious people only. The platform's own
+    work, outside of a call, is not."""
+    call = _current.get(None)
+    return call is not None and call.actor.sandbox
+
+
 def is_urgent() -> bool:
     """Whether what runs now is done for an emergency: it goes before other work that waits."""
     return _urgent.get()

@@ -30,7 +30,8 @@ from ops.local.registrations import INTERNAL
 from ops.partners import Partners
 from ops.session import Statement
 from services.runtime.errors import DmpError
-from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.identifiers import dossier_name, dossier_of, is_fictitious, new_health_id
+from tests.hostile_messages import well_formed
 from tests.oauth_software import CARE_SCOPES, Software, key_set, new_key, partner_message
 from tests.platform_calls import attempt, bearer, invoke, refusal_of
 from tests.platform_fixture import Platform, eventually, method
@@ -288,6 +289,47 @@ async def test_software_on_trial_reaches_no_real_dossier(platform: Platform) -> 
     missing = await attempt(channel, CHECK, consent_pb2.GetDossierRequest(name=fictitious), bearer(token))
     assert missing is not None
     assert missing.reason == reasons.ERROR_REASON_DOSSIER_NOT_FOUND
+    await software.close()
+
+
+async def test_software_on_trial_registers_finds_and_opens_invented_people_alone(platform: Platform) -> None:
+    patient = await platform.patient()
+    software = await Software.registered(platform, sandbox=True)
+    token = bearer(await software.token())
+    relay = platform.session.channel("relay")
+    invented = person_message(platform.person())
+    invented.ClearField("identifiers")
+    invented.status = identity_pb2.IDENTITY_STATUS_PROVISIONAL
+    invented.fictitious = True
+    create = identity_pb2.CreatePersonRequest(person=invented, request_id=platform.request_id())
+    (made,) = await invoke(relay, method("CreatePerson").path, create, token)
+    person = identity_pb2.CreatePersonResponse.FromString(made).person
+    assert is_fictitious(dossier_of(person.name, "name"))
+    dossier = person.name.replace("people/", "dossiers/")
+    opening = well_formed(dossier_of(dossier, "name"))["OpenDossier"]
+    error = await attempt(relay, method("OpenDossier"), opening, token)
+    assert error is None
+    traits = person_message(patient.person).traits
+    copied = identity_pb2.CreatePersonRequest(
+        person=identity_pb2.Person(traits=traits, status=identity_pb2.IDENTITY_STATUS_PROVISIONAL, fictitious=True),
+        request_id=platform.request_id(),
+    )
+    (twin,) = await invoke(relay, method("CreatePerson").path, copied, token)
+    assert is_fictitious(dossier_of(identity_pb2.CreatePersonResponse.FromString(twin).person.name, "name"))
+    search = identity_pb2.SearchPeopleRequest(birth_date=traits.birth_date, family_name=traits.birth_name)
+    (found,) = await invoke(relay, method("SearchPeople").path, search, token)
+    names = {each.name for each in identity_pb2.SearchPeopleResponse.FromString(found).people}
+    assert names
+    assert all(is_fictitious(dossier_of(name, "name")) for name in names)
+    matching = identity_pb2.MatchPersonRequest(traits=traits)
+    (matched,) = await invoke(relay, method("MatchPerson").path, matching, token)
+    candidates = identity_pb2.MatchPersonResponse.FromString(matched).candidates
+    assert all(is_fictitious(dossier_of(each.person.name, "name")) for each in candidates)
+    lifted = identity_pb2.UpdatePersonRequest(
+        name=person.name, fictitious=False, reason="really?", request_id=platform.request_id()
+    )
+    error = await attempt(relay, method("UpdatePerson"), lifted, token)
+    assert error is not None
     await software.close()
 
 
