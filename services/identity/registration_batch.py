@@ -172,9 +172,9 @@ class Batch:
         strict = strict_traits(wish.traits)
         alike: dict[int, RegisteredPerson] = {}
         for health_id in sorted(known.members.get(exact, ())):
+            person = known.person(health_id)
             own = known.people[health_id] if is_fictitious(health_id) == wish.fictitious else None  # decision 0029
             if isinstance(own, RegisteredPerson) and strict_traits(own.traits) == strict:
-                person = known.person(health_id)
                 alike[person.health_id] = person
         found = find_registered(wish, owners, list(alike.values()))
         found = None if found is None else known.person(found.health_id)
