@@ -35,6 +35,7 @@ _PROFILES: Final = {
     pb.APPROVAL_PROFILE_FEEDING: "feeding",
     pb.APPROVAL_PROFILE_CONSULTATION: "consultation",
 }
+_CARE: Final = ("TD0.", "TD1.", "TD2.", "TD3.")
 _THROUGH_SOFTWARE: Final = frozenset({access_pb2.CALLER_KIND_PARTNER, access_pb2.CALLER_KIND_PATIENT})
 _TRANSACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "management": ("TD0.", "TD1."),
@@ -46,18 +47,21 @@ transaction of care (identities, traces) is for every profile."""
 
 
 def scopes_of_profiles(profiles: Iterable[str], methods: Iterable[MethodAccess]) -> frozenset[str]:
-    """The scopes that software approved for these profiles may have: those of a method that one of them allows."""
+    """The scopes that software approved for these profiles may have: those of a method that one of them allows, which
+    open no change that none of them allows (they may open a reading method of another profile besides)."""
     begins = tuple(begin for profile in profiles for begin in _TRANSACTIONS[profile])
     if not begins:
         return frozenset()
     allowed: set[str] = set()
+    beyond: set[str] = set()
     for method in methods:
-        care = method.transaction.startswith(("TD0.", "TD1.", "TD2.", "TD3."))
         if not method.callers & _THROUGH_SOFTWARE:
             continue
-        if not care or method.transaction.startswith(begins):
+        if not method.transaction.startswith(_CARE) or method.transaction.startswith(begins):
             allowed |= method.scopes
-    return frozenset(allowed)
+        elif method.mutation:
+            beyond |= method.scopes
+    return frozenset(allowed - beyond)
 
 
 def registration_of(partner: pb.Partner, methods: Iterable[MethodAccess]) -> Registration:
