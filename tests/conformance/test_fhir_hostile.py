@@ -174,7 +174,7 @@ async def test_fhir_that_is_nearly_right_is_taken_or_refused_by_name(data: st.Da
         holder: Any = sent
         for step in way:
             holder = holder[step]
-        holder[last] = data.draw(MUTATIONS)
+        holder[last] = copy.deepcopy(data.draw(MUTATIONS))  # the next change may go into it
     body, kind = written(sent, xml=data.draw(st.booleans()))
     async with client_of(everything_allowed()) as client:
         client.headers["Content-Type"] = kind
