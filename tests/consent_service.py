@@ -316,7 +316,7 @@ def migrated(dsn: str) -> str:
 async def consent_service(dsn: str) -> AsyncIterator[Consent]:
     """The service on a migrated database, which is emptied first."""
     pool = await postgres.connect(dsn, max_size=6, name="test-consent")
-    await pool.execute(f"TRUNCATE {TABLES}")
+    await pool.execute(f"TRUNCATE {TABLES}, linked_set")
     await pool.execute("UPDATE rights_in_force SET version = 0")
     events = Events()
     now = [NOW]

@@ -17,6 +17,7 @@ from services.audit.sequencer import AppendLimits
 from services.audit.service import PRODUCER, AuditService, Parts, own_trail
 from services.audit.settings import AuditSettings
 from services.audit.tiles import ForkFound
+from services.runtime import links
 from services.runtime.checks import AccessChecks
 from services.runtime.jobs import Lease
 from services.runtime.keyring import DossierKeys
@@ -47,7 +48,10 @@ async def main() -> None:
         parts = Parts(service.pool, keys, digests, tokens, log, logs)
         servicer = AuditService(parts, reader, checks, trail)
         await service.serve(
-            [(audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer)],
+            [
+                (audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer),
+                (links.SERVICE, links.LinksServicer(service.pool)),
+            ],
             background=[*(each.run for each in logs.integrators), *_derivations(service, keys, log)],
             trail=trail,
         )

@@ -19,6 +19,7 @@ from services.consent.rights_versions import RightsVersions
 from services.consent.service import ConsentServicer
 from services.consent.settings import ConsentSettings
 from services.consent.terms import ConsentTerms
+from services.runtime import links
 from services.runtime.jobs import Job, Jobs, Lease
 from services.runtime.paging import PageTokens
 from services.runtime.postgres import Pool
@@ -83,6 +84,7 @@ async def _serve(service: Service[ConsentSettings], rights: FunctionalRights, cl
         (rights_pb2.DESCRIPTOR.services_by_name["RightsService"], consent.rights_servicer),
     ]
     try:
+        servicers.append((links.SERVICE, links.LinksServicer(pool)))
         await service.serve(servicers, background=[relay.run, service.housekeeping().run, jobs.run])
     finally:
         await consent.close()

@@ -274,6 +274,8 @@ _MANY_OTHERS = """
 WITH people AS (
     INSERT INTO representation SELECT number, number + 1, 'guardian', now(), NULL
     FROM generate_series(1, 5000) AS number
+), linked AS (
+    INSERT INTO linked_set SELECT number, 1, ARRAY[number] FROM generate_series(1, 5000) AS number
 ), listed AS (
     INSERT INTO represented SELECT number + 1, number FROM generate_series(1, 5000) AS number
 ), theirs AS (

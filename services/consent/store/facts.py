@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import asyncpg
@@ -41,15 +41,16 @@ LEFT JOIN access_block AS their_block
     AND their_block.grantee_id = asked.structure
 LEFT JOIN representation AS acts
     ON acts.health_id = d.health_id AND acts.person = asked.person
+LEFT JOIN linked_set AS linked ON linked.health_id = d.health_id
 WHERE d.health_id = ANY($1::bigint[])
 """
 _FACTS_COLUMNS: Final = """
 asked.place, rights.version, d.state, d.epoch, d.break_glass_opposed, d.regulation_opposed, d.masked_in_emergency,
 own_block.health_id IS NOT NULL OR their_block.health_id IS NOT NULL,
 own.expires_at, coalesce(own.attending_physician, false), their.expires_at,
-acts.person, acts.kind, acts.starts_at, acts.ends_at, d.died_at IS NOT NULL
+acts.person, acts.kind, acts.starts_at, acts.ends_at, d.died_at IS NOT NULL, linked.member_ids
 """
-_FACTS_WIDTH: Final = 16
+_FACTS_WIDTH: Final = 17
 DOSSIER_COLUMNS: Final = """
 d.health_id, d.state, d.epoch, d.opened_at, d.closed_at, d.close_reason, d.break_glass_opposed, d.regulation_opposed,
 d.masked_in_emergency, d.home_host, d.region, d.closed_by, d.died_at, d.destroy_at, d.destruction_requested,
@@ -89,9 +90,12 @@ async def read_facts(reader: Reader, asked: Sequence[Asked]) -> Known[Facts]:
     """The facts of each question: one statement whatever their number (one more when no dossier is found)."""
     facts: list[Facts | None] = [None] * len(asked)
     version: int | None = None
-    for row in await _ask(reader, FACTS, asked):
+    rows = await _ask(reader, FACTS, asked)
+    for row in rows:
         place, version, *_ = row
         facts[place - 1] = _facts(row)
+    for place, united in (await _united(reader, asked, rows)).items():
+        facts[place - 1] = united
     return Known(await rights_in_force(reader) if version is None else version, facts)
 
 
@@ -99,10 +103,45 @@ async def read_standings(reader: Reader, asked: Sequence[Asked]) -> Known[tuple[
     """As `read_facts`, with the dossier itself."""
     found: list[tuple[Dossier, Facts] | None] = [None] * len(asked)
     version: int | None = None
-    for row in await _ask(reader, STANDINGS, asked):
+    rows = await _ask(reader, STANDINGS, asked)
+    for row in rows:
         place, version, *_ = row
         found[place - 1] = (dossier_of_row(row[_FACTS_WIDTH:]), _facts(row))
+    for place, united in (await _united(reader, asked, rows)).items():
+        known = found[place - 1]
+        found[place - 1] = None if known is None else (known[0], united)
     return Known(await rights_in_force(reader) if version is None else version, found)
+
+
+async def _united(reader: Reader, asked: Sequence[Asked], rows: Sequence[asyncpg.Record]) -> dict[int, Facts]:
+    """The facts, by place, of those questions whose person has several dossiers: what shuts out of one shuts out of
+    all, while authorisations hold on the dossier that they were given for (design §8, merges). No statement more
+    where nobody is linked."""
+    own = {row[0]: _facts(row) for row in rows if len(row[_FACTS_WIDTH - 1] or ()) > 1}
+    if not own:
+        return {}
+    others = [
+        (row[0], asked[row[0] - 1]._replace(health_id=member))
+        for row in rows
+        if row[0] in own
+        for member in row[_FACTS_WIDTH - 1]
+        if member != asked[row[0] - 1].health_id
+    ]
+    for row in await _ask(reader, FACTS, [question for _, question in others]):
+        place, other = others[row[0] - 1][0], _facts(row)
+        own[place] = unite(own[place], other)
+    return own
+
+
+def unite(own: Facts, other: Facts) -> Facts:
+    """The facts of a dossier, with what another of the same person shuts out."""
+    return replace(
+        own,
+        blocked=own.blocked or other.blocked,
+        break_glass_opposed=own.break_glass_opposed or other.break_glass_opposed,
+        regulation_opposed=own.regulation_opposed or other.regulation_opposed,
+        masked_in_emergency=own.masked_in_emergency and other.masked_in_emergency,
+    )
 
 
 def dossier_of_row(row: Sequence[Any]) -> Dossier:

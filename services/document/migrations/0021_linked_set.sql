@@ -1,0 +1,2 @@
+-- Which people are one person: identity tells, this service reads their rows together.
+-- include: runtime/linked_set.sql
