@@ -30,7 +30,7 @@ COPY --from=build /opt/dmp /opt/dmp
 ENV PATH=/opt/dmp/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/dmp
 USER 10001:10001
-# gRPC, HTTPS (the gateway), health
-EXPOSE 8443 8444 8081
+# HTTPS, gRPC, mutual TLS for tokens, operators (the gateway); gRPC (8443) and health (all)
+EXPOSE 8443 8444 8445 8446 8081
 ENTRYPOINT ["dmp"]
 CMD ["--help"]

@@ -15,7 +15,7 @@ from dmp.identity.v1 import identity_pb2
 from ops.acts import Acts
 from ops.demo.cda_document import DocumentKind, cda_document
 from ops.demo.directory import DemoProfessional, DemoStructure, professionals, structures
-from ops.demo.people import DemoPerson, people
+from ops.demo.people import DEMO_SEED, DemoPerson, people
 from ops.endpoints import publish
 from ops.local.stack import Stack, StoppedWhileStarting
 from ops.local.state import PREFERRED_PORTS, State, write_whole
@@ -23,7 +23,6 @@ from ops.migrations import migrate
 from ops.session import Session, Statement
 from services.runtime.identifiers import dossier_name
 
-SEED = 2026
 _AT_ONCE = 8
 _DOCUMENTS_EACH = 4
 _SEX = {"F": identity_pb2.SEX_FEMALE, "M": identity_pb2.SEX_MALE}
@@ -40,8 +39,8 @@ class DemoCast:
 
 def demo_cast() -> DemoCast:
     """The same people at each call."""
-    cast = sorted(professionals(12, SEED), key=lambda each: each.profession_code != _PHYSICIAN)
-    return DemoCast(cast, structures(4, SEED))
+    cast = sorted(professionals(12, DEMO_SEED), key=lambda each: each.profession_code != _PHYSICIAN)
+    return DemoCast(cast, structures(4, DEMO_SEED))
 
 
 def demo_professional() -> Statement:
@@ -108,7 +107,7 @@ async def seed_demo(session: Session, count: int, out: Console) -> None:
             progress.advance(bar)
 
         async with asyncio.TaskGroup() as group:
-            for index, person in enumerate(people(count, SEED)):
+            for index, person in enumerate(people(count, DEMO_SEED)):
                 group.create_task(one(index, person))
 
 
@@ -123,11 +122,13 @@ async def _seed_person(acts: Acts, cast: DemoCast, index: int, person: DemoPerso
         kind = kinds[(index + number) % len(kinds)]
         author = next(each for each in cast.professionals if each.profession_code == kind.profession_code)
         structure = cast.structures[index % len(cast.structures)]
-        await acts.submit(health_id, cda_document(person, author, structure, kind, SEED + number), f"{kind.name}.xml")
+        await acts.submit(
+            health_id, cda_document(person, author, structure, kind, DEMO_SEED + number), f"{kind.name}.xml"
+        )
 
 
 async def _tell(session: Session, out: Console) -> None:
-    person = people(1, SEED)[0]
+    person = people(1, DEMO_SEED)[0]
     acts = Acts(session, demo_professional())
     health_id = await acts.resolve(coding_pb2.Identifier(system=person.nir_oid, value=person.nir))
     endpoints, state = session.endpoints, session.state
@@ -140,7 +141,7 @@ async def _tell(session: Session, out: Console) -> None:
         return
     sample = state.root / "sample-prescription.xml"
     cast = demo_cast()
-    content = cda_document(person, cast.professionals[0], cast.structures[0], DocumentKind.PRESCRIPTION, SEED + 99)
+    content = cda_document(person, cast.professionals[0], cast.structures[0], DocumentKind.PRESCRIPTION, DEMO_SEED + 99)
     write_whole(sample, content, mode=0o644)
     query = f"{endpoints.http}/DocumentReference?patient.identifier=urn:oid:{person.nir_oid}|{person.nir}"
     bearer = "Authorization: Bearer $(.venv/bin/dmp token)"

@@ -35,6 +35,7 @@ REFUSED_BY_RULE: Final = frozenset(
         grpc.StatusCode.FAILED_PRECONDITION,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.ABORTED,  # eight at once may change one thing: all but one are told so
     }
 )
 NAMES_A_FIELD: Final = frozenset(

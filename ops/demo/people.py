@@ -22,6 +22,8 @@ from services.identity.nir import DEMO_NIR_OID, nir_key
 
 Sex = Literal["M", "F"]
 
+DEMO_SEED: Final = 2026
+"""Of the people whom `make run` knows."""
 _OLDEST: Final = date(1928, 1, 1)
 _YOUNGEST: Final = date(2024, 12, 31)
 _CORSICA_SPLIT: Final = 1976

@@ -16,6 +16,7 @@ from typing import Final
 
 from ops.local.databases import database_name
 from ops.local.keys import TokenKeys, ensure_log_keys
+from ops.local.national_identities import write_national_identities
 from ops.local.pki import Identity
 from ops.local.providers import write_providers
 from ops.local.registrations import write_registrations
@@ -59,6 +60,7 @@ class Settings:
     openid_file: Path | None = None
     audit_log_keys_dir: Path | None = None
     audit_witness_policy_file: Path | None = None
+    insi_simulator_file: Path | None = None
 
     def variables(self) -> dict[str, str]:
         """As DMP_* variables."""
@@ -143,6 +145,7 @@ class Surroundings:
             keyring_dir=self.state.keyring(service),
             audit_log_keys_dir=ensure_log_keys(self.state, LOG_ORIGIN) if audit else None,
             audit_witness_policy_file=self.witness_policy if audit else None,
+            insi_simulator_file=write_national_identities(self.state) if service == "identity" else None,
             identity_address=self.target("identity"),
             consent_address=self.target("consent"),
             document_address=self.target("document"),

@@ -38,7 +38,7 @@ from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection, Pool, transaction
 from services.runtime.sealing import DossierKey
 from services.runtime.trail import build_event
-from services.runtime.validation import validate
+from services.runtime.validation import validate_for_storage
 
 _SHOWN_STATES: Final = ("status", "masked", "invisible_patient", "invisible_representatives")
 _PATIENTS: Final = frozenset({context_pb2.ACTOR_KIND_PATIENT, context_pb2.ACTOR_KIND_REPRESENTATIVE})
@@ -71,7 +71,7 @@ class Changer:
         self, request: document_pb2.ChangeDocumentRequest, call: Call
     ) -> document_pb2.ChangeDocumentResponse:
         """The document as it is then; the same answer for the same request_id."""
-        validate(request)
+        validate_for_storage(request)
         rule = RULES[request.change]
         decision = await self._gate.enter(call, rule.consent, (request.name,))
         try:

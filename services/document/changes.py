@@ -27,7 +27,7 @@ from services.document.times import instant, is_valid, timestamp
 from services.runtime.coalescer import Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
-from services.runtime.validation import validate
+from services.runtime.validation import validate_for_storage
 
 DEFAULT_PAGE: Final = 20
 _WATCH_PAGE: Final = 100
@@ -91,7 +91,7 @@ class Changes:
         """A page, recorded."""
         decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
         try:
-            validate(request)
+            validate_for_storage(request)
             after = self._cursors.read(request.cursor, call.health_id) if request.cursor else 0
             since = None if request.cursor or not request.HasField("since_time") else _since(request)
             response, _ = await self._page(call, decision, after, since, request.page_size or DEFAULT_PAGE)
@@ -106,7 +106,7 @@ class Changes:
         """What happens from a cursor on, until the caller leaves or may not know any more."""
         decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
         try:
-            validate(request)
+            validate_for_storage(request)
             with translated():
                 after = (
                     self._cursors.read(request.cursor, call.health_id)

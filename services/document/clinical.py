@@ -23,12 +23,12 @@ from services.document.clinical_store import ClinicalStore, Place, ProjectionRow
 from services.document.gate import Gate
 from services.document.projecting import Projector
 from services.document.reading.model import Message
-from services.document.text import control_characters
 from services.document.times import EPOCH, instant, is_valid
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.sealing import DossierKey
+from services.runtime.text import control_characters
 from services.runtime.validation import validate
 
 MOST_UNREAD: Final = 200

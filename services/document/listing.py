@@ -25,15 +25,15 @@ from services.document.read import Reader
 from services.document.store.reading import DocumentStore, translated
 from services.document.store.rows import DocumentKey
 from services.document.store.searching import SealedItem, SearchStore
-from services.document.text import control_characters
 from services.document.times import timestamp
 from services.document.unique_ids import UniqueIds
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.identifiers import document_name
 from services.runtime.paging import PageTokens
+from services.runtime.text import control_characters
 from services.runtime.trail import UNDECIDED
-from services.runtime.validation import validate
+from services.runtime.validation import validate_for_storage
 
 DEFAULT_PAGE: Final = 20
 
@@ -80,7 +80,7 @@ class Lister:
         self, request: document_pb2.GetSubmissionSetRequest, call: Call
     ) -> document_pb2.GetSubmissionSetResponse:
         """A submission set and its documents; absent when the caller may know of none of them."""
-        validate(request)
+        validate_for_storage(request)
         decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH, (request.name,))
         try:
             set_id = uuid.UUID(request.name[-36:])
@@ -114,7 +114,7 @@ class Lister:
         self, request: document_pb2.ListDocumentVersionsRequest, call: Call
     ) -> document_pb2.ListDocumentVersionsResponse:
         """A page of a document's versions."""
-        validate(request)
+        validate_for_storage(request)
         opened = await self._reader.open(call, request.name, consent_pb2.ACTION_SEARCH)
         try:
             response = await self._versions(request, call, opened.row.document_id, opened.row.version)
@@ -130,7 +130,7 @@ class Lister:
         self, request: document_pb2.ResolveUniqueIdRequest, call: Call
     ) -> document_pb2.ResolveUniqueIdResponse:
         """Technical ids by uniqueId, of the dossier named, or of every one about which the caller may ask."""
-        validate(request)
+        validate_for_storage(request)
         for path in control_characters(request):
             raise invalid(path, "no_control_characters", "control characters are not accepted")
         digest = self._unique_ids.digest(request.unique_id)
@@ -181,7 +181,7 @@ class Lister:
     async def _sets(
         self, request: document_pb2.ListSubmissionSetsRequest, call: Call, decision: consent_pb2.Decision
     ) -> document_pb2.ListSubmissionSetsResponse:
-        validate(request)
+        validate_for_storage(request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
         criteria = (
             *span(request.submit_time, "submit_time"),
@@ -206,7 +206,7 @@ class Lister:
     async def _folders(
         self, request: document_pb2.ListFoldersRequest, call: Call, decision: consent_pb2.Decision
     ) -> document_pb2.ListFoldersResponse:
-        validate(request)
+        validate_for_storage(request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
         criteria = (
             *span(request.update_time, "update_time"),

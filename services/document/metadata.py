@@ -25,9 +25,9 @@ from services.document.cda import CdaHeader
 from services.document.cda_metadata import disagreements, document_of
 from services.document.codes import Coded, Violation
 from services.document.envelope import Packed
-from services.document.text import control_characters
 from services.document.times import is_valid
 from services.document.unique_ids import canonical
+from services.runtime.text import control_characters
 
 DEFAULT_LANGUAGE: Final = "fr-FR"
 CDA_MIME_TYPE: Final = "text/xml"

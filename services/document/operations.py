@@ -37,7 +37,7 @@ from services.runtime.outbox import OutboxRow
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Pool, transaction
 from services.runtime.trail import build_event
-from services.runtime.validation import validate
+from services.runtime.validation import validate_for_storage
 
 _GRACE: Final = timedelta(days=1)
 _LAST: Final = 2**63 - 1
@@ -78,7 +78,7 @@ class Operations:
         self, request: document_pb2.VerifyContentsRequest, call: Call
     ) -> document_pb2.VerifyContentsResponse:
         """Check a slice, whole or a sample of it."""
-        validate(request)
+        validate_for_storage(request)
         after, last = _START, _LAST
         if request.parent:
             last = dossier_of(request.parent, "parent")
@@ -103,7 +103,7 @@ class Operations:
 
     async def sweep(self, request: document_pb2.SweepContentsRequest, call: Call) -> document_pb2.SweepContentsResponse:
         """Remove what belongs to nothing, a slice of it: contents first, then objects."""
-        validate(request)
+        validate_for_storage(request)
         kind, after = self._position(request.page_token, call) if request.page_token else (_CONTENTS, _START)
         limit = request.limit or 500
         response = document_pb2.SweepContentsResponse()
@@ -128,7 +128,7 @@ class Operations:
 
     async def move(self, request: document_pb2.MoveContentsRequest, call: Call) -> document_pb2.MoveContentsResponse:
         """Move a slice of the contents. INVALID_FIELD without an object store."""
-        validate(request)
+        validate_for_storage(request)
         if self._contents.objects is None:
             raise invalid("to_object_store", "configured", "no object store is configured")
         _, after = self._position(request.page_token, call) if request.page_token else (_CONTENTS, _START)
@@ -148,7 +148,7 @@ class Operations:
 
     async def rewrap(self, request: document_pb2.RewrapKeysRequest, call: Call) -> document_pb2.RewrapKeysResponse:
         """Wrap a slice of the keys under the current generation."""
-        validate(request)
+        validate_for_storage(request)
         after = self._position(request.page_token, call)[1][0] if request.page_token else 0
         limit = request.limit or 500
         with translated():
@@ -165,7 +165,7 @@ class Operations:
     ) -> document_pb2.DestroyDossierResponse:
         """Destroy the dossier's key and all rows, in one commit with the event; then the objects, which nothing opens
         any more. The time is that of the first call; a second one finishes what was left of the objects."""
-        validate(request)
+        validate_for_storage(request)
         health_id = request.health_id
         with translated():
             async with transaction(self._pool, timeout=call.remaining()) as conn:

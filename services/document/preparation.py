@@ -22,8 +22,8 @@ from services.document.envelope import Packed, off_loop, pack
 from services.document.formats import Finding, FormatRefused, examine
 from services.document.metadata import MetadataRules, complete, mime_type_of
 from services.document.succession import taken
-from services.document.text import control_characters
 from services.runtime.errors import DmpError, FieldViolation
+from services.runtime.text import control_characters
 from services.runtime.validation import validate
 
 _MOST_SHOWN: Final = 32

@@ -20,11 +20,11 @@ from services.document.gate import Gate
 from services.document.pages import Cursors, Opener, after, position_bytes, scope_of
 from services.document.store.reading import translated
 from services.document.store.searching import Criteria, Order, Page, Position, SearchStore, Span
-from services.document.text import control_characters
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.paging import PageTokens
-from services.runtime.validation import validate
+from services.runtime.text import control_characters
+from services.runtime.validation import validate_for_storage
 
 DEFAULT_PAGE: Final = 20
 DEFAULT_OPENING: Final = 1000
@@ -85,7 +85,7 @@ class Searcher:
     async def _page(
         self, request: document_pb2.SearchDocumentsRequest, call: Call, decision: consent_pb2.Decision
     ) -> document_pb2.SearchDocumentsResponse:
-        validate(request)
+        validate_for_storage(request)
         for path in control_characters(request):
             raise invalid(path, "no_control_characters", "control characters are not accepted")
         criteria = self._criteria.of(call.health_id, request)
@@ -100,7 +100,7 @@ class Searcher:
     async def _opening(
         self, request: document_pb2.GetFirstOpeningRequest, call: Call, decision: consent_pb2.Decision
     ) -> document_pb2.GetFirstOpeningResponse:
-        validate(request)
+        validate_for_storage(request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_OPENING
         with translated():
             latest = (await self._store.latest([call.health_id]))[0]

@@ -27,7 +27,7 @@ from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.idempotency import IdempotencyKey
 from services.runtime.identifiers import upload_name, uuid7
 from services.runtime.postgres import Pool, transaction
-from services.runtime.validation import validate
+from services.runtime.validation import validate_for_storage
 
 KEPT: Final = timedelta(days=1)
 MAX_CHUNK: Final = 1 << 20
@@ -51,7 +51,7 @@ class Uploads:
         """Begin an upload; the same one for the same request_id. REQUEST_TOO_LARGE above the size of a document."""
         decision = await self._gate.enter(call, consent_pb2.ACTION_SUBMIT)
         try:
-            validate(request)
+            validate_for_storage(request)
             if request.size > self._max_bytes:
                 field = FieldViolation("size", "max_bytes", f"a content is at most {self._max_bytes} bytes")
                 raise DmpError(reasons.ERROR_REASON_REQUEST_TOO_LARGE, fields=(field,))
@@ -63,7 +63,7 @@ class Uploads:
 
     async def write(self, request: document_pb2.WriteUploadRequest, call: Call) -> document_pb2.Upload:
         """Add a chunk. UPLOAD_OUT_OF_STEP, UPLOAD_NOT_FOUND."""
-        validate(request)
+        validate_for_storage(request)
         decision = await self._gate.enter(call, consent_pb2.ACTION_SUBMIT, (request.name,))
         try:
             with translated():
@@ -73,7 +73,7 @@ class Uploads:
 
     async def get(self, request: document_pb2.GetUploadRequest, call: Call) -> document_pb2.Upload:
         """How far an upload is. UPLOAD_NOT_FOUND."""
-        validate(request)
+        validate_for_storage(request)
         decision = await self._gate.enter(call, consent_pb2.ACTION_SUBMIT, (request.name,))
         try:
             with translated():

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.records import Keys, open_change, open_person, write_person
@@ -13,7 +15,7 @@ from services.identity.store import links as link_store
 from services.identity.store import people as store
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, invalid
 from services.runtime.identifiers import person_name
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Connection, Pool
@@ -56,7 +58,7 @@ class History:
 
     async def as_of(self, call: Call, request: pb.GetPersonAsOfRequest) -> pb.GetPersonAsOfResponse:
         """What was known, and who was linked, at a time. PERSON_NOT_FOUND for a time before the registration."""
-        health_id, at = call.health_id, request.read_time.ToDatetime(UTC)
+        health_id, at = call.health_id, _instant(request.read_time)
         async with self._pool.acquire() as conn:
             row = (await store.people(conn, [health_id])).get(health_id)
             if row is not None and at < (row.updated_at or row.created_at):
@@ -100,6 +102,13 @@ class History:
             )
             for row in rows
         ]
+
+
+def _instant(read_time: Timestamp) -> datetime:
+    try:
+        return read_time.ToDatetime(UTC)
+    except ValueError:
+        raise invalid("read_time", "timestamp", "a time from year 1 to 9999") from None
 
 
 def written_version(row: store.SealedPerson, keys: Keys) -> pb.PersonVersion:

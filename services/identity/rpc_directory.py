@@ -10,7 +10,7 @@ from services.identity.recording import Recorded
 from services.identity.rotation import KeyRotation
 from services.runtime.context import Call
 from services.runtime.trail import Trail
-from services.runtime.validation import validate
+from services.runtime.validation import validate_for_storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class DirectoryRpcs(Recorded):
     ) -> directory_pb2.BatchGetDirectoryEntriesResponse:
         """By identifier."""
         async with self._recording(call):
-            validate(request)
+            validate_for_storage(request)
             response = await self._directory_parts.directory.get(request)
             await self._read(call, [])
             return response
@@ -43,7 +43,7 @@ class DirectoryRpcs(Recorded):
     ) -> directory_pb2.SearchPractitionersResponse:
         """ITI-90."""
         async with self._recording(call):
-            validate(request)
+            validate_for_storage(request)
             response = await self._directory_parts.directory.practitioners(call, request)
             await self._read(call, [])
             return response
@@ -53,7 +53,7 @@ class DirectoryRpcs(Recorded):
     ) -> directory_pb2.SearchStructuresResponse:
         """ITI-90."""
         async with self._recording(call):
-            validate(request)
+            validate_for_storage(request)
             response = await self._directory_parts.directory.structures(call, request)
             await self._read(call, [])
             return response
@@ -63,7 +63,7 @@ class DirectoryRpcs(Recorded):
     ) -> directory_pb2.SearchPractitionerRolesResponse:
         """ITI-90."""
         async with self._recording(call):
-            validate(request)
+            validate_for_storage(request)
             response = await self._directory_parts.directory.roles(call, request)
             await self._read(call, [])
             return response
@@ -80,7 +80,7 @@ class DirectoryRpcs(Recorded):
     ) -> directory_pb2.GetDirectoryImportResponse:
         """How far, and what was found."""
         async with self._recording(call):
-            validate(request)
+            validate_for_storage(request)
             response = await self._directory_parts.directory.report(request)
             await self._read(call, [])
             return response
@@ -90,7 +90,7 @@ class DirectoryRpcs(Recorded):
     ) -> keys_pb2.AdvanceKeyRotationResponse:
         """The next slice."""
         async with self._recording(call):
-            validate(request)
+            validate_for_storage(request)
             return await self._directory_parts.rotation.advance(call, request)
 
     async def GetKeyRotation(

@@ -17,9 +17,9 @@ from services.document.cda_metadata import claim_of, within
 from services.document.envelope import pack
 from services.document.hl7_time import Precision
 from services.document.metadata import Completed, MetadataRules, complete, mime_type_of
-from services.document.text import control_characters
 from services.document.times import instant, timestamp
 from services.document.unique_ids import canonical, spellings
+from services.runtime.text import control_characters
 from tests.documents import AUTHOR, OTHER, cda, plain_metadata
 
 REAL_FILES = sorted((Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cda").glob("*.xml"))
