@@ -97,6 +97,9 @@ async def connect(
             "idle_in_transaction_session_timeout": str(max(10_000, 2 * statement_timeout_ms)),
             "default_transaction_isolation": "read committed",
             "jit": "off",
+            # Every request goes through an index that begins with its dossier, whatever its values (promise 7): one
+            # plan serves all. Planned anew each time, the facts of an access check took 1.2 ms, planned once 0.15 ms.
+            "plan_cache_mode": "force_generic_plan",
             "timezone": "UTC",
         },
     )
