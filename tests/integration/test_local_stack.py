@@ -66,7 +66,7 @@ async def test_what_was_committed_survives_kill_9_of_postgresql(state: State) ->
             await execute(dsn, f"INSERT INTO kept VALUES ({number})")  # noqa: S608 - a number
         session = await asyncpg.connect(dsn)
         await stack.kill_postgres()
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
             await session.execute("INSERT INTO kept VALUES (99)")
         session.terminate()
         await stack.start_postgres()
