@@ -25,6 +25,7 @@ from ops.local.environment import Surroundings, endpoints, process_environment
 from ops.local.pki import CertificateAuthority, Identity
 from ops.local.state import POSTGRES, REDIS, SERVICES, Endpoint, ServiceName, State, StateError, is_free, write_whole
 from services.audit.settings import AuditSettings
+from services.identity.settings import IdentitySettings
 from services.runtime.keyring import Keyring
 from services.runtime.settings import ServiceSettings, load
 from services.runtime.tokens import TokenIssuer
@@ -234,7 +235,11 @@ def test_the_settings_of_every_service_are_accepted_by_it(state: State) -> None:
     authority = CertificateAuthority(state)
     for service in SERVICES:
         given = around.settings(service, 0, authority.service(service)).variables()
-        own: dict[str, type[ServiceSettings]] = {"gateway": GatewaySettings, "audit": AuditSettings}
+        own: dict[str, type[ServiceSettings]] = {
+            "gateway": GatewaySettings,
+            "audit": AuditSettings,
+            "identity": IdentitySettings,
+        }
         known = own.get(service, ServiceSettings)
         assert load(known, given).listen == around.ports.address(Endpoint(service))
 
