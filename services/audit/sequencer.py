@@ -1,7 +1,11 @@
 """The sequencer: gives each event its place in a log, durably, without gaps, once. No gRPC and no SQL text here.
 
 The life of an append: a call's events become entries and wait as one bundle; while a transaction is under way others
-join; then all of them are appended in one transaction, which
+join; then all of them are appended in one transaction.
+
+Nearly always it is one statement (`store.append_whole`): new events of dossiers whose keys are there. They are sealed
+before it, so the head of the log is held no longer than the rows take. It does all or nothing. A batch with a repeated
+event, a new dossier or a destroyed one goes the long way, in a transaction that
 
     moves the head of the log (the row lock that orders every appender, in this process or another),
     looks up which of the events the log holds already,
@@ -9,8 +13,9 @@ join; then all of them are appended in one transaction, which
     inserts the rows,
     gives back the places that repeated or refused events did not use,
 
-and commits. Only then is anybody answered. The transaction runs in a task of the coalescer's own: a caller that gives
-up, or whose deadline passes, stops waiting and undoes nothing; when it sends the event again it gets the same place.
+and commits. Either way only then is anybody answered. The transaction runs in a task of the coalescer's own: a caller
+that gives up, or whose deadline passes, stops waiting and undoes nothing; when it sends the event again it gets the
+same place.
 """
 
 from __future__ import annotations
@@ -18,9 +23,10 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+import asyncpg
 import structlog
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -29,10 +35,11 @@ from services.audit.entry import Entry
 from services.audit.leaf import SALT_BYTES, ClearPart, EventPlace, leaf, seal_clear
 from services.runtime import faults
 from services.runtime.coalescer import Coalescer
-from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
+from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys, RecalledKey
 from services.runtime.errors import DmpError
 from services.runtime.metrics import Metrics
-from services.runtime.postgres import Pool, is_transient, transaction, translate
+from services.runtime.postgres import Pool, is_transient, run_to_completion, transaction, translate
+from services.runtime.sealing import DossierKey
 
 Outcome = int | DmpError
 """The place of an event in its log, or why it has none."""
@@ -130,6 +137,34 @@ class Sequencer:
     async def _append_batch(self, entries: Sequence[Entry]) -> list[Outcome]:
         """One transaction: a constant number of statements, whatever the number of entries."""
         ids = [uuid.UUID(bytes=entry.event_id) for entry in entries]
+        outcomes: list[Outcome] | None = None
+        if len({(entry.producer, entry.event_id) for entry in entries}) == len(entries):
+            # In a task of its own: cancelled, PostgreSQL would stop waiting for its standby and keep the rows.
+            outcomes = await run_to_completion(self._append_whole(entries, ids))
+        if outcomes is None:
+            outcomes = await self._append_carefully(entries, ids)
+        faults.point("sequencer.after_commit")
+        return outcomes
+
+    async def _append_whole(self, entries: Sequence[Entry], ids: Sequence[uuid.UUID]) -> list[Outcome] | None:
+        """One statement. None, with nothing done, when not all of the entries are new and their dossiers open."""
+        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+            keys = await self._keys.recall(conn, (entry.health_id for entry in entries))
+            if keys is None:
+                return None
+            rows = _sealed(entries, ids, keys, self._log_id)
+            wrapped = {health_id: known.wrapped for health_id, known in keys.items()}
+            faults.point("sequencer.before_commit")
+            try:
+                first = await store.append_whole(conn, self._log_id, wrapped, rows)
+            except asyncpg.PostgresError as error:
+                if is_transient(error):
+                    raise
+                return None  # the long way does it, or says what is wrong
+        return None if first is None else list(range(first, first + len(rows)))
+
+    async def _append_carefully(self, entries: Sequence[Entry], ids: Sequence[uuid.UUID]) -> list[Outcome]:
+        """The long way: statement by statement, while the head is held."""
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             first = await store.take_places(conn, self._log_id, len(entries))
             known = await store.find_events(conn, self._log_id, ids)
@@ -141,7 +176,6 @@ class Sequencer:
             if len(rows) < len(entries):
                 await store.give_back(conn, self._log_id, len(entries) - len(rows))
             faults.point("sequencer.before_commit")
-        faults.point("sequencer.after_commit")
         return outcomes
 
 
@@ -167,26 +201,40 @@ def place(
             same = earlier.content_digest in (entry.content_digest, DESTROYED)
             outcomes.append(earlier.leaf_index if same else DmpError(reasons.ERROR_REASON_EVENT_CONFLICT))
             continue
-        part = ClearPart(salts[number * SALT_BYTES : (number + 1) * SALT_BYTES], entry.clear)
         try:
             key = keys[entry.health_id]
         except DmpError as error:
             outcomes.append(DmpError(error.reason))
             continue
         at = first + len(rows)
-        rows.append(
-            store.EventRow(
-                entry.health_id,
-                ids[number],
-                entry.producer,
-                entry.event_time,
-                entry.secret,
-                entry.actor_digest,
-                entry.content_digest,
-                leaf(entry.event_id, part),
-                seal_clear(key, part, EventPlace(entry.health_id, entry.event_id, log_id)),
-            )
-        )
+        salt = salts[number * SALT_BYTES : (number + 1) * SALT_BYTES]
+        rows.append(_row(entry, ids[number], salt, key, log_id))
         known[identity] = store.KnownEvent(at, entry.content_digest)
         outcomes.append(at)
     return outcomes, rows
+
+
+def _sealed(
+    entries: Sequence[Entry], ids: Sequence[uuid.UUID], keys: Mapping[int, RecalledKey], log_id: int
+) -> list[store.EventRow]:
+    """The row of each entry."""
+    salts = os.urandom(SALT_BYTES * len(entries))
+    return [
+        _row(entry, event_id, salts[at : at + SALT_BYTES], keys[entry.health_id].key, log_id)
+        for entry, event_id, at in zip(entries, ids, range(0, len(salts), SALT_BYTES), strict=True)
+    ]
+
+
+def _row(entry: Entry, event_id: uuid.UUID, salt: bytes, key: DossierKey, log_id: int) -> store.EventRow:
+    part = ClearPart(salt, entry.clear)
+    return store.EventRow(
+        entry.health_id,
+        event_id,
+        entry.producer,
+        entry.event_time,
+        entry.secret,
+        entry.actor_digest,
+        entry.content_digest,
+        leaf(entry.event_id, part),
+        seal_clear(key, part, EventPlace(entry.health_id, entry.event_id, log_id)),
+    )

@@ -7,7 +7,7 @@ distribution column; each runs once for a batch, whatever its size.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -33,6 +33,29 @@ SELECT $1::bigint, $2::bigint + place - 1, health_id, event_id, producer, event_
 FROM unnest($3::bigint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::boolean[],
             $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[]) WITH ORDINALITY
      AS fresh (health_id, event_id, producer, event_time, secret, actor_digest, content_digest, leaf, sealed, place)
+"""
+# The same for new events of dossiers that have their keys, whole or not at all: the keys are held as `dossier_keys`
+# does it and must be those that sealed, then the head moves (its row orders every appender), then the rows are there.
+APPEND: Final = """
+WITH held AS MATERIALIZED (
+    SELECT k.health_id
+    FROM unnest($2::bigint[], $3::bytea[]) AS used (health_id, wrapped)
+    JOIN dossier_key k ON k.health_id = used.health_id AND k.wrapped = used.wrapped
+    FOR KEY SHARE OF k
+), head AS (
+    UPDATE log_head SET size = size + cardinality($5::uuid[])
+    WHERE log_id = $1 AND (SELECT count(*) FROM held) = cardinality($2::bigint[])
+    RETURNING size - cardinality($5::uuid[]) AS first
+), added AS (
+    INSERT INTO event (log_id, leaf_index, health_id, event_id, producer, event_time, secret,
+                       actor_digest, content_digest, leaf, sealed)
+    SELECT $1::bigint, head.first + place - 1, health_id, event_id, producer, event_time, secret,
+           actor_digest, content_digest, leaf, sealed
+    FROM head, unnest($4::bigint[], $5::uuid[], $6::text[], $7::timestamptz[], $8::boolean[],
+                      $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[]) WITH ORDINALITY
+         AS fresh (health_id, event_id, producer, event_time, secret, actor_digest, content_digest, leaf, sealed, place)
+)
+SELECT first FROM head
 """
 TRAIL: Final = """
 SELECT leaf_index, event_id, sealed
@@ -154,6 +177,19 @@ async def find_events(
 async def insert_events(conn: Connection, log_id: int, first: int, rows: Sequence[EventRow]) -> None:
     """Inserts the rows, at least one, at the places `first`, `first` + 1, …, which `take_places` gave."""
     await conn.execute(INSERT, log_id, first, *(list(column) for column in zip(*rows, strict=True)))
+
+
+async def append_whole(
+    conn: Connection, log_id: int, wrapped: Mapping[int, bytes], rows: Sequence[EventRow]
+) -> int | None:
+    """Appends the rows, at least one, in one statement, outside of any transaction; the place of the first.
+
+    `wrapped` is, for each dossier, the key that sealed its rows, as it was stored. None, with nothing done, when one of
+    them is not what is stored now. asyncpg.UniqueViolationError, with nothing done, when the log has one of the events.
+    """
+    columns = (list(column) for column in zip(*rows, strict=True))
+    first: int | None = await conn.fetchval(APPEND, log_id, list(wrapped), list(wrapped.values()), *columns)
+    return first
 
 
 class TrailQuery(NamedTuple):

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.errors import DmpError
@@ -116,6 +116,13 @@ class _Row:
     wrapped: bytes | None
 
 
+class RecalledKey(NamedTuple):
+    """A key that this process knows, and the column that it came from."""
+
+    wrapped: bytes
+    key: DossierKey
+
+
 class DossierKeyBatch:
     """The keys of the dossiers asked for. Indexing raises the DmpError of that dossier alone, so that one destroyed
     dossier fails its own items and no others of the batch."""
@@ -149,7 +156,7 @@ class DossierKeys:
         self._wrapper = wrapper
         self._binding = b"dmp/dossier-key/v1/" + service.encode() + b"\x00"
         self._capacity = capacity
-        self._unwrapped: OrderedDict[int, tuple[bytes, DossierKey]] = OrderedDict()
+        self._unwrapped: OrderedDict[int, RecalledKey] = OrderedDict()
 
     async def for_read(self, conn: Connection, health_ids: Sequence[int]) -> DossierKeyBatch:
         """The keys of these dossiers, in one statement whatever their number."""
@@ -168,6 +175,24 @@ class DossierKeys:
             await conn.execute(_INSERT, missing, await self._wrapper.wrap_batch(made))
             rows |= await _held(conn, missing)
         return await self._usable(rows)
+
+    async def recall(self, conn: Connection, health_ids: Iterable[int]) -> dict[int, RecalledKey] | None:
+        """The keys of these dossiers as this process knows them; those that it does not know are read. None when one of
+        the dossiers has no usable key.
+
+        A key may have been destroyed since: the statement that writes must hold the row and compare `wrapped` with it.
+        """
+        wanted = set(health_ids)
+        if unknown := [health_id for health_id in wanted if health_id not in self._unwrapped]:
+            await self._usable(await _rows(conn, _READ, unknown))
+        recalled: dict[int, RecalledKey] = {}
+        for health_id in wanted:
+            known = self._unwrapped.get(health_id)
+            if known is None:
+                return None
+            self._unwrapped.move_to_end(health_id)
+            recalled[health_id] = known
+        return recalled
 
     async def for_new(self, conn: Connection, health_ids: Sequence[int]) -> Mapping[int, DossierKey]:
         """Keys for dossiers whose health ids were drawn in this very transaction, in one statement.
@@ -237,9 +262,9 @@ class DossierKeys:
             if row.wrapped is None:
                 self._unwrapped.pop(row.health_id, None)
                 keys[row.health_id] = DmpError(reasons.ERROR_REASON_CONTENT_DESTROYED)
-            elif known is not None and known[0] == row.wrapped:
+            elif known is not None and known.wrapped == row.wrapped:
                 self._unwrapped.move_to_end(row.health_id)
-                keys[row.health_id] = known[1]
+                keys[row.health_id] = known.key
             else:
                 owners.append(row.health_id)
                 unknown.append(KeyForOwner(row.wrapped, self._aad(row.health_id)))
@@ -264,7 +289,7 @@ class DossierKeys:
         return keys
 
     def _remember(self, health_id: int, wrapped: bytes, key: DossierKey) -> None:
-        self._unwrapped[health_id] = (wrapped, key)
+        self._unwrapped[health_id] = RecalledKey(wrapped, key)
         if len(self._unwrapped) > self._capacity:
             self._unwrapped.popitem(last=False)
 
