@@ -32,9 +32,12 @@ run: .venv/.project-stamp ## start the whole platform here; Ctrl-C stops it, its
 
 ##@ Test
 
+# Whole files go to as many processes as there are processors; WORKERS=0 runs all in one.
+WORKERS ?= auto
+
 .PHONY: test
 test: .venv/.dev-stamp ## unit, contract, integration, conformance and fault tests
-	@$(PYTHON) -m tests.supervise $(SUITES) $(ARGS)
+	@$(PYTHON) -m tests.supervise --numprocesses=$(WORKERS) --dist=loadfile $(SUITES) $(ARGS)
 
 .PHONY: test-system
 test-system: .venv/.dev-stamp tests/system/node_modules/.stamp ## tests that need root, or programs of the system

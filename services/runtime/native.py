@@ -37,6 +37,8 @@ _BEGUN_A_TURN: Final = 64
 """Calls begun in one turn of the event loop."""
 _IO_THREADS: Final = 1
 """Rust needs 25 µs a call, the terminator's connection is one, and a second thread costs 6 µs of every call."""
+_SENDING_SECONDS: Final = 0.2
+"""How long a front that stops may take to send the last answers."""
 _FULL_FIRST, _FULL_LONGEST = 0.001, 0.02
 """Seconds before looking again whether a slow reader has read."""
 
@@ -144,6 +146,8 @@ class NativeServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # The front sends on threads of its own, cuts what it has not sent when closed, and has no way to wait for it.
+        await asyncio.sleep(_SENDING_SECONDS)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:

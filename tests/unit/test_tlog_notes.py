@@ -157,6 +157,18 @@ def test_a_policy_needs_the_log_and_its_quorum() -> None:
         f"witness a {WITNESSES[0].verifier.text()}\ngroup g 1 a\ngroup h 1 a\nquorum h",
         "group g 1 a\nquorum g",
     ],
+    ids=[
+        "nothing",
+        "a quorum without a name",
+        "a quorum that is not defined",
+        "two quorums",
+        "a log without its kind of key",
+        "a witness named none",
+        "a log twice",
+        "more asked of a group than it has",
+        "a witness in two groups",
+        "a group of nobody known",
+    ],
 )
 def test_what_is_no_policy(wrong: str) -> None:
     with pytest.raises(PolicyWrong):
