@@ -48,7 +48,8 @@ campaign: .venv/.dev-stamp ## the same tests with full counts; long (DMP_CAMPAIG
 	@DMP_CAMPAIGN=1 $(PYTHON) -m tests.supervise --timeout=3600 $(SUITES) $(CAMPAIGN) $(ARGS)
 
 # Each part fails by itself; all are run. One alone: make bench PARTS=bench.overload. A look: make bench ARGS=--quick.
-PARTS ?= bench bench.native bench.overload
+PARTS ?= bench bench.native bench.overload bench.consent bench.audit bench.identity bench.document bench.gateway \
+	bench.gateway_flood
 
 .PHONY: bench
 bench: .venv/.dev-stamp ## measure (PARTS, ARGS=--quick); writes docs/performance.md and bench/results.json

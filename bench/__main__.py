@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
 
 import uvloop
 from rich.console import Console
 
+from bench import page
 from bench.figures import too_low
 from bench.load import CallsFailed
 from bench.observer import NotSettled
 from bench.population import Extent
-from bench.report import performance_md, results_json, table
+from bench.report import performance_md, table
 from bench.run import Plan, Result, run
-from ops.local.state import StateError, write_whole
+from ops.local.state import StateError
 from ops.local.supervisor import ChildFailed
 from services.runtime.errors import DmpError
-
-_ROOT: Final = Path(__file__).resolve().parents[1]
-RESULTS: Final = _ROOT / "bench" / "results.json"
-PERFORMANCE: Final = _ROOT / "docs" / "performance.md"
 
 
 def main() -> int:
@@ -43,9 +39,13 @@ def main() -> int:
     if result.machine.disturbed:
         out.print(f"others were using this machine (load average {result.machine.busy:.1f})", style="yellow")
     if not arguments.quick:
-        write_whole(RESULTS, results_json(result.rows), mode=0o644)
-        write_whole(PERFORMANCE, performance_md(result, datetime.now(UTC)), mode=0o644)
-        out.print(f"written: {RESULTS.relative_to(_ROOT)}, {PERFORMANCE.relative_to(_ROOT)}")
+        at = datetime.now(UTC)
+        figures = {
+            "measured": at.isoformat(timespec="seconds"),
+            "load_before": result.machine.busy,
+            "rows": [asdict(each) for each in result.rows],
+        }
+        page.write("platform", performance_md(result, at), figures)
     return _verdict(result, out)
 
 

@@ -22,6 +22,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench import page
 from bench.audit_loaded import DOSSIERS, FIRST_DOSSIER, Row, covered, event, loaded, percentiles, row, watched
 from bench.ground import fresh_state
 from dmp.audit.v1 import audit_pb2
@@ -148,15 +149,17 @@ def table(rows: Sequence[Row]) -> Table:
 
 async def measure(arguments: argparse.Namespace, out: Console) -> int:
     """Run, print; the exit status."""
-    seconds = 1.5 if arguments.quick else arguments.seconds
+    seconds, busy = 1.5 if arguments.quick else arguments.seconds, page.load_before()
     rows, ratio, lag = await growing(seconds, out)
     count = 60_000 if arguments.quick else arguments.events
     rows += await loaded(count, 200 if arguments.quick else 2000)
-    out.print(table(rows))
+    shown = table(rows)
+    out.print(shown)
     many = next(each for each in rows if each.name.startswith(f"{LEVELS[-1]} callers"))
-    out.print(
-        f"batches reach {ratio:.2f} of a plain INSERT; {LEVELS[-1]} callers {many.rate:,.0f}/s; lag p99 {lag:.3f} s"
-    )
+    note = f"batches reach {ratio:.2f} of a plain INSERT; {LEVELS[-1]} callers {many.rate:,.0f}/s; lag p99 {lag:.3f} s"
+    out.print(note)
+    if not arguments.quick:
+        page.publish("audit", "The audit log", shown, note, f"the loaded log has {count:,} events", busy=busy)
     enough = ratio >= LEAST_RATIO and many.rate >= LEAST_RATE and lag < MOST_LAG
     if not enough:
         out.print(f"asked: {LEAST_RATIO}, {LEAST_RATE:,.0f}/s, less than {MOST_LAG} s", style="red")

@@ -35,7 +35,7 @@ from authzed.api.v1 import (
 from rich.console import Console
 from rich.table import Table
 
-from bench import load
+from bench import load, page
 from bench.echo import PATH as ECHO_PATH
 from bench.embedded_engine import LIBRARY, EmbeddedEngine, reference, subject
 from bench.ground import echo_server, fresh_state
@@ -101,13 +101,19 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a short look on a small population")
     quick = parser.parse_args().quick
     plan = Plan(2_000, 1.0, 1) if quick else Plan(50_000, 5.0, 3)
+    busy = page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows, fresh = runner.run(measure(plan))
-    out = Console(highlight=False)
-    out.print(table(rows))
+    out, shown = Console(highlight=False), table(rows)
+    out.print(shown)
     best = max((row.of_echo or 0.0) for row in rows if row.what.startswith("batches"))
-    out.print(f"{best:.1f} times the echo's rate in checks ({LEAST_RATIO:.0f} asked)")
-    out.print(f"a fresh check at half load: p95 {fresh:.1f} ms ({MOST_MS:.0f} asked)")
+    notes = (
+        f"{best:.1f} times the echo's rate in checks ({LEAST_RATIO:.0f} asked)",
+        f"a fresh check at half load: p95 {fresh:.1f} ms ({MOST_MS:.0f} asked)",
+    )
+    out.print(*notes, sep="\n")
+    if not quick:
+        page.publish("consent", "Access decisions", shown, *notes, busy=busy)
     return 0 if best >= LEAST_RATIO and fresh < MOST_MS else 1
 
 

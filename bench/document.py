@@ -21,9 +21,11 @@ from typing import Final
 import asyncpg
 import grpc.aio
 import uvloop
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
-from bench import load, workloads
+from bench import load, page, workloads
 from bench.echo import PATH as ECHO_PATH
 from bench.figures import Measurement, percentile, pooled
 from bench.ground import echo_server, fresh_state
@@ -204,10 +206,12 @@ async def _openings(
     ]
 
 
-def markdown(lines: Sequence[Line]) -> str:
-    """The table for docs/performance.md."""
-    head = ["| | /s | p50 ms | p95 ms | p99 ms |", "|---|--:|--:|--:|--:|"]
-    return "\n".join([*head, *(f"| {' | '.join(line.cells())} |" for line in lines)])
+def table(lines: Sequence[Line]) -> Table:
+    """The lines, for a terminal."""
+    shown = Table("", "/s", "p50 ms", "p95 ms", "p99 ms", box=SIMPLE_HEAD)
+    for line in lines:
+        shown.add_row(*line.cells())
+    return shown
 
 
 def main() -> int:
@@ -215,11 +219,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.document", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short look; judges nothing")
     arguments = parser.parse_args()
-    out = Console(highlight=False, soft_wrap=True)
+    out, busy = Console(highlight=False, soft_wrap=True), page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines, share = runner.run(run(QUICK if arguments.quick else Plan(), out))
-    out.print(markdown(lines), markup=False)
-    out.print(f"submissions are {share:.2f} of the plain inserts; at least {LEAST} is asked for")
+    shown = table(lines)
+    note = f"submissions are {share:.2f} of the plain inserts; at least {LEAST} is asked for"
+    out.print(shown, note, sep="\n")
+    if not arguments.quick:
+        page.publish("document", "Documents", shown, note, busy=busy)
     return 0 if arguments.quick or share >= LEAST else 1
 
 

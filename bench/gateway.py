@@ -29,7 +29,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import load
+from bench import load, page
 from bench.figures import Measurement, percentile
 from bench.ground import free_address, fresh_state
 from bench.http import Http, request
@@ -305,7 +305,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway")
     parser.add_argument("--quick", action="store_true", help="a short look on a small population")
     quick = parser.parse_args().quick
-    out = Console(highlight=False)
+    out, busy = Console(highlight=False), page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines, (refused, absent) = runner.run(run(quick=quick))
     rates = {(line.kind, line.way): line.peak for line in lines}
@@ -318,7 +318,10 @@ def main() -> int:
         )
     out.print(shown)
     apart = abs(refused - absent) / max(refused, absent)
-    out.print(f"refused {refused:.2f} ms, absent {absent:.2f} ms: {apart:.1%} apart")
+    note = f"medians of a refused read {refused:.2f} ms, of an absent one {absent:.2f} ms: {apart:.1%} apart"
+    out.print(note)
+    if not quick:
+        page.publish("gateway", "FHIR at the gateway", shown, note, "latencies: at half of each rate", busy=busy)
     low = [(kind, way) for (kind, way), least in LEAST.items() if rates[kind, "FHIR"] < least * rates[kind, way]]
     for kind, way in low:
         out.print(f"{kind}: FHIR is below {LEAST[kind, way]} of {way}", style="red")

@@ -31,6 +31,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench import page
 from bench.figures import percentile
 from bench.ground import fresh_state
 from bench.population import Extent, Population, populate
@@ -49,6 +50,7 @@ FLOOD: Final = "bench-flood"
 POLITE: Final = "bench-polite"
 _CONNECTIONS: Final = 32
 _QUOTA_SHARE: Final = 0.2
+_METHOD: Final = "the flood asks for five times its quota, the polite one for a tenth of the capacity; medians"
 _POLITE_SHARE: Final = 0.1
 _TIMES: Final = 5
 _HEAD: Final = b"\r\n\r\n"
@@ -275,35 +277,26 @@ def table(result: Result) -> Table:
     return shown
 
 
-def markdown(result: Result) -> str:
-    """The table of docs/performance.md."""
-    lines = ["| polite partner | p50 ms | p95 ms | p99 ms |", "|---|--:|--:|--:|"]
-    for name, outcomes in (("alone", result.alone), ("beside a flood at five times its quota", result.beside)):
-        figures = (statistics.median(o.p(share) for o in outcomes) for share in (0.5, 0.95, 0.99))
-        lines.append(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} |")
-    return "\n".join(lines)
-
-
 def main() -> int:
     """Run, print; the exit status."""
     arguments = _arguments()
-    out = Console(highlight=False)
+    out, busy = Console(highlight=False), page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if arguments.flood:
             print(json.dumps(runner.run(flood(arguments.flood))))
             return 0
         plan = Plan(seconds=2.0, rounds=2, dossiers=20) if arguments.quick else Plan()
         result = runner.run(run(plan, lambda text: out.print(text, style="dim")))
-    out.print(table(result))
-    out.print(markdown(result), markup=False)
+    shown = table(result)
+    out.print(shown)
     refused = result.flood[429]
     out.print(f"flood: {sum(result.flood.values()):,} calls, {refused:,} refused with 429, {dict(result.flood)}")
     failed = sum(sum(o.statuses.values()) - o.statuses[200] for o in (*result.alone, *result.beside))
     enough = result.ratio <= MOST and not failed and refused > 0
-    out.print(
-        f"p99 beside the flood: {result.ratio:.2f} times that alone, {MOST} at most; {failed} polite calls failed",
-        style=None if enough else "red",
-    )
+    note = f"p99 beside the flood: {result.ratio:.2f} times that alone, {MOST} at most; {failed} polite calls failed"
+    out.print(note, style=None if enough else "red")
+    if not arguments.quick:
+        page.publish("flood", "A flood and a polite partner", shown, note, _METHOD, busy=busy)
     return 0 if enough else 1
 
 

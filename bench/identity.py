@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from itertools import count as counted
 from itertools import islice
 from pathlib import Path
@@ -25,7 +23,9 @@ from typing import Final
 import asyncpg
 import uvloop
 from rich.console import Console
+from rich.table import Table
 
+from bench import page
 from bench.ground import free_address, fresh_state
 from bench.identity_loader import CHUNK, keyring, load, people
 from bench.machine import machine
@@ -59,7 +59,6 @@ _KNOWN: Final = 5_000
 _SERVICE: Final = "/dmp.identity.v1.IdentityService"
 _METHODS: Final = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
 _MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "services" / "identity" / "migrations"
-_RESULTS: Final = Path(__file__).with_name("identity.json")
 _STATEMENTS: Final = {
     "owners of identifiers": (store.OWNERS, [bytes(32)]),
     "members of blocks": (store.BLOCKS, [0]),
@@ -245,15 +244,16 @@ async def _server() -> AsyncIterator[tuple[str, str]]:
             await supervisor.stop_all()
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table for docs/performance.md."""
-    head = "| people | registrations/s | median | CPU each | identifiers resolved/s | loaded in | database |"
-    lines = [
-        f"| {row.people:,} | {row.registrations:,.0f} | {row.median_ms:.0f} ms | {row.registration_cpu_ms:.1f} ms "
-        f"| {row.resolves:,.0f} | {row.load_seconds:,.0f} s | {row.gigabytes:.1f} GB |"
-        for row in rows
-    ]
-    return "\n".join([head, "|---:|---:|---:|---:|---:|---:|---:|", *lines])
+def table(rows: Sequence[Row]) -> Table:
+    """The rows, for a terminal."""
+    shown = Table("people", "registrations/s", "median", "CPU each", "identifiers resolved/s", "loaded in", "database")
+    for row in rows:
+        shown.add_row(
+            *(f"{row.people:,}", f"{row.registrations:,.0f}", f"{row.median_ms:.0f} ms"),
+            *(f"{row.registration_cpu_ms:.1f} ms", f"{row.resolves:,.0f}"),
+            *(f"{row.load_seconds:,.0f} s", f"{row.gigabytes:.1f} GB"),
+        )
+    return shown
 
 
 async def run(sizes: Sequence[int], seconds: float, out: Console) -> list[Row]:
@@ -288,15 +288,15 @@ def main() -> int:
     parser.add_argument("--people", type=int, help="50 thousand and this many, such as 60000000")
     parser.add_argument("--seconds", type=float, help="for each measurement (12)")
     arguments = parser.parse_args()
-    out = Console(highlight=False, soft_wrap=True)
+    out, busy = Console(highlight=False, soft_wrap=True), page.load_before()
     sizes = QUICK if arguments.quick else (SIZES[0], arguments.people) if arguments.people else SIZES
     seconds = arguments.seconds or (2.0 if arguments.quick else 12.0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows = runner.run(run(sizes, seconds, out))
-    out.print(markdown(rows), markup=False)
+    shown = table(rows)
+    out.print(shown)
     if not arguments.quick:
-        measured = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rows": [asdict(row) for row in rows]}
-        _RESULTS.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
+        page.publish("identity", "The register of people", shown, busy=busy)
     return 0 if arguments.quick else verdict(rows, out)
 
 

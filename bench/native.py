@@ -2,8 +2,7 @@
 the grpcio echo of the same run: without TLS for the socket, with it for Envoy.
 
 On the socket the generator is the terminator: it states the client's certificate, as Envoy does. Nothing else is
-different: the same tokens, the same decisions, the same events. Its rows replace those of their transports in
-bench/results.json. Exit status 1 when a ratio is below what is asked for.
+different: the same tokens, the same decisions, the same events. Exit status 1 when a ratio is below what is asked for.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -23,8 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import load, workloads
-from bench.__main__ import RESULTS
+from bench import load, page, workloads
 from bench.echo import PATH as ECHO_PATH
 from bench.figures import Measurement, Name, Row, Transport, pooled, row
 from bench.ground import echo_server, fresh_state, native_echo_server
@@ -37,7 +34,7 @@ from bench.workloads import Reads
 from ops.endpoints import publish
 from ops.local.registrations import INTERNAL
 from ops.local.stack import Stack, terminator_name
-from ops.local.state import SERVICES, write_whole
+from ops.local.state import SERVICES
 from ops.migrations import migrate
 from ops.session import Session, client_credentials
 from services.runtime.terminator import FORWARDED_CERTIFICATE
@@ -51,6 +48,10 @@ LEAST: Final[Mapping[tuple[Name, Transport, int], float]] = {
 }
 _WARM_UP: Final = 0.4
 _ECHO_BYTES: Final = 600
+_NOTES: Final = (
+    "by: `native` at its socket, beside grpcio's echo without TLS; `native+tls` through Envoy, beside that over TLS",
+    "p50 and p99 in ms; cpu: of all processes, the generator too, for one call; echo/s: just before and just after",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,28 +201,6 @@ def table(lines: list[Line]) -> Table:
     return shown
 
 
-def markdown(lines: list[Line]) -> str:
-    """The table for docs/performance.md."""
-    head = (
-        "| in flight | transport | what | rate/s | p50 ms | p99 ms | CPU µs | of grpcio's echo | at least |",
-        "|--:|---|---|--:|--:|--:|--:|--:|--:|",
-    )
-    rows = (
-        f"| {line.row.in_flight} | {line.row.transport} | {line.row.name} | {line.row.rate_per_s:,.0f} "
-        f"| {line.row.p50_ms:.2f} | {line.row.p99_ms:.2f} | {'' if line.cpu is None else f'{line.cpu:.0f}'} "
-        f"| {line.value:.2f} | {'' if line.least is None else f'{line.least:.2f}'} |"
-        for line in lines
-    )
-    return "\n".join((*head, *rows))
-
-
-def _merge(lines: list[Line]) -> None:
-    known = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else []
-    replaced = {line.row.transport for line in lines}
-    rows = [each for each in known if each["transport"] not in replaced] + [asdict(line.row) for line in lines]
-    write_whole(RESULTS, "[\n  " + ",\n  ".join(json.dumps(each) for each in rows) + "\n]\n", mode=0o644)
-
-
 def main() -> int:
     """Run, print, merge; the exit status."""
     parser = argparse.ArgumentParser(
@@ -230,13 +209,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.5, help="for each workload at each level (2.5)")
     parser.add_argument("--quick", action="store_true", help="write nothing")
     arguments = parser.parse_args()
-    out = Console(highlight=False, width=100)
+    out, busy = Console(highlight=False, width=100), page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines = runner.run(measure_all(arguments.seconds, out))
-    out.print(table(lines))
+    shown = table(lines)
+    out.print(shown)
     if not arguments.quick:
-        out.print(markdown(lines), markup=False, soft_wrap=True)
-        _merge(lines)
+        page.publish("native", "The native transport", shown, *_NOTES, busy=busy)
     return int(any(line.least is not None and line.value < line.least for line in lines))
 
 

@@ -28,6 +28,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench import page
 from bench.figures import percentile
 from bench.generator import Call, Outcome, in_a_process
 from bench.generator import Plan as Load
@@ -277,34 +278,19 @@ def _summary(found: Findings) -> str:
     )
 
 
-def markdown(found: Findings) -> str:
-    """The table for docs/performance.md."""
-    alone = p99(found.alone)
-    phases = (
-        ("alone", found.alone),
-        ("beside a flood of batch work", found.flood),
-        ("at twice the peak", found.overload),
-    )
-    head = ("| emergencies | p50 ms | p99 ms | times alone |", "|---|--:|--:|--:|")
-    rows = (
-        f"| {name} | {percentile(sorted(latencies), 0.5) * 1000:.1f} | {p99(latencies) * 1000:.1f} "
-        f"| {p99(latencies) / alone:.2f} |"
-        for name, latencies in phases
-    )
-    return "\n".join((*head, *rows, "", f"{_summary(found)[0].upper()}{_summary(found)[1:]}."))
-
-
 def main() -> int:
     """Run, print; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description="Measure the platform overloaded.")
     parser.add_argument("--quick", action="store_true", help="a short look")
     arguments = parser.parse_args()
-    out = Console(highlight=False, width=100)
+    out, busy = Console(highlight=False, width=100), page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(Length.quick() if arguments.quick else Length(), out))
-    out.print(table(found))
+    shown = table(found)
+    out.print(shown)
     if not arguments.quick:
-        out.print(markdown(found), markup=False, soft_wrap=True)
+        summary = _summary(found)
+        page.publish("overload", "Twice what it can do", shown, summary[0].upper() + summary[1:], busy=busy)
     for said in found.shortcomings():
         out.print(said, style="red")
     return int(bool(found.shortcomings()))

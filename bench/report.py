@@ -1,9 +1,7 @@
-"""How a result is shown: the table on the terminal, docs/performance.md, bench/results.json. No figure is made here."""
+"""How a result is shown: the table on the terminal, its section of docs/performance.md. No figure is made here."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -61,14 +59,8 @@ def table(result: Result) -> Table:
     return shown
 
 
-def results_json(rows: tuple[Row, ...]) -> str:
-    """bench/results.json: an array of rows."""
-    lines = (json.dumps(asdict(each)) for each in rows)
-    return "[\n  " + ",\n  ".join(lines) + "\n]\n"
-
-
 def performance_md(result: Result, at: datetime) -> str:
-    """docs/performance.md."""
+    """The head of docs/performance.md and the section of the whole platform."""
     parts = (_head(result, at), _rows(result), _costs(result), _trail(result), _how(result))
     return "\n\n".join(parts) + "\n"
 
@@ -77,7 +69,8 @@ def _head(result: Result, at: datetime) -> str:
     machine = result.machine
     return f"""# How fast it is
 
-Written by `make bench`; measured on {at:%d %B %Y}, everything on one machine: the load generator, the five services,
+Written by `make bench`, each section by the benchmark that it names, when it was run. This first one: measured on
+{at:%d %B %Y}, everything on one machine: the load generator, the five services,
 PostgreSQL (durable: `fsync` and synchronous commit on) and Redis, on the same {machine.cores} cores.
 
 | | |
@@ -166,7 +159,7 @@ def _how(result: Result) -> str:
 - Submitted documents are all different (identifiers, hash) and made before the measurement; their text compresses
   about ten times. An answer means committed in the document service, with its event in the outbox; the run waits for
   the relay before it counts events.
-- The rows are in `bench/results.json`. `make bench ARGS=--quick` takes a minute and writes nothing."""
+- The figures are in `bench/results.json`. `make bench ARGS=--quick` takes a minute and writes nothing."""
         ""
     )
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.table import Table
 
-from bench import figures, load, report
+from bench import figures, load, page, report
 from bench.figures import IN_FLIGHT, WORK, Measurement, Name, Ratio, Row
 from bench.machine import Machine, cpu_seconds, machine
 from bench.population import another, submission
@@ -145,22 +147,40 @@ def result(*, exact: bool = True) -> Result:
     )
 
 
-def test_the_results_file_is_an_array_of_rows() -> None:
-    rows = json.loads(report.results_json(result().rows))
-    assert len(rows) == 20
-    keys = {"name", "transport", "in_flight", "rate_per_s", "p50_ms", "p95_ms", "p99_ms"}
-    assert all(row.keys() == keys for row in rows)
-    assert {row["name"] for row in rows} == {"echo", *WORK}
+def test_a_section_replaces_its_own_and_leaves_the_others_in_their_order() -> None:
+    written = page.with_section("", "audit", "## The log\n\nfast")
+    written = page.with_section(written, "platform", "# How fast\n")
+    written = page.with_section(written, "consent", "## Access")
+    assert [line for line in written.splitlines() if line.startswith("#")] == ["# How fast", "## Access", "## The log"]
+    again = page.with_section(written, "audit", "## The log\n\nfaster")
+    assert again == written.replace("fast\n<!-- end -->\n", "faster\n<!-- end -->\n").replace("How faster", "How fast")
+    with pytest.raises(ValueError, match="no part is called weather"):
+        page.with_section(written, "weather", "sunny")
+
+
+def test_a_section_tells_when_on_what_and_beside_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(page, "PERFORMANCE", tmp_path / "performance.md")
+    shown = Table("what", "p50 ms")
+    shown.add_row("a read", "1.50")
+    page.publish("consent", "Access", shown, "five times", busy=99.0)
+    page.publish("audit", "The log", shown, busy=0.0)
+    written = (tmp_path / "performance.md").read_text("utf-8")
+    assert "| what | p50 ms |\n|---|--:|\n| a read | 1.50 |\n\n- five times\n" in written
+    assert written.count("Others were using the machine") == 1
+    figures = json.loads((tmp_path / "results.json").read_bytes())
+    assert list(figures) == ["consent", "audit"]
+    assert figures["audit"]["rows"] == [{"what": "a read", "p50 ms": "1.50"}]
 
 
 def test_the_page_says_what_is_asked_and_whether_the_trail_is_exact() -> None:
-    page = report.performance_md(result(), AT)
-    assert "| 256 | metadata read | 1,000 | 1.00 | 2.00 | 3.00 | 0.25 | 0.30 |" in page
-    assert "Each call has exactly one event." in page
-    assert "22 November 2026" in page
-    assert "Others were using" not in page
+    said = report.performance_md(result(), AT)
+    assert "| 256 | metadata read | 1,000 | 1.00 | 2.00 | 3.00 | 0.25 | 0.30 |" in said
+    assert "Each call has exactly one event." in said
+    assert "22 November 2026" in said
+    assert "Others were using" not in said
     assert "the run failed" in report.performance_md(result(exact=False), AT)
-    assert max(map(len, page.splitlines())) <= 200
+    assert max(map(len, said.splitlines())) <= 200
 
 
 def test_the_table_fits_a_terminal() -> None:
