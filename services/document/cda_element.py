@@ -10,12 +10,14 @@ import re
 from datetime import date
 from typing import Final
 
-from lxml import etree
-
 from services.document.cda_header import CdaError, Code, InstanceId
 from services.document.hl7_time import Hl7Time, parse_birth_date, parse_timestamp
+from services.document.xml_head import XmlNode
 
-HL7: Final = "{urn:hl7-org:v3}"
+NAMESPACE: Final = "urn:hl7-org:v3}"
+"""Of the elements of a CDA, as expat writes it before a name."""
+HL7: Final = f"{{{NAMESPACE}"
+"""The same as lxml writes it."""
 MAX_TEXT: Final = 1_000
 """Longest text or attribute of the header that is kept, in characters."""
 MAX_REPEATS: Final = 200
@@ -31,36 +33,43 @@ _MAX_ROOT: Final = 128
 
 
 class CdaElement:
-    """An element and its path in the document."""
+    """An element and its path in the document, which names it in errors."""
 
-    __slots__ = ("_children", "_element", "path")
+    __slots__ = ("_above", "_children", "_element", "_name")
 
-    def __init__(self, element: etree._Element, path: str) -> None:
-        """Keep the element; `path` names it in errors."""
+    def __init__(self, element: XmlNode, name: str, above: CdaElement | None = None) -> None:
+        """Keep the element; `name` is its own, `above` the one that it lies in."""
         self._element = element
-        self.path = path
-        self._children: dict[str, list[etree._Element]] | None = None
+        self._name = name
+        self._above = above
+        self._children: dict[str, list[XmlNode]] | None = None
+
+    @property
+    def path(self) -> str:
+        """Its name after those that it lies in."""
+        return self._name if self._above is None else f"{self._above.path}/{self._name}"
 
     def every(self, name: str) -> tuple[CdaElement, ...]:
         """Give the children of that name, in order."""
         if self._children is None:
             self._children = {}
-            for child in self._element:
+            for child in self._element.elements:
                 self._children.setdefault(child.tag, []).append(child)
-        found = self._children.get(HL7 + name, [])
-        path = f"{self.path}/{name}"
+        found = self._children.get(NAMESPACE + name)
+        if found is None:
+            return ()
         if len(found) > MAX_REPEATS:
-            raise CdaError(path, "repeats", f"more than {MAX_REPEATS} of these are not read")
-        return tuple(CdaElement(child, path) for child in found)
+            raise CdaError(f"{self.path}/{name}", "repeats", f"more than {MAX_REPEATS} of these are not read")
+        return tuple([CdaElement(child, name, self) for child in found])
 
     def first(self, *names: str) -> CdaElement | None:
         """Follow the first child of each name in turn; None where one is missing."""
         section = self
         for name in names:
-            child = section._element.find(HL7 + name)
+            child = section._element.first(NAMESPACE + name)
             if child is None:
                 return None
-            section = CdaElement(child, f"{section.path}/{name}")
+            section = CdaElement(child, name, section)
         return section
 
     def required(self, name: str, *, once: bool = False) -> CdaElement:
@@ -75,11 +84,11 @@ class CdaElement:
     def attribute(self, name: str) -> str | None:
         """Give an attribute, trimmed; None where it is missing or blank."""
         value = self._element.get(name)
-        return self._bounded(value.strip(), f"{self.path}/@{name}") if value is not None else None
+        return self._bounded(value.strip(), f"/@{name}") if value is not None else None
 
     def text(self) -> str | None:
         """Give the text, white space normalised; None where there is none."""
-        return self._bounded(" ".join("".join(str(text) for text in self._element.itertext()).split()), self.path)
+        return self._bounded(" ".join(self._element.text().split()), "")
 
     def text_of(self, name: str) -> str | None:
         """Give the text of the first child of that name."""
@@ -146,7 +155,7 @@ class CdaElement:
             raise CdaError(f"{self.path}/@value", "required", "this value is missing")
         return value
 
-    def _bounded(self, text: str, path: str) -> str | None:
+    def _bounded(self, text: str, part: str) -> str | None:
         if len(text) > MAX_TEXT:
-            raise CdaError(path, "length", f"longer than {MAX_TEXT} characters")
+            raise CdaError(self.path + part, "length", f"longer than {MAX_TEXT} characters")
         return text or None

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -41,6 +42,10 @@ class Precision(StrEnum):
     FRACTION = "fraction"
 
 
+_PRECISIONS: Final = tuple(Precision)
+"""By how many parts are stated, less one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hl7Time:
     """A timestamp: the aware instant (in the zone stated) and what of it was stated."""
@@ -54,26 +59,25 @@ def parse_timestamp(text: str, *, default_zone: tzinfo = PARIS) -> Hl7Time:
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
         raise ValueError("not an HL7 timestamp YYYY[MM[DD[HH[MM[SS[.UUUUUU]]]]]][+ZZZZ]")
-    parts = match.groupdict()
-    year = int(parts["year"])
-    if not FIRST_YEAR <= year <= LAST_YEAR:
+    year, month, day, hour, minute, second, fraction, stated_zone = match.groups()
+    if not FIRST_YEAR <= int(year) <= LAST_YEAR:
         raise ValueError(f"the year is outside {FIRST_YEAR} to {LAST_YEAR}")
-    zone = _zone(parts["zone"]) if parts["zone"] else default_zone
+    zone = _zone(stated_zone) if stated_zone else default_zone
     try:
         instant = datetime(
-            year,
-            int(parts["month"] or 1),
-            int(parts["day"] or 1),
-            int(parts["hour"] or 0),
-            int(parts["minute"] or 0),
-            int(parts["second"] or 0),
-            int((parts["fraction"] or "0").ljust(6, "0")),
+            int(year),
+            int(month or 1),
+            int(day or 1),
+            int(hour or 0),
+            int(minute or 0),
+            int(second or 0),
+            int((fraction or "0").ljust(6, "0")),
             tzinfo=zone,
         )
     except ValueError:
         raise ValueError("no such day or time of day") from None
-    stated = [precision for precision in Precision if parts[precision.value]]
-    return Hl7Time(instant, stated[-1])
+    # Each part is stated only with those before it.
+    return Hl7Time(instant, _PRECISIONS[6 - (year, month, day, hour, minute, second, fraction).count(None)])
 
 
 def parse_birth_date(text: str) -> date | str:
@@ -111,6 +115,7 @@ def format_timestamp(instant: datetime) -> str:
     return instant.strftime("%Y%m%d%H%M%S%z")[:19]
 
 
+@lru_cache(maxsize=256)
 def _zone(text: str) -> tzinfo:
     hours, minutes = int(text[1:3]), int(text[3:5] or 0)
     offset = timedelta(hours=hours, minutes=minutes)

@@ -3,7 +3,8 @@ with a newer reader.
 
 A submission neither waits for this nor fails by it: a document that has no row in `reading` waits to be read, and that
 is all the queue there is. Whoever lists a dossier reads first what waits in it, so that a list is never behind; the
-work done ahead (`Ahead`, `ReadingSweep`) only spares that wait, at a share of the processor that is bounded.
+work done ahead (`Ahead`, `ReadingSweep`) only spares that wait, at a share of the processor that is bounded,
+and by `Ahead` when nobody else wants it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ PATIENCE: Final = 2.0
 """Most seconds that one list spends on reading."""
 SHARE: Final = 0.25
 """Of one processor: what work ahead may take."""
+BUSY: Final = 0.5
+"""Of one processor: while the process uses more, people wait for it, and work ahead waits for them."""
+_LOOK: Final = 0.05
+_LONGEST_WAIT: Final = 10.0
 _WAITING_DOSSIERS: Final = 20_000
 _SWEPT: Final = 50
 _SECONDS_BETWEEN: Final = 0.05
@@ -154,6 +159,7 @@ class Ahead:
             await self._wake.wait()
             self._wake.clear()
             while self._dossiers:
+                await _quiet()
                 health_id, _ = self._dossiers.popitem(last=False)
                 started = time.monotonic()
                 try:
@@ -162,6 +168,16 @@ class Ahead:
                 except DmpError as error:  # the next who lists the dossier meets it, and is told
                     _log.warning("dossier_not_read_ahead", reason=error.reason_name)
                 await asyncio.sleep((time.monotonic() - started) * (1 / SHARE - 1))
+
+
+async def _quiet() -> None:
+    """Return once the process is not busy, or has been for so long that some work ahead is due all the same."""
+    until = time.monotonic() + _LONGEST_WAIT
+    while (began := time.monotonic()) < until:
+        used = time.process_time()
+        await asyncio.sleep(_LOOK)
+        if time.process_time() - used < BUSY * (time.monotonic() - began):
+            return
 
 
 class ReadingSweep:

@@ -3,10 +3,10 @@
 Here live the bounds (size, markup, depth, names), the encodings accepted, the refusal of every DOCTYPE, and the check
 that the whole document is well-formed. Nothing here knows CDA, and nothing here builds a tree.
 
-Two parsers look at a document. expat walks all of it without a tree: memory stays flat whatever the body holds, and
-what it learns is freed with it. lxml then reads the header alone (`cda`). The order matters: lxml keeps every element
-and attribute name it has ever met in a table of the thread, so a document with a million made-up names must be refused
-before lxml sees it (measured: 11 MB of made-up names stay behind as 10 MB of memory).
+expat walks all of a document without a tree: memory stays flat whatever the body holds, and what it learns is freed
+with it. What precedes the body is kept on the way (`xml_head`). lxml, which reads bodies later (`reading`), keeps every
+element and attribute name it has ever met in a table of the thread, so a document with a million made-up names must be
+refused before lxml sees it (measured: 11 MB of made-up names stay behind as 10 MB of memory).
 
 Without a DOCTYPE there are no entities to expand, no external subsets to fetch and no parameter entities; the parsers'
 own switches are set too, as a second lock.
@@ -29,9 +29,6 @@ MAX_DEPTH: Final = 128
 """Deepest nesting of elements. Real documents stay under 20."""
 MAX_NAMES: Final = 2_000
 """Most distinct element and attribute names. Real documents have under 200, with a whole stylesheet around them."""
-
-GLANCED: Final = 5_000
-"""Most `<` characters of a document whose body is not walked through: bounds its depth and names by itself."""
 
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF16_STARTS: Final = {
@@ -76,8 +73,6 @@ class XmlShape:
 
     root: str
     occurrences: int
-    body_at: int | None = None
-    """Of a glance: where what was not looked at begins, just after the tag that opens it."""
 
 
 def to_utf8(content: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -94,9 +89,9 @@ def to_utf8(content: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     if not content:
         raise XmlRefused("size", "the document is empty")
     text = _transcode(content)
-    if text.count(b"<") > MAX_MARKUP:
+    if len(text) > MAX_MARKUP and text.count(b"<") > MAX_MARKUP:
         raise XmlRefused("markup", f"the document has more than {MAX_MARKUP} tags")
-    if text.count(b"=") > MAX_ATTRIBUTES:
+    if len(text) > MAX_ATTRIBUTES and text.count(b"=") > MAX_ATTRIBUTES:
         raise XmlRefused("markup", f"the document has more than {MAX_ATTRIBUTES} attributes")
     prolog = _PROLOG.match(text)
     start = prolog.end() if prolog else 0
@@ -105,36 +100,19 @@ def to_utf8(content: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     return text
 
 
-def glance(text: bytes, wanted: str, body: frozenset[str]) -> XmlShape:
-    """As `walk`, but bounded like it only up to the first element named in `body`; from there on the text is checked to
-    be well-formed, in C. For those who build a tree of what precedes the body and of nothing else (`body_at`): names
-    and depth of the rest then cost nothing. Takes about 0.7 ms for 100 kB with 2,000 elements, where `walk` takes
-    2.2 ms. A document with more tags than GLANCED is walked through.
-    """
-    if text.count(b"<") > GLANCED:
-        return walk(text, wanted)
-    walker = _Glancer(wanted, body)
-    shape = _parsed(text, walker)
-    if walker.body_at is None:
-        return shape
-    # An element of that name in the body would have been counted by a walk; so rare that it may cost one.
-    if text.count(wanted.rpartition("}")[2].encode()) > 2 * walker.occurrences:
-        shape = walk(text, wanted)
-    end = text.find(b"<", walker.body_at + 1)  # no attribute holds one in well-formed XML
-    return XmlShape(shape.root, shape.occurrences, len(text) if end < 0 else end)
-
-
 def walk(text: bytes, wanted: str) -> XmlShape:
     """Go through the whole of `text` (from `to_utf8`), counting the elements named `wanted` (Clark notation).
 
     Raises XmlRefused with rule `well_formed`, `depth`, `names` or `doctype`. Takes about 0.6 ms for 100 kB.
     """
-    return _parsed(text, _Walker(wanted))
+    return parse(text, Walker(wanted))
 
 
-def _parsed(text: bytes, walker: _Walker) -> XmlShape:
+def parse(text: bytes, walker: Walker) -> XmlShape:
+    """Send `walker` over the whole of `text` (from `to_utf8`). Raises XmlRefused as `walk` does."""
     parser = expat.ParserCreate("utf-8", "}")
     parser.ordered_attributes = True
+    parser.buffer_text = True
     parser.StartElementHandler = walker.start
     parser.EndElementHandler = walker.end
     parser.StartDoctypeDeclHandler = walker.doctype
@@ -186,8 +164,8 @@ def _declared_codec(text: bytes) -> str:
     return codec
 
 
-class _Walker:
-    """The handlers of one walk. Each is called once per tag: they stay short."""
+class Walker:
+    """The handlers of one walk, within its bounds. Each is called once per tag: they stay short."""
 
     __slots__ = ("_depth", "_names", "_wanted", "occurrences", "parser", "root")
 
@@ -201,6 +179,7 @@ class _Walker:
         self.occurrences = 0
 
     def start(self, name: str, attributes: list[str]) -> None:
+        """A tag opens; `attributes` are names and values in turn."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise XmlRefused("depth", f"elements are nested more than {MAX_DEPTH} deep")
@@ -216,25 +195,9 @@ class _Walker:
             self.root = "{" + name if "}" in name else name
 
     def end(self, _name: str) -> None:
+        """A tag closes."""
         self._depth -= 1
 
     def doctype(self, _name: str, _system: str | None, _public: str | None, _internal: bool) -> None:
+        """A document type declaration begins."""
         raise XmlRefused("doctype", "a document type declaration is never accepted")
-
-
-class _Glancer(_Walker):
-    """A walker that stops looking when the body begins."""
-
-    __slots__ = ("_body", "body_at")
-
-    def __init__(self, wanted: str, body: frozenset[str]) -> None:
-        super().__init__(wanted)
-        self._body = frozenset(name.removeprefix("{") for name in body)
-        self.body_at: int | None = None
-
-    def start(self, name: str, attributes: list[str]) -> None:
-        super().start(name, attributes)
-        if name in self._body and self.occurrences:
-            self.body_at = self.parser.CurrentByteIndex
-            self.parser.StartElementHandler = None
-            self.parser.EndElementHandler = None

@@ -23,6 +23,7 @@ Compressed content is one zstd frame (RFC 8878) that states its content size.
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from dataclasses import dataclass, field
 from typing import Final
@@ -39,6 +40,7 @@ OVERHEAD: Final = 1 + NONCE_BYTES + TAG_BYTES
 
 _VERSION: Final = b"\x01"
 _COMPRESSION_LEVEL: Final = 3
+_of_thread: Final = threading.local()
 
 
 class SealBroken(Exception):
@@ -90,7 +92,11 @@ def open_sealed(key: DossierKey, blob: bytes, aad: bytes) -> bytes:
 
 def compress(content: bytes) -> bytes:
     """One zstd frame that states its content size."""
-    return zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_content_size=True).compress(content)
+    compressor: zstandard.ZstdCompressor | None = getattr(_of_thread, "compressor", None)
+    if compressor is None:  # a context is for one thread at a time, and costs as much to make as 50 kB to compress
+        compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_content_size=True)
+        _of_thread.compressor = compressor
+    return compressor.compress(content)
 
 
 def decompress(frame: bytes, max_bytes: int) -> bytes:
