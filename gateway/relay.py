@@ -13,6 +13,7 @@ from typing import Self
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from gateway.callers import Caller, Callers, Refused
+from gateway.forwarding import TOGETHER, Alone, Together
 from gateway.usage import OK, Usage, outcome_of_reason
 from services.runtime.access import MethodAccess
 from services.runtime.boundary import Context, Metadata, Receive, RpcHandler, Rpcs, streaming, unary
@@ -67,14 +68,15 @@ class Relay(Rpcs):
         super().__init__(handlers, bidirectional)
 
     def _handler(self, method: MethodAccess, peer: Peer) -> RpcHandler:
-        forward, forward_stream = peer.unary_bytes(method.path), peer.stream_bytes(method.path)
+        forward_stream = peer.stream_bytes(method.path)
+        forward = Together(peer, method.path) if method.path in TOGETHER else Alone(peer, method.path)
 
         async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
             with Counted(self._usage, method.path) as counted:
                 caller = counted.of(await self._verify(method, metadata, context, watch, counted))
                 data = await _in_time(receive)  # before it has its place: a sender may be slow
                 async with self._place(method, caller):
-                    return await forward(data, timeout=caller.timeout, metadata=caller.metadata())
+                    return await forward(data, caller)
 
         async def answers(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> AsyncIterator[bytes]:
             with Counted(self._usage, method.path) as counted:

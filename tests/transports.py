@@ -24,6 +24,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.document.v1 import document_pb2
+from dmp.gateway.v1 import relay_pb2
 from ops.local.envoy import Terminator
 from ops.local.keys import ensure_token_keys
 from ops.local.pki import CertificateAuthority, Identity
@@ -45,7 +46,8 @@ from services.runtime.transport import Server, listen
 from tests.platform_calls import bearer, signed
 
 DESCRIPTOR: Final = document_pb2.DESCRIPTOR.services_by_name["DocumentService"]
-METHODS: Final = methods_of([DESCRIPTOR])
+RELAY: Final = relay_pb2.DESCRIPTOR.services_by_name["RelayService"]
+METHODS: Final = methods_of([DESCRIPTOR, RELAY])
 CLIENT: Final = "his"
 
 
@@ -125,14 +127,19 @@ class Served:
 
     def bearer(self, request_id: str = "") -> list[tuple[str, str]]:
         """The metadata of a call of CLIENT that may call any method."""
+        return bearer(self.token(access_pb2.CALLER_KIND_INTERNAL, CLIENT), request_id)
+
+    def token(self, caller: access_pb2.CallerKind.ValueType, client_id: str, patient: int = 0) -> str:
+        """A token of a client for a professional, with every scope."""
         claims = ActingContext(
             actor_kind=context_pb2.ACTOR_KIND_PROFESSIONAL,
             subject="899700000001",
-            caller=access_pb2.CALLER_KIND_INTERNAL,
-            client_id=CLIENT,
+            caller=caller,
+            client_id=client_id,
+            patient_health_id=patient,
         )
         scopes = sorted({scope for method in METHODS.values() for scope in method.scopes})
-        return bearer(signed(self.state, claims, scopes, now=time.time()), request_id)
+        return signed(self.state, claims, scopes, now=time.time())
 
     async def close(self) -> None:
         """Close the channels, stop the service."""

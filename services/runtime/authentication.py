@@ -31,7 +31,8 @@ from services.runtime.tokens import TokenVerifier
 
 _NOBODY = ActingContext()
 _VIA_GATEWAY = frozenset({access_pb2.CALLER_KIND_PARTNER, access_pb2.CALLER_KIND_PATIENT})
-_GATEWAY = PeerIdentity("service", "gateway")
+GATEWAY = PeerIdentity("service", "gateway")
+"""The only peer that is believed about partners and patients."""
 _OWN_CERTIFICATE: dict[int, str] = {
     access_pb2.CALLER_KIND_INTERNAL: "internal",
     access_pb2.CALLER_KIND_OPERATOR: "operator",
@@ -151,5 +152,5 @@ def about(call: Call, request: Message) -> Call:
 def _bound(caller: int, client_id: str, peer: PeerIdentity) -> bool:
     """Whether a token of this kind of caller may arrive on this connection."""
     if caller in _VIA_GATEWAY:
-        return peer == _GATEWAY
+        return peer == GATEWAY
     return peer.kind == _OWN_CERTIFICATE.get(caller) and peer.name == client_id

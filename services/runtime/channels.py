@@ -115,7 +115,10 @@ class Peer:
 
     def failed(self, error: grpc.aio.AioRpcError) -> DmpError:
         """The error of a failed call: the peer's own, or that this peer is unavailable."""
-        mapped = from_rpc_error(error)
+        return self.own(from_rpc_error(error))
+
+    def own(self, mapped: DmpError) -> DmpError:
+        """An error that this peer gave, in its name where it has none."""
         if mapped.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE and mapped.metadata == {"dependency": "peer"}:
             return unavailable(self.name)
         return mapped

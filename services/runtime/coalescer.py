@@ -227,7 +227,7 @@ class Coalescer(Generic[Item, Result]):
         the more were in it, for what a batch costs whatever its size is then shared by more (decisions/0010)."""
         if not self._pace:
             return 0.0
-        unhurried = self._last_took * (1 + self._last_size / _MANY)
+        unhurried = self._last_took * (1 + self._last_size / _MANY) / self._in_flight
         return max(self._pace, min(unhurried, _LONGEST_PACE))
 
     def _flush(self) -> None:

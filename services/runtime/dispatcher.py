@@ -14,12 +14,13 @@ from google.protobuf.message import DecodeError, Message
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.access import MethodAccess
-from services.runtime.authentication import Authenticator, Identified, about, route
+from services.runtime.authentication import GATEWAY, Authenticator, Identified, about, route
 from services.runtime.boundary import Context, Metadata, Receive, RpcHandler, Rpcs, streaming, unary
 from services.runtime.context import Call, enter, hurry
 from services.runtime.errors import DmpError
 from services.runtime.limits import EMERGENCY, SERVICE, Limit, Place, is_lowered, is_raised, traffic_of
 from services.runtime.observation import Calls, SecurityLog, Watch
+from services.runtime.relayed import PATH, RelayedCalls
 from services.runtime.tls import peer_identity
 from services.runtime.trail import Trail
 
@@ -45,7 +46,13 @@ class Dispatcher(Rpcs):
         self._trail = trail
         self._calls = calls
         self._security = security
-        super().__init__({path: self._wrap(method, _find(servicers, path)) for path, method in methods.items()})
+        relayed = methods.get(PATH)
+        handlers = {
+            path: self._wrap(method, _find(servicers, path)) for path, method in methods.items() if path != PATH
+        }
+        if relayed is not None:
+            handlers[PATH] = self._relaying(relayed, RelayedCalls(dict(handlers)))
+        super().__init__(handlers)
 
     def _wrap(self, method: MethodAccess, handler: Handler) -> RpcHandler:
         async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
@@ -70,6 +77,19 @@ class Dispatcher(Rpcs):
 
         if method.server_streaming:
             return streaming(self._calls, method.path, answers)
+        return unary(self._calls, method.path, answer)
+
+    def _relaying(self, method: MethodAccess, relayed: RelayedCalls) -> RpcHandler:
+        """The handler of calls that the gateway relays together."""
+
+        async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
+            data = await receive()
+            call = await self._authenticated(method, data, context, metadata, watch)
+            if call.peer != GATEWAY.name:
+                raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
+            async with self._place(call, metadata):
+                return await relayed.answer(data, context)
+
         return unary(self._calls, method.path, answer)
 
     async def _authenticated(

@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 ERROR_DOMAIN = "dmp.sante.fr"
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata with the google.rpc.Status of an error."""
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
@@ -142,7 +143,7 @@ def from_status(status: status_pb2.Status) -> DmpError:
 def from_rpc_error(error: grpc.aio.AioRpcError) -> DmpError:
     """The error of a failed call: the peer's own where it sent one, else by the transport's code."""
     for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY and isinstance(value, bytes):
+        if key == DETAILS_KEY and isinstance(value, bytes):
             status = status_pb2.Status()
             status.ParseFromString(value)
             return from_status(status)
@@ -163,7 +164,7 @@ def trailing_metadata(error: DmpError) -> tuple[tuple[str, str | bytes], ...]:
 
 
 def _trailing_metadata(error: DmpError) -> tuple[tuple[str, str | bytes], ...]:
-    details = (_DETAILS_KEY, to_status(error).SerializeToString())
+    details = (DETAILS_KEY, to_status(error).SerializeToString())
     if error.retry_after is None:
         return (details,)
     return (details, (_PUSHBACK_KEY, str(int(error.retry_after * 1000))))

@@ -17,12 +17,22 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2
 from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
-from dmp.gateway.v1 import denial_pb2, partner_pb2
+from dmp.gateway.v1 import denial_pb2, partner_pb2, relay_pb2
 from dmp.identity.v1 import identity_pb2
 
 RPC_METHODS: Final = tuple(
     f"/{service.full_name}/{method.name}"
-    for file in (identity_pb2, consent_pb2, rights_pb2, document_pb2, clinical_pb2, audit_pb2, partner_pb2, denial_pb2)
+    for file in (
+        identity_pb2,
+        consent_pb2,
+        rights_pb2,
+        document_pb2,
+        clinical_pb2,
+        audit_pb2,
+        partner_pb2,
+        denial_pb2,
+        relay_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
@@ -49,6 +59,7 @@ AuditAction = Literal[
     "consent.history",
     "contracts.read",
     "denial.apply",
+    "relay.calls",
     "content.move",
     "content.rewrap",
     "content.sweep",
@@ -223,6 +234,7 @@ LABEL_VALUES: Final[Mapping[Label, tuple[str, ...]]] = {
         "submissions",
         "changes",
         "sequencer",
+        "relay",
         "consent-facts",
         "consent-standings",
         "identity-owners",

@@ -25,7 +25,7 @@ import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 
 from dmp.audit.v1 import audit_pb2
-from dmp.gateway.v1 import denial_pb2
+from dmp.gateway.v1 import denial_pb2, relay_pb2
 from services.runtime import faults, idempotency, limits, postgres, tls
 from services.runtime.access import methods_of
 from services.runtime.authentication import Authenticator
@@ -53,6 +53,7 @@ APPEND = "/dmp.audit.v1.AuditService/BatchAppendEvents"
 _APPEND_TIMEOUT = 10.0
 _COLLECTED_AFTER = (10_000, 20, 20)
 """Objects more than were freed since the last look at the youngest; then the looks at each generation's juniors."""
+_RELAY = relay_pb2.DESCRIPTOR.services_by_name["RelayService"]
 _DENIALS = denial_pb2.DESCRIPTOR.services_by_name["DenialService"]
 
 
@@ -132,7 +133,7 @@ class Service(Generic[S]):
         """
         denials = DenialList()
         servicers = [*servicers, (_DENIALS, DenialServicer(denials))]
-        methods = methods_of(descriptor for descriptor, _ in servicers)
+        methods = methods_of([*(descriptor for descriptor, _ in servicers), _RELAY])
         dispatcher = Dispatcher(
             methods,
             {descriptor.full_name: servicer for descriptor, servicer in servicers},

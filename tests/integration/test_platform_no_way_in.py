@@ -6,6 +6,7 @@ What the patient's own will refuses is in test_platform_shut_dossiers.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -87,6 +88,34 @@ async def test_the_good_tokens_are_served_by_both_ways(scene: Scene) -> None:
         channel = scene.platform.channel(way, GET)
         assert await attempt(channel, GET, scene.request, bearer(scene.tokens[way])) is None
         assert await attempt(channel, GET, scene.request, bearer(scene.fresh(way))) is None
+
+
+async def test_calls_that_come_together_are_decided_and_recorded_one_by_one(scene: Scene) -> None:
+    """The gateway relays them in batches: each keeps its caller, its decision, its answer and its event."""
+    stranger = await scene.platform.token("relay", scene.platform.caregiver().statement())
+    channel = scene.platform.channel("relay", GET)
+    own = scene.request.SerializeToString()
+    absent = document_pb2.GetDocumentRequest(name=f"{scene.document[:-36]}{uuid7()}").SerializeToString()
+    calls = [
+        (token, request, f"together-{at}-{uuid.uuid4()}")
+        for at, (token, request) in enumerate(
+            [(scene.tokens["relay"], own), (stranger, own), (scene.tokens["relay"], absent)] * 12
+        )
+    ]
+    place = await scene.platform.log_size()
+    refusals = await asyncio.gather(
+        *(attempt(channel, GET, request, bearer(token, request_id)) for token, request, request_id in calls)
+    )
+    wanted = [None, reasons.ERROR_REASON_AUTHORIZATION_MISSING, reasons.ERROR_REASON_DOCUMENT_NOT_FOUND] * 12
+    assert [refused and refused.reason for refused in refusals] == wanted
+    events = [event for event in await scene.platform.log_since(place) if event.request_id.startswith("together-")]
+    assert sorted(event.request_id for event in events) == sorted(request_id for _, _, request_id in calls)
+    for event in events:
+        number = int(event.request_id.split("-")[1])
+        assert event.reason == (wanted[number] or 0)
+        assert (event.outcome == audit_pb2.OUTCOME_SUCCESS) == (wanted[number] is None)
+        assert event.actor.client_id == claims_of(calls[number][0]).client_id
+        assert event.actor.subject == claims_of(calls[number][0]).subject
 
 
 # --- without a valid token: refused, counted, and not in the trail ----------------------------------------------------
