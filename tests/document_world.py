@@ -152,7 +152,7 @@ class World:
     async def get(self, name: str, actor: context_pb2.ActingContext | None = None) -> document_pb2.Document:
         request = document_pb2.GetDocumentRequest(name=name)
         response = await self.service.servicer.GetDocument(request, call("GetDocument", int(name[9:28]), actor))
-        return response.document
+        return document_pb2.GetDocumentResponse.FromString(response).document
 
     async def read(self, name: str) -> list[document_pb2.ReadDocumentResponse]:
         request = document_pb2.ReadDocumentRequest(name=name)

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Final
 
 from dmp.document.v1 import document_pb2
-from services.document import codes
-from services.document.envelope import open_metadata, seal_metadata, seal_version
+from services.document import codes, wire
+from services.document.envelope import message_of, open_metadata, read_metadata, seal_metadata, seal_version
 from services.document.lifecycle import LifeState
 from services.document.store.rows import DocumentRow
 from services.document.store.writing import Revision
@@ -17,6 +17,8 @@ from services.runtime.identifiers import document_name, folder_name, submission_
 from services.runtime.sealing import DossierKey
 
 _DELETED: Final = document_pb2.DOCUMENT_STATUS_DELETED
+_VISIBILITY: Final = codes.VISIBILITY.encode()
+_DOSSIER_CHARS: Final = len("dossiers/") + 21
 
 
 def shown(document: document_pb2.Document, row: DocumentRow) -> document_pb2.Document:
@@ -38,6 +40,32 @@ def shown(document: document_pb2.Document, row: DocumentRow) -> document_pb2.Doc
     if row.folder_ids:
         document.folders.extend(folder_name(row.health_id, folder) for folder in row.folder_ids)
     return document
+
+
+def shown_bytes(plain: bytes, row: DocumentRow, name: str) -> bytes:
+    """`shown`, serialized, of the unsealed metadata of a row whose document is named `name`.
+
+    What the row knows is written behind the sealed message: of a field that comes twice the last counts, so nothing
+    has to be parsed and written anew. Not where something of the sealed message goes (flags, a deleted document).
+    """
+    unlike = row.status == _DELETED or row.masked or row.invisible_patient or row.invisible_representatives
+    if unlike or row.replaced_by is not None or row.folder_ids or _VISIBILITY in plain:
+        return shown(read_metadata(plain).document, row).SerializeToString()
+    submitted = row.submitted_at
+    set_name = f"{name[:_DOSSIER_CHARS]}/submissionSets/{row.submission_set_id}"
+    return b"".join(
+        (
+            message_of(plain),
+            wire.text(b"\x0a", name),
+            wire.text(b"\x12", str(row.logical_id)),
+            b"\x18" + wire.varint(row.version),
+            b"\x28" + wire.varint(row.status),
+            wire.time(b"\xc2\x01", submitted),
+            wire.text(b"\xe2\x01", set_name),
+            wire.text(b"\xea\x01", str(row.entry_id or row.document_id)),
+            wire.time(b"\xf2\x01", row.changed_at or submitted),
+        )
+    )
 
 
 def opened(key: DossierKey, row: DocumentRow) -> document_pb2.Document:

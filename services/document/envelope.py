@@ -129,14 +129,26 @@ def seal_metadata(key: DossierKey, row: DocumentRow, pointer: ContentPointer, do
 
 def open_metadata(key: DossierKey, row: DocumentRow) -> OpenedMetadata:
     """What `seal_metadata` sealed. CONTENT_CORRUPTED when it, or a column bound to it, was altered or exchanged."""
-    try:
-        plain = open_sealed(key, row.sealed, _metadata_aad(row))
-        if plain[:1] != _VERSION or len(plain) < _POINTER_BYTES:
-            raise _corrupted()
-        pointer = ContentPointer(uuid.UUID(bytes=plain[1:17]), plain[17:_POINTER_BYTES])
-        return OpenedMetadata(document_pb2.Document.FromString(plain[_POINTER_BYTES:]), pointer)
-    except (SealBroken, DecodeError) as error:
-        raise _corrupted() from error
+    return read_metadata(unseal_metadata(key, row))
+
+
+def unseal_metadata(key: DossierKey, row: DocumentRow) -> bytes:
+    """What `seal_metadata` sealed, not parsed yet; errors as `open_metadata`."""
+    plain = _opened(key, row.sealed, _metadata_aad(row))
+    if plain[:1] != _VERSION or len(plain) < _POINTER_BYTES:
+        raise _corrupted()
+    return plain
+
+
+def read_metadata(plain: bytes) -> OpenedMetadata:
+    """What was unsealed, parsed."""
+    pointer = ContentPointer(uuid.UUID(bytes=plain[1:17]), plain[17:_POINTER_BYTES])
+    return OpenedMetadata(_parsed(document_pb2.Document, message_of(plain)), pointer)
+
+
+def message_of(plain: bytes) -> bytes:
+    """The serialized Document in what was unsealed."""
+    return plain[_POINTER_BYTES:]
 
 
 def seal_submission_set(key: DossierKey, submission_set_id: uuid.UUID, message: document_pb2.SubmissionSet) -> bytes:

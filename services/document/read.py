@@ -19,14 +19,22 @@ from dmp.document.v1 import document_pb2
 from services.document.access import VISIBLE, hidden_because, view_of
 from services.document.authorship import Authorship
 from services.document.contents import SMALL_CONTENT, Contents
-from services.document.entries import shown
-from services.document.envelope import ContentPointer, OpenedContent, off_loop, open_content, open_metadata
+from services.document.entries import shown, shown_bytes
+from services.document.envelope import (
+    ContentPointer,
+    OpenedContent,
+    off_loop,
+    open_content,
+    read_metadata,
+    unseal_metadata,
+)
 from services.document.gate import Gate
 from services.document.store.reading import DocumentStore, FoundDocument, translated
 from services.document.store.rows import DocumentKey, DocumentRow
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
+from services.runtime.identifiers import document_name
 from services.runtime.sealing import DossierKey
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -70,11 +78,16 @@ class Reader:
         self._contents = contents
         self._large = asyncio.Semaphore(_LARGE_CONTENTS)
 
-    async def get(self, call: Call, name: str) -> document_pb2.Document:
-        """The metadata of a document, recorded."""
-        opened = await self.open(call, name, consent_pb2.ACTION_SEARCH)
-        await self._gate.served(call, opened.decision, (opened.document.name,))
-        return opened.document
+    async def get(self, call: Call, name: str) -> bytes:
+        """The metadata of a document, a serialized Document, recorded."""
+        decision, found, plain = await self._unsealed_of(call, name, consent_pb2.ACTION_SEARCH)
+        shown_name = document_name(call.health_id, found.row.document_id)
+        try:
+            document = shown_bytes(plain, found.row, shown_name)
+        except DmpError as error:
+            raise await self._gate.denied(call, decision, error, objects=(name,)) from None
+        await self._gate.served(call, decision, (shown_name,))
+        return document
 
     async def read(
         self, call: Call, name: str, *, accept_zstd: bool = False
@@ -104,6 +117,17 @@ class Reader:
 
     async def open(self, call: Call, name: str, action: consent_pb2.Action.ValueType) -> Opened:
         """A document that the caller may know of: authorised, and not recorded yet. A refusal is recorded."""
+        decision, found, plain = await self._unsealed_of(call, name, action)
+        try:
+            document, pointer = read_metadata(plain)
+        except DmpError as error:
+            raise await self._gate.denied(call, decision, error, objects=(name,)) from None
+        return Opened(decision, shown(document, found.row), pointer, found.row, found.key)
+
+    async def _unsealed_of(
+        self, call: Call, name: str, action: consent_pb2.Action.ValueType
+    ) -> tuple[consent_pb2.Decision, FoundDocument, bytes]:
+        """As `open`, with the metadata unsealed and not parsed."""
         wanted = DocumentKey(call.health_id, uuid.UUID(name[-36:]))
         row = self._rows.ask(wanted, timeout=call.remaining())
         try:
@@ -121,11 +145,9 @@ class Reader:
             absent = DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
             raise await self._gate.denied(call, decision, absent, reason=reason, objects=(name,))
         try:
-            key = found.key
-            document, pointer = open_metadata(key, found.row)
+            return decision, found, unseal_metadata(found.key, found.row)
         except DmpError as error:  # destroyed or corrupted: said only to those who may know of it
             raise await self._gate.denied(call, decision, error, objects=(name,)) from None
-        return Opened(decision, shown(document, found.row), pointer, found.row, key)
 
     async def _by_entry(self, wanted: DocumentKey) -> FoundDocument | None:
         """The document that has, or had, this entryUUID."""

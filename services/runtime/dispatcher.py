@@ -40,7 +40,8 @@ class Dispatcher(Rpcs):
         security: SecurityLog,
         limit: Limit,
     ) -> None:
-        """`servicers` by full service name; each has a coroutine method per RPC."""
+        """`servicers` by full service name; each has a coroutine method per RPC, which gives the response message or
+        its bytes."""
         self._limit = limit
         self._authenticator = authenticator
         self._trail = trail
@@ -60,8 +61,8 @@ class Dispatcher(Rpcs):
             call = await self._authenticated(method, data, context, metadata, watch)
             async with self._place(call, metadata):
                 call, request = await self._routed(call, data)
-                response: Message = await handler(request, call)
-                return response.SerializeToString()
+                response: Message | bytes = await handler(request, call)
+                return response if isinstance(response, bytes) else response.SerializeToString()
 
         async def answers(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> AsyncIterator[bytes]:
             data = await receive()

@@ -108,14 +108,6 @@ class Rewrapped:
     rewrapped: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of `dossier_key` as read by this call; `wrapped` is None once the key is destroyed (a CHECK says so)."""
-
-    health_id: int
-    wrapped: bytes | None
-
-
 class RecalledKey(NamedTuple):
     """A key that this process knows, and the column that it came from."""
 
@@ -160,7 +152,7 @@ class DossierKeys:
 
     async def for_read(self, conn: Connection, health_ids: Sequence[int]) -> DossierKeyBatch:
         """The keys of these dossiers, in one statement whatever their number."""
-        return await self._usable(await _rows(conn, _READ, sorted(set(health_ids))))
+        return await self.usable(await _rows(conn, _READ, sorted(set(health_ids))))
 
     async def for_write(self, conn: Connection, health_ids: Sequence[int]) -> DossierKeyBatch:
         """The keys of these dossiers, made where absent; call it inside the transaction that writes the content.
@@ -174,7 +166,7 @@ class DossierKeys:
             made = [KeyForOwner(os.urandom(KEY_BYTES), self._aad(health_id)) for health_id in missing]
             await conn.execute(_INSERT, missing, await self._wrapper.wrap_batch(made))
             rows |= await _held(conn, missing)
-        return await self._usable(rows)
+        return await self.usable(rows)
 
     async def recall(self, conn: Connection, health_ids: Iterable[int]) -> dict[int, RecalledKey] | None:
         """The keys of these dossiers as this process knows them; those that it does not know are read. None when one of
@@ -184,7 +176,7 @@ class DossierKeys:
         """
         wanted = set(health_ids)
         if unknown := [health_id for health_id in wanted if health_id not in self._unwrapped]:
-            await self._usable(await _rows(conn, _READ, unknown))
+            await self.usable(await _rows(conn, _READ, unknown))
         recalled: dict[int, RecalledKey] = {}
         for health_id in wanted:
             known = self._unwrapped.get(health_id)
@@ -253,21 +245,24 @@ class DossierKeys:
     def _aad(self, health_id: int) -> bytes:
         return self._binding + health_id.to_bytes(8, "big")
 
-    async def _usable(self, rows: Mapping[int, _Row]) -> DossierKeyBatch:
+    async def usable(self, rows: Mapping[int, bytes | None]) -> DossierKeyBatch:
+        """The keys in these rows, by dossier: `wrapped` as just read, None of a key that was destroyed."""
         keys: dict[int, DossierKey | DmpError] = {}
         unknown: list[KeyForOwner] = []
         owners: list[int] = []
-        for row in rows.values():
-            known = self._unwrapped.get(row.health_id)
-            if row.wrapped is None:
-                self._unwrapped.pop(row.health_id, None)
-                keys[row.health_id] = DmpError(reasons.ERROR_REASON_CONTENT_DESTROYED)
-            elif known is not None and known.wrapped == row.wrapped:
-                self._unwrapped.move_to_end(row.health_id)
-                keys[row.health_id] = known.key
+        remembered = self._unwrapped
+        for health_id, wrapped in rows.items():
+            if wrapped is None:
+                remembered.pop(health_id, None)
+                keys[health_id] = DmpError(reasons.ERROR_REASON_CONTENT_DESTROYED)
+                continue
+            known = remembered.get(health_id)
+            if known is not None and known.wrapped == wrapped:
+                remembered.move_to_end(health_id)
+                keys[health_id] = known.key
             else:
-                owners.append(row.health_id)
-                unknown.append(KeyForOwner(row.wrapped, self._aad(row.health_id)))
+                owners.append(health_id)
+                unknown.append(KeyForOwner(wrapped, self._aad(health_id)))
         if unknown:
             keys |= await self._unwrap(owners, unknown)
         return DossierKeyBatch(keys)
@@ -300,13 +295,12 @@ class DossierKeys:
             return None
 
 
-async def _held(conn: Connection, health_ids: Sequence[int]) -> dict[int, _Row]:
+async def _held(conn: Connection, health_ids: Sequence[int]) -> dict[int, bytes | None]:
     """The rows of these dossiers, held for the rest of the transaction."""
     if len(health_ids) == 1:
         return await _rows(conn, _READ_AND_HOLD, health_ids[0])
     return await _rows(conn, _READ_AND_HOLD_SEVERAL, health_ids)
 
 
-async def _rows(conn: Connection, statement: str, asked: Sequence[int] | int) -> dict[int, _Row]:
-    records = await conn.fetch(statement, asked)
-    return {record["health_id"]: _Row(record["health_id"], record["wrapped"]) for record in records}
+async def _rows(conn: Connection, statement: str, asked: Sequence[int] | int) -> dict[int, bytes | None]:
+    return {record[0]: record[1] for record in await conn.fetch(statement, asked)}

@@ -5,11 +5,13 @@ Rules live in the .proto files only, but for one that holds for every text that 
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 
 import protovalidate
 from google.protobuf.message import Message
 
+from buf.validate import validate_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.text import nul_characters
@@ -33,6 +35,22 @@ def validate_for_storage(message: Message) -> None:
             reasons.ERROR_REASON_INVALID_FIELD,
             fields=[FieldViolation(path, "string.nul", "holds the character U+0000") for path in paths],
         )
+
+
+def pattern_of(kind: type[Message], field: str) -> re.Pattern[str]:
+    """The pattern of a request's only rule, to be asked by `fullmatch` before `validate` is: half a microsecond instead
+    of four. ValueError when the contract has other rules for that message, which this would pass over."""
+    rules = {
+        each.name: each.GetOptions().Extensions[validate_pb2.field]
+        for each in kind.DESCRIPTOR.fields
+        if each.GetOptions().HasExtension(validate_pb2.field)
+    }
+    rule = rules.get(field)
+    alone = validate_pb2.FieldRules(string=validate_pb2.StringRules(pattern=rule.string.pattern if rule else ""))
+    own = kind.DESCRIPTOR.GetOptions().HasExtension(validate_pb2.message)
+    if rule != alone or len(rules) != 1 or own:
+        raise ValueError(f"{kind.DESCRIPTOR.full_name}: {field} must have a pattern, and nothing else a rule")
+    return re.compile(rule.string.pattern)
 
 
 def _violation(violation: protovalidate.Violation) -> FieldViolation:

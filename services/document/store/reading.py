@@ -20,10 +20,13 @@ from services.runtime.sealing import DossierKey
 _log = structlog.get_logger("document")
 
 # Document and content ids are unique across dossiers (UUIDv7; contents by a keyed digest): two plain lists name exactly
-# the rows, and become one indexed task per shard (design §4). What comes back is looked up by both ids.
-FIND: Final = (
-    f"SELECT {COLUMNS} FROM document d WHERE d.health_id = ANY($1::bigint[]) AND d.document_id = ANY($2::uuid[])"  # noqa: S608
-)
+# the rows, and become one indexed task per shard (design §4). What comes back is looked up by both ids. The dossier's
+# key is read with its document, in one snapshot.
+FIND: Final = f"""
+SELECT {COLUMNS}, k.health_id, k.wrapped
+FROM document d LEFT JOIN dossier_key k ON k.health_id = d.health_id
+WHERE d.health_id = ANY($1::bigint[]) AND d.document_id = ANY($2::uuid[])
+"""  # noqa: S608
 CONTENTS: Final = """
 SELECT health_id, content_id, sealed, object_key FROM content
 WHERE health_id = ANY($1::bigint[]) AND content_id = ANY($2::uuid[])
@@ -74,12 +77,11 @@ class DocumentStore:
         self._keys = keys
 
     async def find(self, wanted: list[DocumentKey]) -> list[FoundDocument | None]:
-        """The documents and their dossiers' keys, None for what is not there. Two statements."""
-        health_ids = [key.health_id for key in wanted]
+        """The documents and their dossiers' keys, None for what is not there. One statement."""
         async with self._pool.acquire() as conn:
-            records = await conn.fetch(FIND, health_ids, [key.id for key in wanted])
-            keys = await self._keys.for_read(conn, health_ids)
-        found = {(row[0], row[1]): FoundDocument(DocumentRow._make(row), keys) for row in records}
+            records = await conn.fetch(FIND, [key.health_id for key in wanted], [key.id for key in wanted])
+        keys = await self._keys.usable({row[0]: row[-1] for row in records if row[-2] is not None})
+        found = {(row[0], row[1]): FoundDocument(DocumentRow._make(row[:-2]), keys) for row in records}
         return [found.get(key) for key in wanted]
 
     async def contents(self, wanted: list[DocumentKey]) -> list[StoredContent | None]:
