@@ -47,7 +47,7 @@ from gateway.quotas import Quotas
 from gateway.registration import QuotaRegistration, Registration
 from gateway.relay import Relay
 from gateway.settings import GatewaySettings
-from gateway.store import SignIns, Store, UsageStore
+from gateway.store import Imports, SignIns, Store, UsageStore
 from gateway.usage import Usage
 from services.runtime import limits
 from services.runtime.access import methods_of
@@ -78,6 +78,7 @@ _METHODS = methods_of(
 _OWN = methods_of([PARTNER_SERVICE])
 _PURGE_EVERY = 60.0
 _KEPT_AFTER_EXPIRY = timedelta(minutes=10)
+_IMPORTS_KEPT = timedelta(days=30)
 
 
 async def main() -> None:
@@ -125,7 +126,7 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
     peers = {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}
     backend = PlatformBackend(callers, peers, security)
     http = HttpLimits(Admission(_application(service, oauth, backend), limit, usage))
-    background = [denials.run, usage.run, outbox.run, lambda: _purge(store, SignIns(pool))]
+    background = [denials.run, usage.run, outbox.run, lambda: _purge(store, SignIns(pool), Imports(pool))]
     async with (
         mutual_tls_port(settings.mutual_tls_listen, TlsFiles(*settings.tls_files()), oauth.forms.by_path),
         operator_port(service, partners, calls, security),
@@ -187,7 +188,13 @@ def _application(service: Service[GatewaySettings], oauth: OAuth, backend: Platf
         routes=[
             *LogPages(service.peer("audit")).routes(),
             *oauth_routes(oauth.forms, oauth.pages, names, settings.jwks_file),
-            *fhir_routes(backend, ExternalIds(service.keyring), base_url, max_body_bytes=settings.max_message_bytes),
+            *fhir_routes(
+                backend,
+                ExternalIds(service.keyring),
+                base_url,
+                Imports(service.pool),
+                max_body_bytes=settings.max_message_bytes,
+            ),
         ],
         exception_handlers=exception_handlers(),
         middleware=[Middleware(HttpMetrics, metrics=service.telemetry.metrics)],
@@ -233,12 +240,13 @@ async def _serving(settings: GatewaySettings, stop: asyncio.Event) -> None:
         return
 
 
-async def _purge(store: Store, sign_ins: SignIns) -> None:
+async def _purge(store: Store, sign_ins: SignIns, imports: Imports) -> None:
     while True:
         await asyncio.sleep(_PURGE_EVERY)
         before = datetime.now(UTC) - _KEPT_AFTER_EXPIRY
         await store.purge_assertions(before)
         await sign_ins.purge(before)
+        await imports.purge(before - _IMPORTS_KEPT)
 
 
 def _registrations(file: Path | None) -> list[Registration]:

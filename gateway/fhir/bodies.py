@@ -72,3 +72,17 @@ class BodyReader:
     @staticmethod
     def _too_large(limit: int) -> DmpError:
         return too_large("body", "max_bytes", f"at most {limit} bytes")
+
+
+class KnownBody(BodyReader):
+    """A body that has been read: one line of a file, for a handler that takes it as a request of its own."""
+
+    def __init__(self, request: Request, content: bytes) -> None:
+        super().__init__(request, BodyBudget(0), len(content))
+        self._content = content
+
+    async def read(self, most: int | None = None) -> bytes:
+        """The content; REQUEST_TOO_LARGE beyond `most`."""
+        if most is not None and len(self._content) > most:
+            raise self._too_large(most)
+        return self._content

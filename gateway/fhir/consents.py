@@ -144,6 +144,15 @@ def concerns(event: ConsentEvent, found: ConsentId) -> bool:
     return event.kind == "dossier.update_preferences"
 
 
+def consent_of(event: ConsentEvent, entity: uuid.UUID) -> ConsentId | None:
+    """The Consent with this entity, if a change of the dossier is one of it."""
+    subject = event.grantee.id
+    for found in (*map(ConsentId, PREFERENCES), ConsentId("authorization", subject), ConsentId("block", subject)):
+        if found.entity == entity and concerns(event, found):
+            return found
+    return None
+
+
 def read_consent(resource: Node) -> ConsentIn:
     """What a Consent that comes in asks for."""
     resource.refuse_modifiers()

@@ -30,7 +30,7 @@ Code = Literal[
     "operation",
     "",
 ]
-Body = Literal["", "resource", "form", "patch"]
+Body = Literal["", "resource", "form", "patch", "ndjson"]
 AnswerKind = Literal["FHIR", "bytes"]
 
 _RPCS: Final[Mapping[str, MethodAccess]] = methods_of(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gateway.fhir.capability import describe
 from gateway.fhir.interactions import INTERACTIONS, Interaction
+from gateway.fhir.negotiation import NDJSON
 from gateway.fhir.node import JsonObject
 from gateway.fhir.structure import INTEGERS, RESOURCE, Element, structure_of
 
@@ -27,6 +28,12 @@ _HEADERS: Final = (
     ("traceparent", "W3C trace context; sent back."),
 )
 _KEY: Final = "Makes a change repeatable: the same key and body have one effect, kept for seven days."
+_ACCEPTED: Final = {
+    "export": "Accepted: the status is at the URL in Content-Location",
+    "import": "Accepted: the status is at the URL in Content-Location",
+    "import-status": "Under way",
+    "import-file": "Not finished: the file is to be sent again",
+}
 _OUTCOME: Final = {
     "description": "An OperationOutcome: what is wrong, and where",
     "content": {kind: {"schema": {"$ref": "#/components/schemas/OperationOutcome"}} for kind in (_JSON, _XML)},
@@ -112,6 +119,8 @@ def _body(found: Interaction) -> JsonObject:
         return {_FORM: {"schema": {"type": "object", "properties": properties}}}
     schemas = [{"$ref": f"#/components/schemas/{name}"} for name in found.accepts]
     schema: JsonObject = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    if found.body == "ndjson":
+        return {NDJSON: {"schema": {"type": "string"}}}
     if found.body == "patch":
         return {
             "application/json-patch+json": {"schema": _JSON_PATCH},
@@ -140,7 +149,10 @@ def _responses(found: Interaction) -> JsonObject:
     else:
         resource = {"type": "object", "properties": {"resourceType": {"type": "string"}}, "required": ["resourceType"]}
         content = {_JSON: {"schema": resource}, _XML: {"schema": {"type": "string"}}}
-    return {status: {"description": "Done", "content": content}, "default": _OUTCOME}
+    answers: JsonObject = {status: {"description": "Done", "content": content}, "default": _OUTCOME}
+    if found.name in _ACCEPTED:
+        answers["202"] = {"description": _ACCEPTED[found.name]}
+    return answers
 
 
 def _schema_of(name: str, depth: int) -> JsonObject:

@@ -25,6 +25,7 @@ from gateway.fhir.endpoints.changes import Changes
 from gateway.fhir.endpoints.consents import Consents
 from gateway.fhir.endpoints.directory import Directory
 from gateway.fhir.endpoints.documents import Documents
+from gateway.fhir.endpoints.imports import Imports
 from gateway.fhir.endpoints.lists import Lists
 from gateway.fhir.endpoints.operations import Operations
 from gateway.fhir.endpoints.people import People
@@ -41,6 +42,7 @@ from gateway.fhir.exchange import (
     render,
 )
 from gateway.fhir.interactions import INTERACTIONS
+from gateway.fhir.ledger import ImportLedger
 from gateway.fhir.openapi import openapi
 from gateway.fhir.refusals import ProtocolRefusal
 from services.runtime.errors import DmpError
@@ -55,19 +57,20 @@ def routes(
     backend: Backend,
     external_ids: ExternalIds,
     base_url: str,
+    ledger: ImportLedger,
     *,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     max_bodies_bytes: int | None = None,
     version: str = "0.1.0",
 ) -> list[Route]:
-    """The routes under the path of `base_url` (which may end in a path, such as `/fhir`).
+    """The routes under the path of `base_url` (which may end in a path, such as `/fhir`). `ledger` keeps imports.
 
     `max_body_bytes` bounds one body, `max_bodies_bytes` all bodies that the process holds (default: four of them).
     """
     base_url = base_url.rstrip("/")
     prefix = urlsplit(base_url).path
     budget = BodyBudget(max_bodies_bytes or _BODIES_AT_ONCE * max_body_bytes)
-    handlers = _handlers(backend, external_ids, base_url)
+    handlers = _handlers(backend, external_ids, base_url, ledger)
     opened = _open_handlers(base_url, version)
     by_path: dict[str, dict[str, Operation]] = {}
     for interaction in INTERACTIONS:
@@ -90,11 +93,13 @@ def exception_handlers() -> Mapping[Any, Any]:
     return {HTTPException: _http_exception}
 
 
-def _handlers(backend: Backend, external_ids: ExternalIds, base_url: str) -> Mapping[str, Handler]:
+def _handlers(
+    backend: Backend, external_ids: ExternalIds, base_url: str, ledger: ImportLedger
+) -> Mapping[str, Handler]:
     found: dict[str, Handler] = {}
     for area in (People, Documents, Changes, Lists, Consents, Operations, Directory, Traces, Bulk):
         found |= area(backend, external_ids, base_url).handlers()
-    return found
+    return {**found, **Imports(backend, external_ids, base_url, ledger, found).handlers()}
 
 
 def _open_handlers(base_url: str, version: str) -> Mapping[str, OpenHandler]:

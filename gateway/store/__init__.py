@@ -1,6 +1,7 @@
 """Every statement of the gateway's database. No rule, no HTTP, no clock.
 
 clients   registrations, their keys, suspensions, used assertions
+imports   how far imports are
 sign_ins  people signing in, authorization codes, grants with their refresh tokens, revoked tokens
 usage     counts of what clients did
 """
@@ -8,6 +9,7 @@ usage     counts of what clients did
 from __future__ import annotations
 
 from gateway.store.clients import ClientRow, Standing, Store
+from gateway.store.imports import Imports
 from gateway.store.sign_ins import CodeRow, GrantRow, SignInRow, SignIns
 from gateway.store.usage import UsageRow, UsageStore
 
@@ -15,6 +17,7 @@ __all__ = [
     "ClientRow",
     "CodeRow",
     "GrantRow",
+    "Imports",
     "SignInRow",
     "SignIns",
     "Standing",

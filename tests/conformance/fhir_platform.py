@@ -26,9 +26,10 @@ from gateway.callers import Caller
 from gateway.external_ids import ExternalIds
 from gateway.fhir.routes import exception_handlers, routes
 from gateway.fhir.rpcs import Request, Response, Rpc
-from services.runtime.errors import DmpError, FieldViolation
+from services.runtime.errors import DmpError, FieldViolation, unavailable
 from services.runtime.identifiers import document_name, dossier_name, dossier_of, submission_set_name, uuid7
 from services.runtime.validation import validate
+from tests.conformance.fhir_imports import MemoryLedger
 from tests.conformance.fhir_register import FakeConsents, FakeRegister, FakeTrail
 from tests.conformance.fhir_samples import (
     ALL_SCOPES,
@@ -76,6 +77,7 @@ class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
         }
         self.dossiers[OTHER_HEALTH_ID].close_time.FromSeconds(1_700_000_000)
         self.documents: dict[str, tuple[document_pb2.Document, bytes]] = {}
+        self.most_submissions: int | None = None
         self.submissions: list[document_pb2.SubmitDocumentsRequest] = []
         self.sets: list[document_pb2.SubmissionSet] = []
         self.folders: list[document_pb2.Folder] = []
@@ -137,6 +139,8 @@ class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
     ) -> document_pb2.SubmitDocumentsResponse:
         validate(request)
         self._dossier(request.parent)
+        if self.most_submissions is not None and len(self.submissions) >= self.most_submissions:
+            raise unavailable("document")
         self.submissions.append(request)
         health_id = dossier_of(request.parent, "parent")
         response = document_pb2.SubmitDocumentsResponse(submission_set=request.submission_set)
@@ -321,7 +325,8 @@ def external_ids() -> ExternalIds:
 
 def application(platform: FakePlatform, base_url: str = BASE, **options: Any) -> Starlette:
     return Starlette(
-        routes=routes(platform, external_ids(), base_url, **options), exception_handlers=dict(exception_handlers())
+        routes=routes(platform, external_ids(), base_url, MemoryLedger(), **options),
+        exception_handlers=dict(exception_handlers()),
     )
 
 

@@ -212,19 +212,21 @@ class Consents(Endpoints):
         return next(each for each in written_all if each["category"][0]["coding"][0]["code"] == found.kind)
 
     async def _versions(self, exchange: Exchange) -> list[JsonObject]:
-        health_id, found, _ = await self._found(exchange)
+        """Those of a Consent that has ended too, which no list names any more: the events say whose it was."""
+        health_id, entity = await self._read_id(exchange, "Consent")
         versions, token = [], ""
         for _ in range(_MOST_PAGES):
             request = ListConsentEventsRequest(parent=dossier_name(health_id), page_size=200, page_token=token)
             response = await self._or_nobody(self._backend.call(exchange.caller, table.EVENTS, request), "id")
-            versions += [
-                consents.write_event(each, found, health_id, self._ids)
-                for each in response.events
-                if consents.concerns(each, found)
-            ]
+            for event in response.events:
+                found = consents.consent_of(event, entity)
+                if found is not None:
+                    versions.append(consents.write_event(event, found, health_id, self._ids))
             token = response.next_page_token
             if not token:
                 break
+        if not versions and entity not in {ConsentId(kind).entity for kind in consents.PREFERENCES}:
+            raise _none()
         return versions
 
 
