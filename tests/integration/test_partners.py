@@ -363,4 +363,13 @@ async def test_the_command_registers_shows_suspends_and_counts(platform: Platfor
     assert suspended.count(" now") >= len(SERVICES)
     assert "suspended" in await dmp("partner", "show", "vendor-by-command")
     await dmp("partner", "resume", "vendor-by-command")
+    (first,), second = json.loads(described["jwks"])["keys"], new_key()
+    added = tmp_path / "keys.json"
+    added.write_text(key_set(second))
+    both = await dmp("partner", "rotate", "vendor-by-command", "--jwks", str(added))
+    assert first["kid"] in both
+    assert str(second.kid) in both
+    left = await dmp("partner", "rotate", "vendor-by-command", "--retire", first["kid"])
+    assert first["kid"] not in left
+    assert str(second.kid) in left
     assert "operation" in await dmp("partner", "usage", "vendor-by-command")
