@@ -53,6 +53,12 @@ def everything_allowed() -> FakePlatform:
     return platform
 
 
+@schemathesis.serializer("application/fhir+ndjson")
+def lines_of(_: Any, value: Any) -> bytes:
+    """A body of `$import`, whose schema is text."""
+    return str(value).encode("utf-8", "replace")
+
+
 schema = schemathesis.openapi.from_asgi("/fhir/openapi.json", application(everything_allowed()))
 
 
