@@ -47,6 +47,7 @@ TABLES = (
     "notice",
     "unusual_access",
     "actor_window",
+    "set_aside",
 )
 DOSSIER = 4_611_686_018_427_387_904
 OTHER_DOSSIER = 1_234_567_890_123_456_789

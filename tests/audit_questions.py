@@ -63,12 +63,14 @@ class Asked(ServiceUnderTest):
         )
 
     async def derive(self, same_names: SameNames | None = None) -> None:
-        lease = Lease(self.log.pool, "derive")
-        derivation = Derivation(
-            self.log.pool, self.log.keys, keyring(), 0, load(), Metrics(), lease, same_names=same_names
-        )
+        derivation = self.derivation(same_names)
         while await derivation.step():
             pass
+
+    def derivation(self, same_names: SameNames | None = None) -> Derivation:
+        """What looks at the log, not started."""
+        lease = Lease(self.log.pool, "derive")
+        return Derivation(self.log.pool, self.log.keys, keyring(), 0, load(), Metrics(), lease, same_names=same_names)
 
 
 def happened(

@@ -3,6 +3,9 @@
 A step opens the next events, and keeps what they make in the transaction that moves the cursor. It rests as long as it
 works, and for a second where appends wait: they come first. Everything it keeps can be made again from the log, but for
 what people decided.
+
+One event that cannot be looked at holds up no other and ends nothing: the events of its step are taken one by one, and
+it alone is set aside, alarmed, and tried again until it goes through.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
@@ -37,12 +42,18 @@ from services.runtime.sealing import SealBroken, seal
 
 _log = structlog.get_logger("derivation")
 
+Claim = Callable[[Connection], Awaitable[bool]]
+"""Takes events as looked at, inside the transaction that keeps what they make; False if another process did."""
 SameNames = Callable[[Sequence[tuple[int, str]]], Awaitable[list[bool]]]
 """Whether each name is that of the patient of the dossier beside it."""
 
 _STEP: Final = 256
 _PIECE: Final = 32
 _IDLE: Final = 0.5
+_AGAIN: Final = timedelta(minutes=10)
+_NOT_NOW: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+)
 _BEHIND_APPENDS: Final = 1.0
 _ACQUIRE_SECONDS: Final = 5.0
 _KEPT: Final = timedelta(hours=49)
@@ -113,8 +124,11 @@ class Derivation:
         self._busy = busy
         self._same_names = same_names
         self._behind = 0
+        self._one_by_one = 0
+        self._set_aside = 0
         self._unusual = metrics.counter("dmp_audit_unusual_total")
         metrics.gauge("dmp_audit_underived_events", lambda: self._behind, str(log_id))
+        metrics.gauge("dmp_audit_set_aside_events", lambda: self._set_aside, str(log_id))
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -130,7 +144,7 @@ class Derivation:
                 try:
                     more = await self.step()
                 except Exception as error:
-                    if not isinstance(error, DmpError) and not is_transient(error):
+                    if not _passes(error):
                         raise
                     _log.warning("derivation_delayed", log=self._log_id, exc_info=error)
             rest = time.monotonic() - started if more else _IDLE
@@ -138,24 +152,72 @@ class Derivation:
 
     async def step(self) -> bool:
         """Looks at the next events; whether there may be more."""
+        limit = 1 if self._one_by_one else _STEP
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             start = await derived_store.next_leaf(conn, self._log_id)
-            rows = await derived_store.rows(conn, self._log_id, start, _STEP)
-            if not rows:
-                self._behind = 0
-                return False
+            rows = await derived_store.rows(conn, self._log_id, start, limit)
+        if not rows:
+            self._behind = self._one_by_one = 0
+            return await self._try_again()
+
+        async def move_on(conn: Connection) -> bool:
+            return await derived_store.move(conn, self._log_id, start, rows[-1].leaf_index + 1)
+
+        try:
+            await self._derive(rows, move_on)
+        except Exception as error:
+            if _passes(error):
+                raise
+            if len(rows) > 1:
+                self._one_by_one = len(rows)
+                return True
+            await self._put_aside(rows[0], error, move_on)
+        self._one_by_one = max(0, self._one_by_one - len(rows))
+        self._behind = len(rows) if len(rows) == limit else 0
+        return len(rows) == limit
+
+    async def _derive(self, rows: Sequence[UnderivedRow], claim: Claim) -> None:
+        """Keeps what these events make, with the claim, or nothing."""
+        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             keys = await self._keys.for_read(conn, [row.health_id for row in rows])
             opened = await self._open(rows, keys)
             firsts = await derived_store.first_times(conn, self._log_id, [o.row for o in opened if _is_access(o.event)])
         namesakes = await self._namesakes(opened, firsts)
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
-            if not await derived_store.move(conn, self._log_id, start, rows[-1].leaf_index + 1):
-                return True
+            if not await claim(conn):
+                return
             await derived_store.count(conn, self._log_id, _counted(opened))
             episodes = await self._notify(conn, opened)
             await self._detect(conn, opened, _Noted(firsts, episodes, namesakes))
-        self._behind = len(rows) if len(rows) == _STEP else 0
-        return len(rows) == _STEP
+
+    async def _put_aside(self, row: UnderivedRow, error: Exception, claim: Claim) -> None:
+        _log.critical("event_set_aside", log=self._log_id, leaf_index=row.leaf_index, exc_info=error)
+        async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
+            if await claim(conn):
+                await derived_store.set_aside(conn, self._log_id, row.leaf_index, type(error).__name__, _AGAIN)
+
+    async def _try_again(self) -> bool:
+        """Looks at the first of the events set aside whose time has come; whether there was one."""
+        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+            kept = await derived_store.all_set_aside(conn, self._log_id)
+            self._set_aside = len(kept)
+            place = next((place for place, due in kept if due), None)
+            if place is None:
+                return False
+            rows = await derived_store.row_at(conn, self._log_id, place)
+
+        async def take_back(conn: Connection) -> bool:
+            return await derived_store.take_back(conn, self._log_id, place)
+
+        try:
+            await self._derive(rows, take_back)
+        except Exception as error:
+            if _passes(error):
+                raise
+            _log.critical("event_still_set_aside", log=self._log_id, leaf_index=place, exc_info=error)
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+                await derived_store.set_aside(conn, self._log_id, place, type(error).__name__, _AGAIN)
+        return True
 
     async def _open(self, rows: Sequence[UnderivedRow], keys: DossierKeyBatch) -> list[_Opened]:
         """The events that can be opened; a destroyed one is passed over, a damaged one found by verification."""
@@ -166,9 +228,9 @@ class Derivation:
             try:
                 place = EventPlace(row.health_id, row.event_id.bytes, self._log_id)
                 part = open_clear(keys[row.health_id], row.sealed, place)
-            except (DmpError, SealBroken):
+                opened.append(_Opened(row, audit_pb2.AuditEvent.FromString(part.clear)))
+            except (DmpError, SealBroken, DecodeError):
                 continue
-            opened.append(_Opened(row, audit_pb2.AuditEvent.FromString(part.clear)))
         return opened
 
     async def _namesakes(self, opened: Sequence[_Opened], firsts: set[int]) -> set[int]:
@@ -277,6 +339,11 @@ class Derivation:
             derived_store.ADD_UNUSUAL, item, row.health_id, self._log_id, row.leaf_index, finding.detector, sealed
         )
         self._unusual.add(1)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it may go away by itself: the database or another service does not answer now."""
+    return is_transient(error) or (isinstance(error, DmpError) and error.code in _NOT_NOW)
 
 
 def _counted(opened: Sequence[_Opened]) -> Counter[CountKey]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
 from services.runtime.postgres import Connection
@@ -15,6 +15,19 @@ MOVE: Final = "UPDATE derived SET next_leaf = $3 WHERE log_id = $1 AND next_leaf
 ROWS: Final = """
 SELECT leaf_index, health_id, event_id, actor_digest, event_time, sealed
 FROM event WHERE log_id = $1 AND leaf_index >= $2 ORDER BY leaf_index LIMIT $3
+"""
+ROWS_AT: Final = """
+SELECT leaf_index, health_id, event_id, actor_digest, event_time, sealed
+FROM event WHERE log_id = $1 AND leaf_index = ANY($2::bigint[])
+"""
+SET_ASIDE: Final = """
+INSERT INTO set_aside (log_id, leaf_index, error_type, next_attempt_at) VALUES ($1, $2, $3, now() + $4::interval)
+ON CONFLICT (log_id, leaf_index) DO UPDATE
+SET error_type = excluded.error_type, next_attempt_at = excluded.next_attempt_at
+"""
+TAKE_BACK: Final = "DELETE FROM set_aside WHERE log_id = $1 AND leaf_index = $2"
+ALL_SET_ASIDE: Final = """
+SELECT leaf_index, next_attempt_at <= now() FROM set_aside WHERE log_id = $1 ORDER BY next_attempt_at
 """
 FIRST_TIMES: Final = """
 SELECT leaf_index
@@ -186,6 +199,26 @@ async def move(conn: Connection, log_id: int, old: int, new: int) -> bool:
 async def rows(conn: Connection, log_id: int, start: int, limit: int) -> list[UnderivedRow]:
     """Events from a place on."""
     return [UnderivedRow(*record) for record in await conn.fetch(ROWS, log_id, start, limit)]
+
+
+async def row_at(conn: Connection, log_id: int, leaf_index: int) -> list[UnderivedRow]:
+    """The event at a place; nothing if there is none."""
+    return [UnderivedRow(*record) for record in await conn.fetch(ROWS_AT, log_id, [leaf_index])]
+
+
+async def set_aside(conn: Connection, log_id: int, leaf_index: int, error_type: str, again: timedelta) -> None:
+    """Keeps an event for later; one that is kept already waits so long again."""
+    await conn.execute(SET_ASIDE, log_id, leaf_index, error_type, again)
+
+
+async def take_back(conn: Connection, log_id: int, leaf_index: int) -> bool:
+    """Keeps it no longer; False if another process did that."""
+    return bool(await conn.execute(TAKE_BACK, log_id, leaf_index) == "DELETE 1")
+
+
+async def all_set_aside(conn: Connection, log_id: int) -> list[tuple[int, bool]]:
+    """The places of what is kept for later, and whether its time has come."""
+    return [(place, due) for place, due in await conn.fetch(ALL_SET_ASIDE, log_id)]
 
 
 async def first_times(conn: Connection, log_id: int, seen: Sequence[UnderivedRow]) -> set[int]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from dmp.identity.v1 import identity_pb2
 from services.runtime.channels import Peer
+from services.runtime.errors import unavailable
 
 _COMPARE: Final = "/dmp.identity.v1.IdentityService/BatchCompareNames"
 _AT_ONCE: Final = 256
@@ -28,5 +29,8 @@ class NameComparison:
             request = identity_pb2.BatchCompareNamesRequest()
             for health_id, name in asked[start : start + _AT_ONCE]:
                 request.requests.add(health_id=health_id, name=name)
-            found += (await self._compare(request, timeout=_TIMEOUT)).same_family_names
+            answer = (await self._compare(request, timeout=_TIMEOUT)).same_family_names
+            if len(answer) != len(request.requests):
+                raise unavailable("identity")
+            found += answer
         return found

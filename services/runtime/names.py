@@ -202,6 +202,7 @@ GaugeName = Literal[
     "dmp_audit_checkpoint_lag_seconds",
     "dmp_audit_unintegrated_events",
     "dmp_audit_underived_events",
+    "dmp_audit_set_aside_events",
 ]
 MetricName = CounterName | HistogramName | GaugeName
 
@@ -287,6 +288,7 @@ METRICS: Final[Mapping[MetricName, MetricSpec]] = {
     "dmp_audit_checkpoint_lag_seconds": MetricSpec("Time since a checkpoint covered every event", "s", ("log",)),
     "dmp_audit_unintegrated_events": MetricSpec("Events that no checkpoint covers yet", "1", ("log",)),
     "dmp_audit_underived_events": MetricSpec("Events not yet counted nor looked at by detectors", "1", ("log",)),
+    "dmp_audit_set_aside_events": MetricSpec("Events that could not be looked at, and are tried again", "1", ("log",)),
     "dmp_audit_notices_total": MetricSpec(
         "Notices to patients and physicians, by what became of them", "1", ("outcome",)
     ),

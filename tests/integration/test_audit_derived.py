@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -185,6 +187,52 @@ async def test_whoever_bears_the_patients_name_is_found_at_the_first_time_and_no
     assert asked == [(DOSSIER, "Claire Martin")]
     items = (await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)).unusual_accesses
     assert [each.detector for each in items] == ["same_name"]
+
+
+async def test_an_event_that_cannot_be_looked_at_is_set_aside_alarmed_and_tried_again_and_ends_nothing(
+    audit: Asked,
+) -> None:
+    bad, glass = DOSSIER + 3, context_pb2.ACCESS_MODE_BREAK_GLASS
+    places(
+        await audit.log.append(*(happened(health_id=DOSSIER + number, mode=glass, said="coma") for number in range(6)))
+    )
+    names = Names(bad)
+    work = asyncio.ensure_future(audit.derivation(names).run())
+    kept = "SELECT leaf_index, error_type FROM set_aside"
+    await until(lambda: audit.log.pool.fetchval("SELECT next_leaf = 6 FROM derived"))
+    assert [tuple(row) for row in await audit.log.pool.fetch(kept)] == [(3, "ValueError")]
+    places(await audit.log.append(happened(health_id=DOSSIER + 9)))
+    await until(lambda: audit.log.pool.fetchval("SELECT next_leaf = 7 FROM derived"))
+    assert not work.done(), "the work goes on"
+    assert await audit.log.pool.fetchval("SELECT sum(event_count) FROM day_count") == 6
+    await audit.log.pool.execute("UPDATE set_aside SET next_attempt_at = now()")
+    await until(lambda: audit.log.pool.fetchval("SELECT next_attempt_at > now() FROM set_aside"))
+    names.bad = 0
+    await audit.log.pool.execute("UPDATE set_aside SET next_attempt_at = now()")
+    await until(lambda: audit.log.pool.fetchval("SELECT count(*) = 0 FROM set_aside"))
+    work.cancel()
+    assert await audit.log.pool.fetchval("SELECT sum(event_count) FROM day_count") == 7
+    told = notice_pb2.ListNoticesRequest(parent=dossier_name(bad))
+    assert len((await audit.ask("ListNotices", told, health_id=bad)).notices) == 1, "its patient is told in the end"
+
+
+class Names:
+    """Nobody bears a patient's name, and one dossier cannot be asked about."""
+
+    def __init__(self, bad: int) -> None:
+        self.bad = bad
+
+    async def __call__(self, asked: Sequence[tuple[int, str]]) -> list[bool]:
+        if any(dossier == self.bad for dossier, _ in asked):
+            return []
+        return [False] * len(asked)
+
+
+async def until(holds: Callable[[], Awaitable[Any]]) -> None:
+    deadline = time.monotonic() + 60
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 # --- destruction by law ----------------------------------------------------------------------------------------------
