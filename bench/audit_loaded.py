@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import random
+import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import asyncpg
+
 from bench.ground import fresh_state
-from dmp.audit.v1 import audit_pb2, log_pb2
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from ops.local.keys import ensure_keyring, ensure_log_keys
 from ops.local.stack import Stack
@@ -29,30 +33,36 @@ from services.audit.rules import TrailFilter
 from services.audit.tiles import DatabaseTiles
 from services.audit.tree import LogTree
 from services.runtime import postgres
-from services.runtime.channels import Peer
-from services.runtime.dossier_keys import DossierKeys
+from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.identifiers import uuid7
 from services.runtime.keyring import Keyring
 from services.runtime.paging import PageTokens
-from services.runtime.settings import ServiceSettings
-from services.runtime.tlog.checkpoint import parse
 from services.runtime.tlog.policy import Policy
+from services.runtime.tlog.receipt import Proof, verify
 
-CHECKPOINT: Final = "/dmp.audit.v1.AuditService/GetCheckpoint"
 DOSSIERS: Final = 5000
 READ_DOSSIERS: Final = 100
 EVENTS_OF_ONE: Final = 400
 FIRST_DOSSIER: Final = 4_611_686_018_427_387_904
+_PIECE: Final = 4096
+_HEAD: Final = struct.Struct(">hiqiqiqi16s")
+_LEAF: Final = (49).to_bytes(4, "big") + b"\x01"
+_POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_INDEXES: Final = """
+SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'event' AND indexname <> 'event_pkey'
+"""
 
 
 @dataclass(slots=True)
 class Row:
-    """One measurement: events a second, latencies in milliseconds."""
+    """One measurement: events a second, latencies in milliseconds, CPU microseconds an event."""
 
     name: str
     rate: float
     p50: float
     p99: float
+    service: float = 0.0
+    database: float = 0.0
 
 
 def event(health_id: int) -> audit_pb2.AuditEvent:
@@ -102,14 +112,14 @@ def row(health_id: int) -> store.EventRow:
 
 
 @contextlib.asynccontextmanager
-async def watched(audit: Peer) -> AsyncIterator[list[tuple[int, float]]]:
-    """The published sizes, and when each was first seen."""
-    call = audit.unary(CHECKPOINT, log_pb2.GetCheckpointRequest, log_pb2.GetCheckpointResponse)
+async def watched(dsn: str) -> AsyncIterator[list[tuple[int, float]]]:
+    """The published sizes, and when each was first seen: in the database, so as to wait behind no caller."""
+    connection = await asyncpg.connect(dsn)
     seen: list[tuple[int, float]] = []
 
     async def watch() -> None:
         while True:
-            size = parse((await call(log_pb2.GetCheckpointRequest(), timeout=10)).checkpoint)[0].size
+            size = await connection.fetchval("SELECT published_size FROM checkpoint WHERE log_id = 0") or 0
             if not seen or size > seen[-1][0]:
                 seen.append((size, time.perf_counter()))
             await asyncio.sleep(0.02)
@@ -121,6 +131,7 @@ async def watched(audit: Peer) -> AsyncIterator[list[tuple[int, float]]]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        await connection.close()
 
 
 async def covered(seen: list[tuple[int, float]], size: int, within: float = 120) -> None:
@@ -133,53 +144,84 @@ async def covered(seen: list[tuple[int, float]], size: int, within: float = 120)
 
 
 async def load(dsn: str, keyring: Keyring, count: int) -> None:
-    """Fills an empty log by COPY: `READ_DOSSIERS` dossiers whose trails can be opened, the rest as it would look."""
-    pool = await postgres.connect(dsn, min_size=1, max_size=2, statement_timeout_ms=600_000, name="bench")
+    """Fills an empty log by binary COPY: `READ_DOSSIERS` dossiers with trails that open, the rest as it would look.
+
+    The secondary indexes are made afterwards. The tree is left to the service, which so shows how fast it integrates.
+    """
+    pool = await postgres.connect(dsn, min_size=1, max_size=2, statement_timeout_ms=0, name="bench")
     keys, digests = DossierKeys(keyring, "audit"), EntryDigests(keyring)
     read = [FIRST_DOSSIER + number for number in range(READ_DOSSIERS)]
     try:
         async with postgres.transaction(pool) as conn:
             opened = await keys.for_write(conn, read)
-        readable = min(count // 2, READ_DOSSIERS * EVENTS_OF_ONE)
-        every = count / readable
-        filler = row(FIRST_DOSSIER + DOSSIERS)
-        columns = ("log_id", "leaf_index", *store.EventRow._fields)
-        done = written = 0
-        while written < count:
-            records = []
-            for place in range(written, min(count, written + 20_000)):
-                if place >= done * every and done < readable:
-                    entry = prepare(event(read[done % READ_DOSSIERS]), "document", digests)
-                    part = ClearPart(os.urandom(SALT_BYTES), entry.clear)
-                    where = EventPlace(entry.health_id, entry.event_id, 0)
-                    each = store.EventRow(
-                        entry.health_id,
-                        uuid.UUID(bytes=entry.event_id),
-                        "document",
-                        entry.event_time,
-                        False,
-                        entry.actor_digest,
-                        entry.content_digest,
-                        leaf(entry.event_id, part),
-                        seal_clear(opened[entry.health_id], part, where),
-                    )
-                    done += 1
-                else:
-                    identity = uuid.uuid4()
-                    each = filler._replace(
-                        health_id=FIRST_DOSSIER + READ_DOSSIERS + random.randrange(1 << 40),
-                        event_id=identity,
-                        leaf=b"\x01" + identity.bytes + os.urandom(32),
-                    )
-                records.append((0, place, *each))
-            async with pool.acquire() as conn:
-                await conn.copy_records_to_table("event", records=records, columns=columns)
-            written += len(records)
-        await pool.execute("INSERT INTO log_head (log_id, size) VALUES (0, $1)", count)
-        await pool.execute("INSERT INTO derived (log_id, next_leaf) VALUES (0, $1)", count)
-        await pool.execute("ANALYZE event")
+        async with pool.acquire() as conn:
+            indexes = await conn.fetch(_INDEXES)
+            for name, _ in indexes:
+                await conn.execute(f"DROP INDEX {name}")
+            columns = ("log_id", "leaf_index", *store.EventRow._fields)
+            source = _encoded(count, _readable(opened, read, digests))
+            await conn.copy_to_table("event", source=source, columns=columns, format="binary")
+            await conn.execute("SET maintenance_work_mem = '1GB'")
+            for _, definition in indexes:
+                await conn.execute(definition)
+            await conn.execute("INSERT INTO log_head (log_id, size) VALUES (0, $1)", count)
+            await conn.execute("INSERT INTO derived (log_id, next_leaf) VALUES (0, $1)", count)
+            await conn.execute("ANALYZE event")
     finally:
         await pool.close()
+
+
+def _readable(opened: DossierKeyBatch, read: Sequence[int], digests: EntryDigests) -> Iterator[store.EventRow]:
+    """Events of the dossiers that are read, as the sequencer stores them."""
+    for number in itertools.count():
+        entry = prepare(event(read[number % len(read)]), "document", digests)
+        part = ClearPart(os.urandom(SALT_BYTES), entry.clear)
+        yield store.EventRow(
+            entry.health_id,
+            uuid.UUID(bytes=entry.event_id),
+            "document",
+            entry.event_time,
+            False,
+            entry.actor_digest,
+            entry.content_digest,
+            leaf(entry.event_id, part),
+            seal_clear(opened[entry.health_id], part, EventPlace(entry.health_id, entry.event_id, 0)),
+        )
+
+
+async def _encoded(count: int, readable: Iterator[store.EventRow]) -> AsyncIterator[bytes]:
+    """The rows in PostgreSQL's binary COPY format. What is not read differs in place, dossier, event id and leaf."""
+    every = count / min(count // 2, READ_DOSSIERS * EVENTS_OF_ONE)
+    filler, done, begun = row(FIRST_DOSSIER + DOSSIERS), 0, time.time_ns() // 1_000_000 - count
+    between, after = _between(filler), _field(filler.sealed)
+    yield b"PGCOPY\n\xff\r\n\0" + bytes(8)
+    for start in range(0, count, _PIECE):
+        rows, chance = [], os.urandom(48 * _PIECE)
+        for place in range(start, min(count, start + _PIECE)):
+            if place >= done * every:
+                each = next(readable)
+                head = _HEAD.pack(11, 8, 0, 8, place, 8, each.health_id, 16, each.event_id.bytes)
+                rows.append(head + _between(each) + _field(each.leaf) + _field(each.sealed))
+                done += 1
+                continue
+            at = (place - start) * 48
+            identity = (begun + place).to_bytes(6, "big") + b"\x70" + chance[at : at + 9]
+            dossier = FIRST_DOSSIER + DOSSIERS + int.from_bytes(chance[at + 10 : at + 15], "big")
+            head = _HEAD.pack(11, 8, 0, 8, place, 8, dossier, 16, identity)
+            rows.append(b"".join((head, between, _LEAF, identity, chance[at + 16 : at + 48], after)))
+        yield b"".join(rows)
+    yield b"\xff\xff"
+
+
+def _between(each: store.EventRow) -> bytes:
+    """The columns from `producer` to `content_digest`."""
+    moment = (each.event_time - _POSTGRES_EPOCH) // timedelta(microseconds=1)
+    fields = (each.producer.encode(), struct.pack(">q", moment), bytes([each.secret]))
+    return b"".join(map(_field, (*fields, each.actor_digest, each.content_digest)))
+
+
+def _field(content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + content
 
 
 async def reads(stack: Stack, count: int, rounds: int) -> list[Row]:
@@ -196,14 +238,22 @@ async def reads(stack: Stack, count: int, rounds: int) -> list[Row]:
         found = await reader.page(Reader(dossier, "patient", everything), store.END_OF_LOG, 50)
         assert found.events
 
+    proofs: list[Proof] = []
+
     async def proof() -> None:
-        assert await tree.proof(random.randrange(count), b"") is not None
+        found = await tree.proof(random.randrange(count), b"")
+        assert found is not None
+        proofs.append(found)
 
     try:
-        return [
+        rows = [
             await _timed(f"proof in a log of {count:,}", proof, rounds),
             await _timed(f"patient's page of 50 in a log of {count:,}", page, rounds),
         ]
+        policy = Policy.unwitnessed(signers[0].verifier)
+        for each in proofs[:200]:
+            verify(each, await pool.fetchval("SELECT leaf FROM event WHERE leaf_index = $1", each.index), policy)
+        return rows
     finally:
         await pool.close()
 
@@ -223,24 +273,20 @@ def percentiles(latencies: Sequence[float]) -> tuple[float, float]:
 
 
 async def loaded(count: int, rounds: int) -> list[Row]:
-    """The rows of a log of `count` events: its integration, proofs, pages."""
+    """The rows of a log of `count` events: its integration, from the start of the service on, proofs, pages."""
     async with fresh_state() as state:
         keyring = Keyring.from_directory(ensure_keyring(state, "audit"))
 
+        begun = 0.0
+
         async def fill(service: str, dsn: str) -> None:
+            nonlocal begun
             await migrate(service, dsn)  # type: ignore[arg-type]
             await load(dsn, keyring, count)
-
-        begun = time.perf_counter()
-        async with Stack(state, ("audit",), migrate=fill) as stack:
-            mine = stack.authority.service("document")
-            settings = ServiceSettings(
-                environment="test", tls_cert=mine.certificate, tls_key=mine.key, tls_ca=mine.authority
-            )
-            audit = Peer("audit", stack.target("audit"), settings)
             begun = time.perf_counter()
-            async with watched(audit) as seen:
+
+        async with Stack(state, ("audit",), migrate=fill) as stack:
+            async with watched(stack.dsn("audit")) as seen:
                 await covered(seen, count, within=3600)
             took = time.perf_counter() - begun
-            await audit.close()
             return [Row(f"integration of {count:,}", count / took, 0.0, 0.0), *await reads(stack, count, rounds)]

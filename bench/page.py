@@ -28,6 +28,7 @@ PARTS: Final[Mapping[str, str]] = {
     "overload": "bench.overload",
     "consent": "bench.consent",
     "audit": "bench.audit",
+    "audit_loaded": "bench.audit --only-loaded",
     "identity": "bench.identity",
     "document": "bench.document",
     "gateway": "bench.gateway",

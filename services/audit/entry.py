@@ -67,17 +67,17 @@ def prepare(event: audit_pb2.AuditEvent, producer: str, digests: EntryDigests) -
     DmpError INVALID_FIELD for a time that is no date, which the contract's rules cannot say.
     """
     event.producer = producer
-    health_id = event.health_id
+    health_id, actor = event.health_id, event.actor
     clear = event.SerializeToString(deterministic=True)
     return Entry(
-        producer=producer,
-        event_id=event.event_id,
-        health_id=health_id,
-        event_time=_instant(event.event_time),
-        secret=event.actor.secret_connection,
-        actor_digest=digests.actor(health_id, event.actor.subject),
-        content_digest=digests.content(clear),
-        clear=clear,
+        producer,
+        event.event_id,
+        health_id,
+        _instant(event.event_time),
+        actor.secret_connection,
+        digests.actor(health_id, actor.subject),
+        digests.content(clear),
+        clear,
     )
 
 
@@ -86,4 +86,4 @@ def _instant(time: Timestamp) -> datetime:
     seconds, nanos = time.seconds, time.nanos
     if not 0 <= seconds <= _LAST_SECOND or not 0 <= nanos < 1_000_000_000:
         raise invalid("event_time", "timestamp", "a time from 1970 to 9999, with 0 to 999,999,999 nanoseconds")
-    return _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
+    return _EPOCH + timedelta(0, seconds, nanos // 1000)

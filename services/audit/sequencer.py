@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 
 import asyncpg
 import structlog
+from asyncpg.pgproto.pgproto import UUID
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.audit import store
@@ -136,7 +137,7 @@ class Sequencer:
 
     async def _append_batch(self, entries: Sequence[Entry]) -> list[Outcome]:
         """One transaction: a constant number of statements, whatever the number of entries."""
-        ids = [uuid.UUID(bytes=entry.event_id) for entry in entries]
+        ids = [UUID(entry.event_id) for entry in entries]
         outcomes: list[Outcome] | None = None
         if len({(entry.producer, entry.event_id) for entry in entries}) == len(entries):
             # In a task of its own: cancelled, PostgreSQL would stop waiting for its standby and keep the rows.

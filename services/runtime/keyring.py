@@ -26,7 +26,7 @@ are derived, by HKDF-SHA256 without salt: its AES key (info "dmp/wrap/v1") and t
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ __all__ = [
 
 _VERSION: Final = b"\x01"
 _HEADER_BYTES: Final = 5
+_BLOCK_BYTES: Final = 64
 _MAX_GENERATION: Final = 2**32 - 1
 
 
@@ -90,7 +91,7 @@ class Keyring:
         }
         self._current = self._generations[current]
         self._digests = tuple(self._generations[number] for number in digests)
-        self._digest_keys: dict[tuple[int, str], bytes] = {}
+        self._digest_keys: dict[tuple[int, str], tuple[hashlib._Hash, hashlib._Hash]] = {}
 
     @classmethod
     def from_directory(cls, path: Path) -> Keyring:
@@ -213,11 +214,23 @@ class Keyring:
         return self._digest(held, label, value)
 
     def _digest(self, generation: _Generation, label: str, value: bytes) -> bytes:
-        key = self._digest_keys.get((generation.number, label))
-        if key is None:
-            key = _derive(generation.secret, b"dmp/digest/v1/" + label.encode())
-            self._digest_keys[generation.number, label] = key
-        return hmac.digest(key, value, "sha256")
+        known = self._digest_keys.get((generation.number, label))
+        if known is None:
+            known = _begun_hmac(_derive(generation.secret, b"dmp/digest/v1/" + label.encode()))
+            self._digest_keys[generation.number, label] = known
+        inner, outer = known[0].copy(), known[1].copy()
+        inner.update(value)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+def _begun_hmac(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """HMAC-SHA256 (RFC 2104) as far as it depends on the key alone: going on from there halves what a digest costs."""
+    block = key.ljust(_BLOCK_BYTES, b"\0")
+    return (
+        hashlib.sha256(bytes(byte ^ 0x36 for byte in block)),
+        hashlib.sha256(bytes(byte ^ 0x5C for byte in block)),
+    )
 
 
 def wrapped_generation(blob: bytes) -> int:
