@@ -48,6 +48,7 @@ TABLES = (
     "unusual_access",
     "actor_window",
     "set_aside",
+    "given_up",
 )
 DOSSIER = 4_611_686_018_427_387_904
 OTHER_DOSSIER = 1_234_567_890_123_456_789

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from dmp.audit.v1 import audit_pb2
@@ -13,18 +14,20 @@ from services.audit.listing import TrailReader
 from services.audit.logs import KeysWrong, Logs, make_logs
 from services.audit.names import NameComparison
 from services.audit.notices import Delivery, LogDelivery, Outbox, SmtpDelivery
+from services.audit.retention import PolicyUnusable, Retention, read_policy
 from services.audit.sequencer import AppendLimits
 from services.audit.service import PRODUCER, AuditService, Parts, own_trail
 from services.audit.settings import AuditSettings
 from services.audit.tiles import ForkFound
 from services.runtime import links
 from services.runtime.checks import AccessChecks
-from services.runtime.jobs import Lease
+from services.runtime.jobs import Job, Jobs, Lease
 from services.runtime.keyring import DossierKeys
 from services.runtime.paging import PageTokens
 from services.runtime.server import Background, Service, StartRefused, open_service, run
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_RETENTION_EVERY = timedelta(hours=6)
 
 
 async def main() -> None:
@@ -52,7 +55,11 @@ async def main() -> None:
                 (audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer),
                 (links.SERVICE, links.LinksServicer(service.pool)),
             ],
-            background=[*(each.run for each in logs.integrators), *_derivations(service, keys, log)],
+            background=[
+                *(each.run for each in logs.integrators),
+                *_derivations(service, keys, log),
+                _retention(service, keys, digests, log),
+            ],
             trail=trail,
         )
         await checks.close()
@@ -89,6 +96,17 @@ def _derivations(service: Service[AuditSettings], keys: DossierKeys, log: AuditL
     ]
     outbox = Outbox(service.pool, _delivery(service.settings), metrics, Lease(service.pool, "notices"))
     return [*(each.run for each in derivations), outbox.run]
+
+
+def _retention(service: Service[AuditSettings], keys: DossierKeys, digests: EntryDigests, log: AuditLog) -> Background:
+    """What gives up clear parts that were kept long enough."""
+    file = service.settings.audit_retention_file
+    try:
+        policy = read_policy(None if file is None else file.read_text("utf-8"))
+    except PolicyUnusable as error:
+        raise StartRefused(f"DMP_AUDIT_RETENTION_FILE: {error}") from error
+    job = Job("retention", _RETENTION_EVERY, Retention(service.pool, keys, digests, log, policy).run)
+    return Jobs(service.pool, [job], lease=Lease(service.pool, "retention"), metrics=service.telemetry.metrics).run
 
 
 def _delivery(settings: AuditSettings) -> Delivery:

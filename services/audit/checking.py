@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from dmp.audit.v1 import audit_pb2, log_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit import tree_store
+from services.audit import retention_store, tree_store
 from services.audit.entry import Entry, EntryDigests, prepare
 from services.audit.leaf import LEAF_BYTES, LEAF_VERSION, ClearPart, EventPlace, commitment, open_clear
 from services.audit.tree import LogTree
@@ -70,6 +70,7 @@ class EntryChecker:
             rows = {row.leaf_index: row for row in await tree_store.rows(conn, tree.log_id, start, start + count)}
             keys = await self._keys.for_read(conn, [row.health_id for row in rows.values()])
             checked = Checked(damages=[(_UNKNOWN, damage) for damage in await _check_head(conn, tree, size)])
+            given_up = await retention_store.furthest(conn, tree.log_id)
         high = max([min(size, start + count), *(index + 1 for index in rows)], default=start)
         for index in range(start, high):
             row = rows.get(index)
@@ -80,12 +81,15 @@ class EntryChecker:
             checked.entries.append(row.leaf)
             if index >= size:
                 checked.damages.append((index, Damage("leaf_index", _UNKNOWN, "beyond the head of the log")))
-            self._check(row, tree.log_id, keys, checked)
+            self._check(row, tree.log_id, keys, checked, given_up)
         return checked
 
-    def _check(self, row: StoredRow, log_id: int, keys: DossierKeyBatch, checked: Checked) -> None:
+    def _check(self, row: StoredRow, log_id: int, keys: DossierKeyBatch, checked: Checked, given_up: int) -> None:
         for damage in _check_leaf(row):
             checked.damages.append((row.leaf_index, damage))
+        if row.leaf_index < given_up and not (row.sealed or row.actor_digest or row.content_digest):
+            checked.destroyed.append(row.leaf_index)
+            return
         try:
             key = keys[row.health_id]
         except DmpError as error:
@@ -152,6 +156,8 @@ async def _check_head(conn: Connection, tree: LogTree, size: int) -> list[Damage
     if state is None:
         return [Damage("checkpoint", _UNKNOWN, "there is no checkpoint")]
     found: list[Damage] = []
+    if await retention_store.furthest(conn, tree.log_id) > state.published_size:
+        found.append(Damage("given_up.next_leaf", _UNKNOWN, "is beyond what is published"))
     if size < state.size or await tree_store.events_of(conn, tree.log_id) != size:
         found.append(Damage("log_head.size", _UNKNOWN, "is not one past the last event, or less than the tree"))
     for column, content, expected in (

@@ -195,7 +195,7 @@ class Integrator:
     async def _give_out(self, state: TreeState, note: Note, names: Sequence[str]) -> None:
         faults.point("publish.before")
         content = note.encode()
-        async with transaction(self.tree.pool, timeout=ACQUIRE_SECONDS) as conn:
+        async with self.tree.pool.acquire(timeout=ACQUIRE_SECONDS) as conn:
             await tree_store.publish(conn, self.tree.log_id, state.size, content, names)
         await self.tree.tiles.publish(self.tree.origin, content)
         faults.point("publish.after")

@@ -28,6 +28,8 @@ class AuditSettings(ServiceSettings):
     """How long a checkpoint waits for witnesses before it is given out without them."""
     audit_tile_store: str | None = None
     """Where tiles are kept and served from, such as `s3://bucket/prefix`; without it, in the database."""
+    audit_retention_file: FilePath | None = None
+    """How long events can be read, by kind: a table like services/audit/retention.csv, which holds without it."""
     audit_smtp_host: str | None = None
     """The mail server through which notices leave; without it they are lines in the log."""
     audit_smtp_port: int = Field(default=587, ge=1, le=65535)

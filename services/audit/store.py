@@ -57,42 +57,43 @@ WITH held AS MATERIALIZED (
 )
 SELECT first FROM head
 """
+# A clear part whose time has come is empty (retention): its event is in no answer any more.
 TRAIL: Final = """
 SELECT leaf_index, event_id, sealed
 FROM event
-WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4)
+WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_OF_ACTOR: Final = """
 SELECT leaf_index, event_id, sealed
 FROM event
-WHERE log_id = $1 AND health_id = $2 AND actor_digest = $6 AND leaf_index < $3 AND (NOT secret OR $4)
+WHERE log_id = $1 AND health_id = $2 AND actor_digest = $6 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_IN_PERIOD: Final = """
 SELECT leaf_index, event_id, sealed
 FROM event
-WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4)
+WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
   AND event_time >= $6 AND event_time < $7
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_OF_ACTOR_IN_PERIOD: Final = """
 SELECT leaf_index, event_id, sealed
 FROM event
-WHERE log_id = $1 AND health_id = $2 AND actor_digest = $8 AND leaf_index < $3 AND (NOT secret OR $4)
+WHERE log_id = $1 AND health_id = $2 AND actor_digest = $8 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
   AND event_time >= $6 AND event_time < $7
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_FORWARD: Final = """
 SELECT leaf_index, event_id, sealed
 FROM event
-WHERE log_id = $1 AND health_id = $2 AND leaf_index >= $3 AND (NOT secret OR $4)
+WHERE log_id = $1 AND health_id = $2 AND leaf_index >= $3 AND (NOT secret OR $4) AND sealed <> ''
   AND event_time >= $6 AND event_time < $7
 ORDER BY leaf_index LIMIT $5
 """
 ONE: Final = """
 SELECT leaf_index, event_id, sealed, health_id
-FROM event WHERE log_id = $1 AND event_id = $2
+FROM event WHERE log_id = $1 AND event_id = $2 AND sealed <> ''
 """
 
 ALWAYS: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))

@@ -151,6 +151,7 @@ AuditAction = Literal[
     "token.issue",
     "token.revoke",
     "trace.count",
+    "trace.expire",
     "trace.export",
     "trace.read",
     "trace.receipt",
