@@ -62,15 +62,15 @@ class Asked(ServiceUnderTest):
             health_id=health_id if access.dossier_field else 0,
         )
 
-    async def derive(self, same_names: SameNames | None = None) -> None:
-        derivation = self.derivation(same_names)
+    async def derive(self, same_names: SameNames | None = None, log_id: int = 0) -> None:
+        derivation = self.derivation(same_names, log_id)
         while await derivation.step():
             pass
 
-    def derivation(self, same_names: SameNames | None = None) -> Derivation:
+    def derivation(self, same_names: SameNames | None = None, log_id: int = 0) -> Derivation:
         """What looks at the log, not started."""
-        lease = Lease(self.log.pool, "derive")
-        return Derivation(self.log.pool, self.log.keys, keyring(), 0, load(), Metrics(), lease, same_names=same_names)
+        log, lease = self.log, Lease(self.log.pool, f"derive-{log_id}")
+        return Derivation(log.pool, log.keys, keyring(), log_id, load(), Metrics(), lease, same_names=same_names)
 
 
 def happened(

@@ -50,9 +50,7 @@ def make_logs(pool: Pool, settings: AuditSettings, log_count: int, metrics: Metr
     if settings.audit_witness_policy_file is not None:
         text = settings.audit_witness_policy_file.read_text("utf-8")
     policy = read_policy(text)
-    tiles: TileStore = (
-        DatabaseTiles() if settings.audit_tile_store is None else ObjectTiles.open(settings.audit_tile_store)
-    )
+    tiles = _tile_store(settings)
     trees = [LogTree(number, signer, policy, pool, tiles) for number, signer in enumerate(signers)]
     integrators = [
         Integrator(
@@ -65,6 +63,15 @@ def make_logs(pool: Pool, settings: AuditSettings, log_count: int, metrics: Metr
         for tree in trees
     ]
     return Logs(trees, integrators, text)
+
+
+def _tile_store(settings: AuditSettings) -> TileStore:
+    if settings.audit_tile_store is None:
+        return DatabaseTiles()
+    try:
+        return ObjectTiles.open(settings.audit_tile_store)
+    except ValueError as error:
+        raise KeysWrong(f"DMP_AUDIT_TILE_STORE: {error}") from None
 
 
 def read_signers(directory: Path, log_count: int) -> list[Signer]:

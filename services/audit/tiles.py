@@ -7,11 +7,12 @@ An object store holds what the specification serves, under the log's origin: `ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import timedelta
+from typing import Protocol, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
 from services.audit import tree_store
@@ -28,6 +29,9 @@ from services.runtime.tlog.layout import (
 from services.runtime.tlog.tree import HASH_BYTES
 
 _AT_ONCE = 16
+_TIMEOUT = 10.0
+
+T = TypeVar("T")
 
 
 class ForkFound(Exception):
@@ -102,13 +106,28 @@ class ObjectTiles:
 
     keeps_bundles = True
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, timeout: float = _TIMEOUT) -> None:
+        """`timeout` in seconds bounds what is waited for all objects of one step: the log's row is held meanwhile."""
         self._store = store
+        self._timeout = timeout
 
     @classmethod
-    def open(cls, url: str) -> ObjectTiles:
-        """The store at a URL; its credentials come from the environment, as its client library says."""
-        return cls(from_url(url))
+    def open(cls, url: str, config: Mapping[str, str] | None = None, timeout: float = _TIMEOUT) -> ObjectTiles:
+        """The store at a URL; its credentials come from the environment, as its client library says, or `config`.
+
+        ValueError for a URL or a configuration that it does not know.
+        """
+        if url.startswith("file:"):
+            return cls(from_url(url), timeout)
+        client = {"timeout": timedelta(seconds=timeout / 2), "connect_timeout": timedelta(seconds=timeout / 4)}
+        options = dict(config or {})
+        if options.pop("allow_http", "") == "true":
+            client["allow_http"] = True  # type: ignore[assignment]
+        retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=timeout)}
+        try:
+            return cls(from_url(url, config=options, client_options=client, retry_config=retry), timeout)  # type: ignore[call-overload]
+        except BaseError as error:
+            raise ValueError(f"not an object store that can be used ({type(error).__name__})") from None
 
     async def put(
         self,
@@ -126,12 +145,12 @@ class ObjectTiles:
             async with gate:
                 await self._put_once(path, content)
 
-        await asyncio.gather(*(put(path, content) for path, content in objects))
+        await self._within(asyncio.gather(*(put(path, content) for path, content in objects)))
 
     async def get(
         self, conn: Connection, log_id: int, origin: str, wanted: Sequence[Tile]
     ) -> dict[tuple[int, int], bytes]:
-        contents = await asyncio.gather(*(self._get(f"{origin}/{tile_path(tile)}") for tile in wanted))
+        contents = await self._within(asyncio.gather(*(self._get(f"{origin}/{tile_path(tile)}") for tile in wanted)))
         return {
             (tile.level, tile.number): content
             for tile, content in zip(wanted, contents, strict=True)
@@ -140,12 +159,18 @@ class ObjectTiles:
 
     async def publish(self, origin: str, checkpoint: bytes) -> None:
         try:
-            await obstore.put_async(self._store, f"{origin}/{CHECKPOINT_PATH}", checkpoint)
+            await self._within(obstore.put_async(self._store, f"{origin}/{CHECKPOINT_PATH}", checkpoint))
         except Exception as error:
             raise unavailable("tile store") from error
 
     async def published(self, origin: str) -> bytes | None:
-        return await self._get(f"{origin}/{CHECKPOINT_PATH}")
+        return await self._within(self._get(f"{origin}/{CHECKPOINT_PATH}"))
+
+    async def _within(self, work: Awaitable[T]) -> T:
+        try:
+            return await asyncio.wait_for(work, self._timeout)
+        except TimeoutError as error:
+            raise unavailable("tile store") from error
 
     async def _put_once(self, path: str, content: bytes) -> None:
         try:

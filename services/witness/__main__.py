@@ -15,37 +15,23 @@ import logging
 import sqlite3
 import sys
 import time
-from pathlib import Path
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server as HttpServer
-from pydantic import FilePath
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.runtime.server import StartRefused, stop_on_signals
-from services.runtime.settings import Address
 from services.runtime.tlog.note import COSIGNATURE, NoteWrong, Signer
 from services.runtime.tlog.policy import PolicyWrong, parse_policy
 from services.witness.cosigning import Answer, Witness
+from services.witness.settings import WitnessSettings
 from services.witness.store import WitnessStore
 
 _LONGEST_BODY = 64 << 10
-
-
-class WitnessSettings(BaseSettings):
-    """What a witness is told."""
-
-    model_config = SettingsConfigDict(env_prefix="DMP_WITNESS_", frozen=True, hide_input_in_errors=True)
-
-    listen: Address = "127.0.0.1:0"
-    key_file: FilePath
-    logs_file: FilePath
-    store: Path
 
 
 def make(settings: WitnessSettings) -> tuple[Witness, WitnessStore]:

@@ -22,7 +22,9 @@ from tests.audit_questions import NOW, Asked, happened, listing
 from tests.integration.test_audit_tree import resources
 from tests.integration.test_audit_verify import UNWITNESSED, Stored
 
-POLICY = read_policy("kind,actions,months\nlasting,dossier.destroy trace.expire,0\nsearch,document.search,12\nrest,*,120\n")
+POLICY = read_policy(
+    "kind,actions,months\nlasting,dossier.destroy trace.expire,0\nsearch,document.search,12\nrest,*,120\n"
+)
 
 
 @pytest.fixture(scope="module")
