@@ -16,7 +16,17 @@ from gateway.callers import Caller, Callers, Refused
 from gateway.forwarding import TOGETHER, Alone, Together
 from gateway.usage import OK, Usage, outcome_of_reason
 from services.runtime.access import MethodAccess
-from services.runtime.boundary import Context, Metadata, Receive, RpcHandler, Rpcs, streaming, unary
+from services.runtime.boundary import (
+    Context,
+    Metadata,
+    Receive,
+    RpcHandler,
+    Rpcs,
+    client_streaming,
+    next_message,
+    streaming,
+    unary,
+)
 from services.runtime.channels import Peer
 from services.runtime.context import hurry
 from services.runtime.errors import DmpError
@@ -63,9 +73,12 @@ class Relay(Rpcs):
         self._limit = limit
         self._usage = usage
         self._known_first = known_first
-        handlers = {method.path: self._handler(method, peer_of(method.path)) for method in methods}
+        whole = list(methods)
+        streamed = [method for method in whole if method.client_streaming]
+        handlers = {m.path: self._handler(m, peer_of(m.path)) for m in whole if not m.client_streaming}
         handlers |= {path: self._own_handler(answer) for path, answer in (own or {}).items()}
-        super().__init__(handlers, bidirectional)
+        streams = {method.path: self._collecting(method, peer_of(method.path)) for method in streamed}
+        super().__init__(handlers, {**streams, **(bidirectional or {})})
 
     def _handler(self, method: MethodAccess, peer: Peer) -> RpcHandler:
         forward_stream = peer.stream_bytes(method.path)
@@ -93,6 +106,21 @@ class Relay(Rpcs):
         if method.server_streaming:
             return streaming(self._calls, method.path, answers, known_first=self._known_first)
         return unary(self._calls, method.path, answer, known_first=self._known_first)
+
+    def _collecting(self, method: MethodAccess, peer: Peer) -> RpcHandler:
+        """A stream of requests is passed on message by message, each read when the one before has gone."""
+        forward = peer.collected_bytes(method.path)
+
+        async def collected(
+            messages: AsyncIterator[bytes], context: Context, metadata: Metadata, watch: Watch
+        ) -> bytes:
+            with Counted(self._usage, method.path) as counted:
+                caller = counted.of(await self._verify(method, metadata, context, watch, counted))
+                async with self._place(method, caller):  # to begin: a sender may be slow
+                    pass
+                return await forward.collect(_each(messages), timeout=caller.timeout, metadata=caller.metadata())
+
+        return client_streaming(self._calls, method.path, collected)
 
     def _place(self, method: MethodAccess, caller: Caller) -> Place:
         traffic = caller.traffic_of(method.traffic)
@@ -152,6 +180,12 @@ class Counted:
         elif error is not None:
             outcome = "failed"
         self._usage.add(self.client_id, self._operation, outcome, time.perf_counter() - self._started)
+
+
+async def _each(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The messages of a stream, unless their sender is too slow."""
+    while (message := await next_message(messages, _LONGEST_REQUEST)) is not None:
+        yield message
 
 
 async def _in_time(receive: Receive) -> bytes:

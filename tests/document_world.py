@@ -145,6 +145,20 @@ class World:
                 upload = await self.write(upload.name, start, content[start : start + chunk])
         return upload
 
+    async def stream(
+        self, content: bytes, chunk: int, *, request_id: str, offset: int = 0, stop: int = 0
+    ) -> document_pb2.Upload:
+        """Upload in one stream, from `offset` on; `stop` ends after so many chunks."""
+        starts = range(offset, len(content), chunk)
+        first, *rest = (content[start : start + chunk] for start in starts[: stop or None])
+        request = document_pb2.UploadContentRequest(
+            parent=dossier_name(self.dossier), size=len(content), request_id=request_id, offset=offset, chunk=first
+        )
+        collecting = await self.service.servicer.UploadContent(request, call("UploadContent", self.dossier))
+        for part in rest:
+            await collecting.add(document_pb2.UploadContentRequest(chunk=part))
+        return (await collecting.end()).upload
+
     async def write(self, name: str, offset: int, chunk: bytes) -> document_pb2.Upload:
         request = document_pb2.WriteUploadRequest(name=name, offset=offset, chunk=chunk)
         return (await self.service.servicer.WriteUpload(request, call("WriteUpload", self.dossier))).upload

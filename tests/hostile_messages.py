@@ -152,6 +152,9 @@ def _of_documents(health_id: int, name: str, child: str) -> dict[str, Message]:
     return {
         "CreateUpload": document_pb2.CreateUploadRequest(parent=name, size=3, request_id="rubbish-upload"),
         "WriteUpload": document_pb2.WriteUploadRequest(name=upload, chunk=b"abc"),
+        "UploadContent": document_pb2.UploadContentRequest(
+            parent=name, size=3, request_id="rubbish-stream", chunk=b"abc"
+        ),
         "GetUpload": document_pb2.GetUploadRequest(name=upload),
         "ListDocumentVersions": document_pb2.ListDocumentVersionsRequest(name=child),
         "ChangeDocument": document_pb2.ChangeDocumentRequest(

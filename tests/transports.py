@@ -60,6 +60,7 @@ class Servicer:
             [document_pb2.ReadDocumentRequest, Call], AsyncIterator[document_pb2.ReadDocumentResponse]
         ] = _chunks
         self.sizes: list[int] = []
+        self.collected: Collected
 
     async def GetDocument(self, request: document_pb2.GetDocumentRequest, call: Call) -> Any:
         return await self.get(request, call)
@@ -76,6 +77,11 @@ class Servicer:
         self.sizes.append(sum(len(each.content) for each in request.documents))
         return document_pb2.SubmitDocumentsResponse()
 
+    async def UploadContent(self, request: document_pb2.UploadContentRequest, call: Call) -> Collected:
+        self.collected = Collected(call)
+        await self.collected.add(request)
+        return self.collected
+
     async def SearchDocuments(self, request: document_pb2.SearchDocumentsRequest, call: Call) -> Any:
         return document_pb2.SearchDocumentsResponse()
 
@@ -83,6 +89,24 @@ class Servicer:
         if name in DESCRIPTOR.methods_by_name:
             return self.SearchDocuments
         raise AttributeError(name)
+
+
+class Collected:
+    """A stream of chunks as it came."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.chunks: list[bytes] = []
+        self.refusal: DmpError | None = None
+
+    async def add(self, request: document_pb2.UploadContentRequest) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.chunks.append(request.chunk)
+
+    async def end(self) -> document_pb2.UploadContentResponse:
+        written = sum(map(len, self.chunks))
+        return document_pb2.UploadContentResponse(upload=document_pb2.Upload(written=written))
 
 
 async def _echo(request: document_pb2.GetDocumentRequest, call: Call) -> document_pb2.GetDocumentResponse:
@@ -181,6 +205,7 @@ async def served(transport: Transport, **more: Any) -> AsyncIterator[Served]:
             Calls(telemetry),
             SecurityLog(telemetry),
             limits.measured(limits.Bounds.of(settings), telemetry.metrics),
+            slowest_message=settings.stream_stall_seconds,
         )
         server, health = await listen(settings, dispatcher, [DESCRIPTOR.full_name])
         terminator = None

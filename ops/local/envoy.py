@@ -24,9 +24,12 @@ from services.runtime.terminator import FORWARDED_PUSHBACK
 
 _DEFAULTS: Final = ServiceSettings()
 MAX_MESSAGE_BYTES: Final = _DEFAULTS.max_message_bytes
+STREAMED: Final = ("/dmp.document.v1.DocumentService/UploadContent",)
+"""Methods whose client streams: what they send is passed on as it comes, never held until it is whole."""
 _FRAMES: Final = 64 << 10
 """Bytes of a request that are not its message."""
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
+_ROUTE: Final = {"cluster": "service", "timeout": "0s"}
 _SECONDS_TO_DRAIN: Final = 1
 _TOLD_WITHIN: Final = 0.2
 _ADMIN_TIMEOUT: Final = 2.0
@@ -227,12 +230,22 @@ def _http(max_message_bytes: int) -> dict[str, Any]:
                         "domains": ["*"],
                         # Behind, a compressed message would be unpacked without bound.
                         "request_headers_to_remove": ["grpc-encoding"],
-                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "service", "timeout": "0s"}}],
+                        "routes": [*map(_unbuffered, STREAMED), {"match": {"prefix": "/"}, "route": _ROUTE}],
                     }
                 ]
             },
             "http_filters": [_bounded(max_message_bytes), _pushing_back(), _router()],
         },
+    }
+
+
+def _unbuffered(path: str) -> dict[str, Any]:
+    """The route of a stream, which may be longer than a message; the server behind bounds each of its messages."""
+    kind = f"{_TYPE}.filters.http.buffer.v3.BufferPerRoute"
+    return {
+        "match": {"path": path},
+        "route": _ROUTE,
+        "typed_per_filter_config": {"envoy.filters.http.buffer": {"@type": kind, "disabled": True}},
     }
 
 

@@ -14,7 +14,7 @@ from services.document.operations import Operations
 from services.document.read import Reader
 from services.document.search import Searcher
 from services.document.submit import Submitter
-from services.document.uploads import Uploads
+from services.document.uploads import Collecting, Uploads
 from services.document.wire import embedded
 from services.runtime.context import Call
 from services.runtime.validation import pattern_of, validate
@@ -66,6 +66,10 @@ class DocumentServicer:
     ) -> document_pb2.WriteUploadResponse:
         """Add a chunk."""
         return document_pb2.WriteUploadResponse(upload=await self._rooms.uploads.write(request, call))
+
+    async def UploadContent(self, request: document_pb2.UploadContentRequest, call: Call) -> Collecting:
+        """Take a content in a stream."""
+        return await self._rooms.uploads.collect(request, call)
 
     async def GetUpload(self, request: document_pb2.GetUploadRequest, call: Call) -> document_pb2.GetUploadResponse:
         """Say how far an upload is."""

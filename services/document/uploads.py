@@ -1,4 +1,6 @@
-"""CreateUpload, WriteUpload, GetUpload: contents that come in chunks, on every transport, and survive a broken line.
+"""CreateUpload, WriteUpload, UploadContent, GetUpload: contents that come in chunks and survive a broken line.
+
+In single calls on every transport, or in one stream: the chunks, their bounds and their durability are the same.
 
 Each chunk is durable before it is acknowledged, sealed like all content; only its own client sees an upload. Bounds:
 each upload is at most one document's size, and of one client in one dossier few are open at once.
@@ -27,11 +29,12 @@ from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.idempotency import IdempotencyKey
 from services.runtime.identifiers import upload_name, uuid7
 from services.runtime.postgres import Pool, transaction
-from services.runtime.validation import validate_for_storage
+from services.runtime.validation import validate, validate_for_storage
 
 KEPT: Final = timedelta(days=1)
 MAX_CHUNK: Final = 1 << 20
 _MOST_OPEN: Final = 16
+_BEGIN: Final = "/dmp.document.v1.DocumentService/CreateUpload"
 
 
 class Uploads:
@@ -49,6 +52,11 @@ class Uploads:
 
     async def create(self, request: document_pb2.CreateUploadRequest, call: Call) -> document_pb2.Upload:
         """Begin an upload; the same one for the same request_id. REQUEST_TOO_LARGE above the size of a document."""
+        return (await self._created(request, call))[0]
+
+    async def _created(
+        self, request: document_pb2.CreateUploadRequest, call: Call
+    ) -> tuple[document_pb2.Upload, consent_pb2.Decision]:
         decision = await self._gate.enter(call, consent_pb2.ACTION_SUBMIT)
         try:
             validate_for_storage(request)
@@ -59,13 +67,33 @@ class Uploads:
         except DmpError as error:
             raise await self._gate.rejected(call, decision, error) from error.__cause__
         await self._gate.served(call, decision, (upload_name(call.health_id, row.upload_id),))
-        return _shown(call, row)
+        return _shown(call, row), decision
+
+    async def collect(self, first: document_pb2.UploadContentRequest, call: Call) -> Collecting:
+        """Begin, or go on with, an upload whose chunks come in a stream; `first` may hold a chunk. Errors as for
+        `create` and `write`."""
+        asked = document_pb2.CreateUploadRequest(parent=first.parent, size=first.size, request_id=first.request_id)
+        upload, decision = await self._created(asked, call)
+        collecting = Collecting(self, upload, call, decision, first.offset)
+        await collecting.add(first)
+        return collecting
 
     async def write(self, request: document_pb2.WriteUploadRequest, call: Call) -> document_pb2.Upload:
         """Add a chunk. UPLOAD_OUT_OF_STEP, UPLOAD_NOT_FOUND."""
         validate_for_storage(request)
         decision = await self._gate.enter(call, consent_pb2.ACTION_SUBMIT, (request.name,))
         try:
+            with translated():
+                return _shown(call, await self._write(request, call))
+        except DmpError as error:
+            raise await self._gate.rejected(call, decision, error) from error.__cause__
+
+    async def follow(
+        self, request: document_pb2.WriteUploadRequest, call: Call, decision: consent_pb2.Decision
+    ) -> document_pb2.Upload:
+        """As `write`, for a caller who has been let in by `decision`."""
+        try:
+            validate(request)
             with translated():
                 return _shown(call, await self._write(request, call))
         except DmpError as error:
@@ -103,7 +131,8 @@ class Uploads:
             ]
 
     async def _begin(self, request: document_pb2.CreateUploadRequest, call: Call) -> UploadRow:
-        key = IdempotencyKey(call.health_id, call.client_id, call.method.path, request.request_id)
+        # One path for both ways to begin: a broken stream is found again by CreateUpload.
+        key = IdempotencyKey(call.health_id, call.client_id, _BEGIN, request.request_id)
         digest = request.size.to_bytes(8, "big")
         with translated():
             async with transaction(self._pool, timeout=call.remaining()) as conn:
@@ -153,6 +182,40 @@ class Uploads:
             row.size,
             lambda: b"".join(envelope.open_chunk(key, row.upload_id, at, sealed, MAX_CHUNK) for at, sealed in parts),
         )
+
+
+class Collecting:
+    """An upload whose chunks come one after another, each durable before the next is asked for."""
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        upload: document_pb2.Upload,
+        call: Call,
+        decision: consent_pb2.Decision,
+        offset: int,
+    ) -> None:
+        self._uploads = uploads
+        self._upload = upload
+        self._call = call
+        self._decision = decision
+        self._offset = offset
+
+    async def add(self, request: document_pb2.UploadContentRequest) -> None:
+        """The next chunk; what is durable of it is passed over. UPLOAD_OUT_OF_STEP, INVALID_FIELD for one too long."""
+        offset, length = self._offset, len(request.chunk)
+        self._offset += length
+        known = min(max(self._upload.written - offset, 0), length)
+        if known == length <= MAX_CHUNK:
+            return
+        write = document_pb2.WriteUploadRequest(
+            name=self._upload.name, offset=offset + known, chunk=request.chunk[known:] if known else request.chunk
+        )
+        self._upload = await self._uploads.follow(write, self._call, self._decision)
+
+    async def end(self) -> document_pb2.UploadContentResponse:
+        """How far the upload is: whole, unless its sender ended early."""
+        return document_pb2.UploadContentResponse(upload=self._upload)
 
 
 def _shown(call: Call, row: UploadRow) -> document_pb2.Upload:

@@ -31,6 +31,8 @@ class MethodAccess:
     request: type[Message]
     response: type[Message]
     dossier_optional: bool = False
+    client_streaming: bool = False
+    """Whether the request is a stream. Its first message routes the call."""
     sandbox: bool = False
     """Whether software on trial may call it: it is about one dossier, or its service keeps it to fictitious people."""
 
@@ -65,6 +67,7 @@ def _read(method: MethodDescriptor) -> MethodAccess:
         request=message_factory.GetMessageClass(method.input_type),
         response=message_factory.GetMessageClass(method.output_type),
         dossier_optional=access.dossier_optional,
+        client_streaming=method.client_streaming,
     )
 
 

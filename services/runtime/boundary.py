@@ -35,6 +35,8 @@ RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Receive = Callable[[], Awaitable[bytes]]
 """Gives the request's bytes; ask for them once the caller is known."""
 Answer = Callable[[Receive, Context, Metadata, Watch], Awaitable[bytes]]
+Collected = Callable[[AsyncIterator[bytes], Context, Metadata, Watch], Awaitable[bytes]]
+"""Answers a stream of requests. Nothing of it is read before it is asked for."""
 Answers = Callable[[Receive, Context, Metadata, Watch], AsyncIterator[bytes]]
 
 _log = structlog.get_logger("rpc")
@@ -46,7 +48,7 @@ class Rpcs(grpc.GenericRpcHandler):
     def __init__(
         self, handlers: Mapping[str, RpcHandler], bidirectional: Mapping[str, RpcHandler] | None = None
     ) -> None:
-        """`bidirectional` are those that only grpcio serves, behind every other transport."""
+        """`bidirectional` are those that only grpcio serves, behind every other transport: all whose client streams."""
         self.handlers: Final = handlers
         self.bidirectional: Final[Mapping[str, RpcHandler]] = bidirectional or {}
 
@@ -125,6 +127,29 @@ def streaming(calls: Calls, path: str, answers: Answers, *, known_first: bool = 
     if known_first:
         return grpc.stream_stream_rpc_method_handler(serve_on_demand)
     return grpc.unary_stream_rpc_method_handler(serve)
+
+
+def client_streaming(calls: Calls, path: str, collected: Collected) -> RpcHandler:
+    """The handler of a client-streaming method, bytes in and out. grpcio only."""
+
+    async def serve(messages: AsyncIterator[bytes], context: Context) -> bytes:
+        async def answer(_: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
+            return await collected(messages, context, metadata, watch)
+
+        behaviour: Any = unary(calls, path, answer).unary_unary
+        response: bytes = await behaviour(b"", context)
+        return response
+
+    return grpc.stream_unary_rpc_method_handler(serve)
+
+
+async def next_message(messages: AsyncIterator[bytes], seconds: float) -> bytes | None:
+    """The next message of a client's stream, None at its end. DEADLINE_EXCEEDED when the sender stalls."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await anext(messages, None)
+    except TimeoutError:
+        raise DmpError(reasons.ERROR_REASON_DEADLINE_EXCEEDED) from None
 
 
 def _received(data: bytes) -> Receive:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import grpc
@@ -82,6 +82,10 @@ class Peer:
         """As `stream`, for a relay that does not look at messages."""
         return Stream(self, path, None, None)
 
+    def collected_bytes(self, path: str) -> Collected[bytes, bytes]:
+        """A client-streaming method, for a relay that does not look at messages."""
+        return Collected(self, path, None, None)
+
     def channel(self) -> grpc.aio.Channel:
         """The channel to call through now. Do not keep it: it is replaced when the certificate changes."""
         now = time.monotonic()
@@ -153,7 +157,7 @@ class _Method(Generic[Request, Response]):
             self._channel = channel
         return self._callable
 
-    def _began(self, kind: str, request: Request, timeout: float | None, metadata: Metadata) -> Any:
+    def _began(self, kind: str, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         """The call, under way. DEPENDENCY_UNAVAILABLE when the channel was closed meanwhile."""
         seconds = within(timeout)
         if is_urgent():
@@ -172,8 +176,11 @@ class Unary(_Method[Request, Response]):
 
         Raises DmpError: the peer's own; DEADLINE_EXCEEDED; DEPENDENCY_UNAVAILABLE when it cannot be reached.
         """
+        return await self._answer("unary_unary", request, timeout, metadata)
+
+    async def _answer(self, kind: str, request: Any, timeout: float | None, metadata: Metadata) -> Response:
         started = time.perf_counter()
-        call = self._began("unary_unary", request, timeout, metadata)
+        call = self._began(kind, request, timeout, metadata)
         code = "CANCELLED"
         try:
             response = await call
@@ -188,6 +195,31 @@ class Unary(_Method[Request, Response]):
             raise unavailable(self._peer.name) from None
         finally:
             self._peer.note(code, started)
+
+
+class Collected(Unary[Request, Response]):
+    """A client-streaming method of a peer."""
+
+    async def collect(
+        self, requests: AsyncIterator[Request], *, timeout: float | None = None, metadata: Metadata = ()
+    ) -> Response:
+        """The answer to all the requests; errors as for `Unary`. A DmpError of `requests` ends it, and is raised."""
+        failures: list[DmpError] = []
+
+        async def sent() -> AsyncIterator[Request]:
+            try:
+                async for request in requests:
+                    yield request
+            except DmpError as error:
+                failures.append(error)
+                raise
+
+        try:
+            return await self._answer("stream_unary", sent(), timeout, metadata)
+        except (DmpError, asyncio.CancelledError):
+            if failures:
+                raise failures[0] from None
+            raise
 
 
 class Stream(_Method[Request, Response]):

@@ -8,14 +8,24 @@ message are a clear error and not the transport's INTERNAL. Rules about who may 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.access import MethodAccess
 from services.runtime.authentication import GATEWAY, Authenticator, Identified, about, route
-from services.runtime.boundary import Context, Metadata, Receive, RpcHandler, Rpcs, streaming, unary
+from services.runtime.boundary import (
+    Context,
+    Metadata,
+    Receive,
+    RpcHandler,
+    Rpcs,
+    client_streaming,
+    next_message,
+    streaming,
+    unary,
+)
 from services.runtime.context import Call, enter, hurry
 from services.runtime.errors import DmpError
 from services.runtime.limits import EMERGENCY, SERVICE, Limit, Place, is_lowered, is_raised, traffic_of
@@ -25,6 +35,15 @@ from services.runtime.tls import peer_identity
 from services.runtime.trail import Trail
 
 Handler = Callable[[Any, Call], Any]
+"""What serves a method: a coroutine function, an async generator function where it streams, and where the client
+streams a coroutine function that is given the first message and returns a `Collecting`."""
+
+
+class Collecting(Protocol):
+    """The rest of a stream of requests: told of each message, then of the end."""
+
+    async def add(self, request: Any) -> None: ...
+    async def end(self) -> Message: ...
 
 
 class Dispatcher(Rpcs):
@@ -39,21 +58,24 @@ class Dispatcher(Rpcs):
         calls: Calls,
         security: SecurityLog,
         limit: Limit,
+        *,
+        slowest_message: float = 20,
     ) -> None:
         """`servicers` by full service name; each has a coroutine method per RPC, which gives the response message or
-        its bytes."""
+        its bytes. `slowest_message` is how many seconds a client may take for the next message of its stream."""
         self._limit = limit
+        self._slowest = slowest_message
         self._authenticator = authenticator
         self._trail = trail
         self._calls = calls
         self._security = security
         relayed = methods.get(PATH)
-        handlers = {
-            path: self._wrap(method, _find(servicers, path)) for path, method in methods.items() if path != PATH
-        }
+        wrapped = {path: self._wrap(method, _find(servicers, path)) for path, method in methods.items() if path != PATH}
+        streams = {path: handler for path, handler in wrapped.items() if methods[path].client_streaming}
+        handlers = {path: handler for path, handler in wrapped.items() if path not in streams}
         if relayed is not None:
             handlers[PATH] = self._relaying(relayed, RelayedCalls(dict(handlers)))
-        super().__init__(handlers)
+        super().__init__(handlers, streams)
 
     def _wrap(self, method: MethodAccess, handler: Handler) -> RpcHandler:
         async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
@@ -76,6 +98,26 @@ class Dispatcher(Rpcs):
                 async for response in responses:
                     yield response.SerializeToString()
 
+        async def collected(
+            messages: AsyncIterator[bytes], context: Context, metadata: Metadata, watch: Watch
+        ) -> bytes:
+            peeked = await next_message(messages, self._slowest)
+            call = await self._authenticated(method, peeked or b"", context, metadata, watch)
+            if peeked is None:
+                await self._refuse(Identified(call, DmpError(reasons.ERROR_REASON_MALFORMED_REQUEST)), b"")
+            async with self._place(call, metadata):
+                call, request = await self._routed(call, peeked)
+                collecting: Collecting = await handler(request, call)
+            while (data := await next_message(messages, self._slowest)) is not None:
+                message = await self._decoded(call, data)
+                async with self._place(call, metadata):  # not while it waits: senders may be slow
+                    await collecting.add(message)
+            async with self._place(call, metadata):
+                response = await collecting.end()
+            return response.SerializeToString()
+
+        if method.client_streaming:
+            return client_streaming(self._calls, method.path, collected)
         if method.server_streaming:
             return streaming(self._calls, method.path, answers)
         return unary(self._calls, method.path, answer)
@@ -118,6 +160,13 @@ class Dispatcher(Rpcs):
             await self._refuse(refused, data)
         enter(call)
         return call, request
+
+    async def _decoded(self, call: Call, data: bytes) -> Message:
+        """A message that follows the first."""
+        try:
+            return _decode(call, call.method, data)
+        except Identified as refused:
+            await self._refuse(refused, b"")
 
     async def _refuse(self, refused: Identified, data: bytes) -> NoReturn:
         """Refusals of those with a valid token are traced before they are answered."""

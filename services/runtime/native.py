@@ -58,6 +58,58 @@ def forwarded_id(header: str) -> bytes | None:
     return None if match is None else match[1].encode()
 
 
+def behind_terminator(handler: RpcHandler) -> RpcHandler:
+    """A handler of grpcio, behind a native server, for which the terminator says who is connected, as it does here."""
+    if not handler.request_streaming or handler.response_streaming:
+        return handler
+    behaviour: Behaviour = handler.stream_unary
+
+    async def serve(messages: Any, context: Any) -> Any:
+        return await behaviour(messages, _BehindContext(context))
+
+    return grpc.stream_unary_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)
+
+
+def _forwarded(metadata: Metadata) -> Mapping[str, Sequence[bytes]]:
+    """As grpcio's authentication context, from what the terminator wrote."""
+    stated = [value for key, value in metadata if key == FORWARDED_CERTIFICATE]
+    if len(stated) != 1 or not isinstance(stated[0], str):
+        return {}
+    identity = forwarded_id(stated[0])
+    return {} if identity is None else {"peer_spiffe_id": [identity]}
+
+
+class _BehindContext:
+    """The context of a call that grpcio serves behind a native server, on a socket that this user alone may open."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def invocation_metadata(self) -> Metadata:
+        """The client's metadata, in the order sent."""
+        return tuple((key, value) for key, value in self._context.invocation_metadata() or ())
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        remaining: float | None = self._context.time_remaining()
+        return remaining
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """As that of `NativeContext`."""
+        return _forwarded(self.invocation_metadata())
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """End the call with an error; push-back as `NativeServer.fail` names it."""
+        await self._context.abort(code, details, tuple(_renamed(trailing_metadata)))
+        raise grpc.aio.AbortError
+
+
+def _renamed(trailing_metadata: Sequence[tuple[str, str | bytes]]) -> list[tuple[str, str | bytes]]:
+    return [(FORWARDED_PUSHBACK if key == _PUSHBACK else key, value) for key, value in trailing_metadata]
+
+
 class NativeContext:
     """The part of `grpc.aio.ServicerContext` that the platform's handlers and the health service use."""
 
@@ -80,11 +132,7 @@ class NativeContext:
 
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """As grpcio's for mutual TLS: `peer_spiffe_id` when the terminator states exactly one, else nothing."""
-        stated = [value for key, value in self._metadata if key == FORWARDED_CERTIFICATE]
-        if len(stated) != 1 or not isinstance(stated[0], str):
-            return {}
-        identity = forwarded_id(stated[0])
-        return {} if identity is None else {"peer_spiffe_id": [identity]}
+        return _forwarded(self._metadata)
 
     def peer(self) -> str:
         """The other end of the socket, which is the terminator."""
@@ -168,8 +216,7 @@ class NativeServer:
         The front takes no push-back, whose key begins with `grpc-`: it goes under FORWARDED_PUSHBACK, and the
         terminator gives it its own name.
         """
-        metadata = [(FORWARDED_PUSHBACK if key == _PUSHBACK else key, value) for key, value in trailing_metadata]
-        self._front.fail(call_id, code.value[0], details, metadata)
+        self._front.fail(call_id, code.value[0], details, _renamed(trailing_metadata))
 
     async def send(self, call_id: int, data: bytes) -> None:
         """Send one message of a stream once the client has read enough of those before it.

@@ -142,6 +142,7 @@ class Service(Generic[S]):
             Calls(self.telemetry),
             SecurityLog(self.telemetry),
             limits.measured(limits.Bounds.of(self.settings), self.telemetry.metrics),
+            slowest_message=self.settings.stream_stall_seconds,
         )
         stop = stop_on_signals()
         settle()

@@ -129,6 +129,8 @@ class ServiceSettings(BaseSettings):
     """Calls of one traffic class that may wait to be let in."""
     waiting_seconds: float = Field(default=5, ge=0, le=60)
     """How long one may wait."""
+    stream_stall_seconds: float = Field(default=20, gt=0, le=600)
+    """How long a client may take for the next message of a stream that it sends."""
     batch_share: float = Field(default=0.25, gt=0, le=1)
     """The part of the calls worked on at once that batch work may have."""
 

@@ -101,7 +101,10 @@ async def _grpcio(
 async def _native(
     settings: ServiceSettings, rpcs: Rpcs, health: health_aio.HealthServicer, reflected: Sequence[str]
 ) -> Server:
-    from services.runtime.native import NativeServer  # not needed, and on some systems not there, for grpcio
+    from services.runtime.native import (  # not needed, and on some systems not there, for grpcio
+        NativeServer,
+        behind_terminator,
+    )
 
     path = settings.listen.removeprefix(UNIX)
     handlers = {**rpcs.handlers, **_health_handlers(health)}
@@ -109,7 +112,8 @@ async def _native(
     if not reflected and not rpcs.bidirectional:
         await server.start()
         return server
-    behind = await _behind(f"{path}.reflection", reflected, rpcs.bidirectional)
+    streams = {name: behind_terminator(handler) for name, handler in rpcs.bidirectional.items()}
+    behind = await _behind(f"{path}.reflection", reflected, streams, settings.max_message_bytes)
     server.fall_back_to(f"{path}.reflection")
     await server.start()
     return _Both(server, behind)
@@ -135,7 +139,7 @@ def _public_health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcH
 
 @dataclass(frozen=True, slots=True)
 class _Both:
-    """A native server, and the grpcio server behind it for the streams that native does not serve: reflection."""
+    """A native server, and the grpcio server behind it for what native does not serve: streams of requests."""
 
     front: Server
     behind: grpc.aio.Server
@@ -144,8 +148,10 @@ class _Both:
         await asyncio.gather(self.front.stop(grace), self.behind.stop(grace))
 
 
-async def _behind(path: str, reflected: Sequence[str], bidirectional: Mapping[str, RpcHandler]) -> grpc.aio.Server:
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 10)])
+async def _behind(
+    path: str, reflected: Sequence[str], bidirectional: Mapping[str, RpcHandler], max_message_bytes: int
+) -> grpc.aio.Server:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", max_message_bytes)])
     server.add_generic_rpc_handlers((Rpcs({}, bidirectional),))
     if reflected:
         reflection.enable_server_reflection(reflected, server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import coding_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2 as pb
@@ -213,6 +214,39 @@ async def test_an_upload_in_chunks_survives_lost_answers_and_becomes_a_document(
         again = submission(world.dossier, (plain_metadata(new_oid()), b""))
         again.documents[0].upload = upload.name
         await world.send(again)
+
+
+async def test_a_broken_stream_is_found_by_its_request_id_and_goes_on(world: World) -> None:
+    content, request_id = b"%PDF-1.7 " + bytes(range(256)) * 90, f"request-{new_oid()}"
+    broken = await world.stream(content, 5000, request_id=request_id, stop=2)
+    create = pb.CreateUploadRequest(parent=dossier_name(world.dossier), size=len(content), request_id=request_id)
+    known = (await world.service.servicer.CreateUpload(create, call("CreateUpload", world.dossier))).upload
+    assert known == broken
+    assert known.written == 10_000
+    whole = await world.stream(content, 3000, request_id=request_id, offset=7000)  # overlaps what is durable
+    assert (whole.name, whole.written) == (known.name, len(content))
+    request = submission(world.dossier, (plain_metadata(new_oid()), b""))
+    request.documents[0].upload = whole.name
+    assert await world.content((await world.send(request)).documents[0].name) == content
+
+
+async def test_a_stream_is_bounded_and_in_step_like_single_calls(world: World) -> None:
+    with refused(reasons.ERROR_REASON_INVALID_FIELD, "chunk"):
+        await world.stream(bytes(3 << 20), (1 << 20) + 1, request_id="stream-large-chunk")
+    with refused(reasons.ERROR_REASON_UPLOAD_OUT_OF_STEP):
+        await world.stream(bytes(100), 10, request_id="stream-with-a-gap", offset=10)
+    request = pb.UploadContentRequest(parent=dossier_name(world.dossier), size=4, request_id="stream-too-long")
+    collecting = await world.service.servicer.UploadContent(request, call("UploadContent", world.dossier))
+    with refused(reasons.ERROR_REASON_UPLOAD_OUT_OF_STEP):
+        await collecting.add(pb.UploadContentRequest(chunk=b"12345"))
+    recorded = [event for event in world.audit.events if event.action == "document.upload"]
+    assert recorded[-1].outcome == audit_pb2.OUTCOME_REJECTED
+    huge = pb.UploadContentRequest(parent=dossier_name(world.dossier), size=3 << 30, request_id="stream-3gb")
+    with refused(reasons.ERROR_REASON_REQUEST_TOO_LARGE, "size"):
+        await world.service.servicer.UploadContent(huge, call("UploadContent", world.dossier))
+    empty = pb.UploadContentRequest(parent=dossier_name(world.dossier), request_id="stream-empty")
+    with refused(reasons.ERROR_REASON_INVALID_FIELD, "size"):
+        await world.service.servicer.UploadContent(empty, call("UploadContent", world.dossier))
 
 
 async def test_uploads_are_bounded_and_in_step(world: World) -> None:

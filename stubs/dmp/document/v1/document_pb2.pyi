@@ -1281,6 +1281,70 @@ class WriteUploadResponse(_message.Message):
 Global___WriteUploadResponse: _TypeAlias = WriteUploadResponse  # noqa: Y015
 
 @_typing.final
+class UploadContentRequest(_message.Message):
+    """UploadContentRequest is a chunk of a stream. The first message holds parent, size and request_id, as those of a
+    CreateUploadRequest; the others need not.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """parent is `dossiers/{dossier}`."""
+    size: _builtins.int
+    """size is how many bytes the content has."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent, together with CreateUpload: the same one is the same upload."""
+    offset: _builtins.int
+    """offset is where the first message's chunk begins; of the other messages it is not looked at."""
+    chunk: _builtins.bytes
+    """chunk holds bytes, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        size: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "offset", b"offset", "parent", b"parent", "request_id", b"request_id", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadContentRequest: _TypeAlias = UploadContentRequest  # noqa: Y015
+
+@_typing.final
+class UploadContentResponse(_message.Message):
+    """UploadContentResponse says how far the upload is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """upload as it is now."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadContentResponse: _TypeAlias = UploadContentResponse  # noqa: Y015
+
+@_typing.final
 class GetUploadRequest(_message.Message):
     """GetUploadRequest asks how far an upload is."""
 

@@ -65,6 +65,11 @@ class DocumentServiceStub(object):
                 request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadRequest.SerializeToString,
                 response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadResponse.FromString,
                 _registered_method=True)
+        self.UploadContent = channel.stream_unary(
+                '/dmp.document.v1.DocumentService/UploadContent',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.UploadContentRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.UploadContentResponse.FromString,
+                _registered_method=True)
         self.GetUpload = channel.unary_unary(
                 '/dmp.document.v1.DocumentService/GetUpload',
                 request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.GetUploadRequest.SerializeToString,
@@ -192,6 +197,17 @@ class DocumentServiceServicer(object):
         """WriteUpload adds the next chunk of an upload, of at most 1 MiB, at the offset where the last one ended.
         A chunk written before is accepted again and changes nothing, so a lost answer is repeated; what does not
         follow is UPLOAD_OUT_OF_STEP, and GetUpload says where to go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadContent(self, request_iterator, context):
+        """UploadContent uploads a content in one stream of chunks of at most 1 MiB: the first message says where it goes, how
+        long it is and where the chunks begin; each chunk follows the one before. Each is durable before the next one is
+        read, so a slow service slows its sender and holds one chunk in memory. After a broken stream CreateUpload with the
+        same request_id tells how much is durable, and another stream goes on from there, or from anywhere before. Submit
+        the upload by its name. UPLOAD_OUT_OF_STEP for chunks that do not follow; DEADLINE_EXCEEDED for a sender that stalls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -353,6 +369,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.WriteUpload,
                     request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadRequest.FromString,
                     response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadResponse.SerializeToString,
+            ),
+            'UploadContent': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadContent,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.UploadContentRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.UploadContentResponse.SerializeToString,
             ),
             'GetUpload': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUpload,
@@ -593,6 +614,33 @@ class DocumentService(object):
             '/dmp.document.v1.DocumentService/WriteUpload',
             dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadRequest.SerializeToString,
             dmp_dot_document_dot_v1_dot_document__pb2.WriteUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadContent(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/dmp.document.v1.DocumentService/UploadContent',
+            dmp_dot_document_dot_v1_dot_document__pb2.UploadContentRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.UploadContentResponse.FromString,
             options,
             channel_credentials,
             insecure,

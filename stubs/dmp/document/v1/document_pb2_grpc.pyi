@@ -45,6 +45,13 @@ class DocumentServiceStub:
     A chunk written before is accepted again and changes nothing, so a lost answer is repeated; what does not
     follow is UPLOAD_OUT_OF_STEP, and GetUpload says where to go on.
     """
+    UploadContent: _aio.StreamUnaryMultiCallable[_document_pb2.UploadContentRequest, _document_pb2.UploadContentResponse]
+    """UploadContent uploads a content in one stream of chunks of at most 1 MiB: the first message says where it goes, how
+    long it is and where the chunks begin; each chunk follows the one before. Each is durable before the next one is
+    read, so a slow service slows its sender and holds one chunk in memory. After a broken stream CreateUpload with the
+    same request_id tells how much is durable, and another stream goes on from there, or from anywhere before. Submit
+    the upload by its name. UPLOAD_OUT_OF_STEP for chunks that do not follow; DEADLINE_EXCEEDED for a sender that stalls.
+    """
     GetUpload: _aio.UnaryUnaryMultiCallable[_document_pb2.GetUploadRequest, _document_pb2.GetUploadResponse]
     """GetUpload says how many bytes of an upload are durable."""
     ListDocumentVersions: _aio.UnaryUnaryMultiCallable[_document_pb2.ListDocumentVersionsRequest, _document_pb2.ListDocumentVersionsResponse]
@@ -173,6 +180,19 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         """WriteUpload adds the next chunk of an upload, of at most 1 MiB, at the offset where the last one ended.
         A chunk written before is accepted again and changes nothing, so a lost answer is repeated; what does not
         follow is UPLOAD_OUT_OF_STEP, and GetUpload says where to go on.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadContent(
+        self,
+        request_iterator: _abc.AsyncIterator[_document_pb2.UploadContentRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_document_pb2.UploadContentRequest], _abc.Awaitable[_document_pb2.UploadContentResponse]],
+    ) -> _abc.Awaitable[_document_pb2.UploadContentResponse]:
+        """UploadContent uploads a content in one stream of chunks of at most 1 MiB: the first message says where it goes, how
+        long it is and where the chunks begin; each chunk follows the one before. Each is durable before the next one is
+        read, so a slow service slows its sender and holds one chunk in memory. After a broken stream CreateUpload with the
+        same request_id tells how much is durable, and another stream goes on from there, or from anywhere before. Submit
+        the upload by its name. UPLOAD_OUT_OF_STEP for chunks that do not follow; DEADLINE_EXCEEDED for a sender that stalls.
         """
 
     @_abc_1.abstractmethod
