@@ -1,7 +1,7 @@
 """The adaptive limit: how many calls a process works on at once, who goes first, who waits and who is refused.
 
 Lives here: places, the queues for them, and the rule by which the number of places follows the event loop's delay.
-May not live here: what a call does, who may make it, gRPC and HTTP. Why it is so is in docs/decisions/0010-overload.md.
+May not live here: what a call does, who may make it, gRPC and HTTP. Why it is so is in docs/decisions/0011-overload.md.
 
 Three classes. EMERGENCY has places of its own and never waits for others. CARE has the adaptive limit. BATCH has a
 share of it, and only what care leaves free. A call without a place waits, in the order of class and arrival, and is

@@ -117,7 +117,7 @@ class ServiceSettings(BaseSettings):
 
     concurrency_min: int = Field(default=16, ge=1, le=4096)
     """Calls that may be worked on at once, however slow the process is. More wait, then are refused."""
-    concurrency_max: int = Field(default=1024, ge=1, le=4096)
+    concurrency_max: int = Field(default=256, ge=1, le=4096)
     """Calls that may be worked on at once, however quick it is; emergencies have as many places of their own."""
     concurrency_lag_ms: float = Field(default=10, gt=0, le=1000)
     """Mean delay of the event loop by its own work, in milliseconds, above which fewer calls are let in."""

@@ -342,23 +342,23 @@ def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_n
 
     async def send(items: list[int]) -> list[int]:
         sent.append((asyncio.get_running_loop().time(), len(items)))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.005)
         return items
 
     async def main() -> None:
-        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.005)
-        full = [asyncio.ensure_future(coalescer.submit(number)) for number in range(32)]
-        await asyncio.sleep(0.011)  # the batch has ended
-        early = asyncio.ensure_future(coalescer.submit(32))
-        await asyncio.sleep(0.005)
-        late = asyncio.ensure_future(coalescer.submit(33))
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002)
+        full = [asyncio.ensure_future(coalescer.submit(number)) for number in range(64)]
+        await asyncio.sleep(0.006)  # the batch has ended
+        early = asyncio.ensure_future(coalescer.submit(64))
+        await asyncio.sleep(0.002)
+        late = asyncio.ensure_future(coalescer.submit(65))
         await asyncio.gather(*full, early, late)
-        await coalescer.submit(34)
-        await coalescer.submit(35)
+        await coalescer.submit(66)
+        await coalescer.submit(67)
         await coalescer.close()
 
     on_virtual_loop(main)
     (_, first), (second_at, second), (third_at, third), (fourth_at, _) = sent
-    assert (first, second, third) == (32, 2, 1)
-    assert second_at == pytest.approx(0.02), "twice the time that a batch of 32 took"
-    assert fourth_at == pytest.approx(third_at + 0.01), "one after the other: as soon as the one before has ended"
+    assert (first, second, third) == (64, 2, 1)
+    assert second_at == pytest.approx(0.01), "twice the time that a batch of 64 took"
+    assert fourth_at == pytest.approx(third_at + 0.005), "one after the other: as soon as the one before has ended"
