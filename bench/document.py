@@ -1,6 +1,9 @@
 """`python -m bench.document`: submissions of a 100 kB CDA against plain inserts of the same sealed bytes, content reads
 against the bare echo, and first openings of a dossier with 700 documents.
 
+Two kinds of CDA: structured, whose text compresses ten times, and a letter, whose body is a PDF and compresses to the
+three quarters that base64 leaves. The plain inserts of each are of its own sealed bytes.
+
 The plain inserts are eight asyncpg connections, one row a transaction, `synchronous_commit = on`, into a table with the
 same key, in the database of the document service: what the disk and PostgreSQL allow, measured before and after each
 round of submissions. Exit status 1 when submissions are below their share of it.
@@ -14,7 +17,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,7 +34,7 @@ from bench.figures import Measurement, percentile, pooled
 from bench.ground import echo_server, fresh_state
 from bench.load import Unary
 from bench.machine import machine
-from bench.population import Extent, Population, another, populate, submission
+from bench.population import Extent, Population, another, letter, populate, submission
 from bench.workloads import Submissions, bearer
 from dmp.document.v1 import document_pb2
 from ops.endpoints import publish
@@ -41,6 +44,7 @@ from ops.local.stack import Stack
 from ops.migrations import migrate
 from ops.session import Session, client_credentials
 from services.runtime.identifiers import dossier_name
+from services.runtime.sealing import OVERHEAD, compress
 
 LEAST: Final = 0.5
 """Submissions a second, as a part of the plain inserts in the same run."""
@@ -50,11 +54,17 @@ OPENED: Final = 700
 """Documents of the dossier that is opened: what a person may have (domain.md §5)."""
 
 _WARM_UP: Final = 0.5
+_BOUND: Final = (
+    "what bounds submissions is the processor, not the disk: 100 kB go through TLS and gRPC in Python's hands, are "
+    "parsed whole (a third of a millisecond in expat for a structured CDA), hashed twice and compressed, their header "
+    "becomes checked metadata, and consent and identity are asked; a plain insert is one message to PostgreSQL. Groups "
+    "of submissions share commits, so the disk waits for them"
+)
 _OPENING: Final = "/dmp.document.v1.DocumentService/GetFirstOpening"
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS plain_insert (health_id bigint, id uuid, sealed bytea, PRIMARY KEY (health_id, id))
 """
-_STORED: Final = "SELECT sealed FROM content ORDER BY abs(stored_size - 12000) LIMIT 1"
+_STORED: Final = "SELECT sealed FROM content ORDER BY abs(stored_size - $1) LIMIT 1"
 _INSERT: Final = "INSERT INTO plain_insert (health_id, id, sealed) VALUES ($1, $2, $3)"
 
 
@@ -63,7 +73,7 @@ class Plan:
     """Rounds, and seconds of each measurement."""
 
     rounds: int = 3
-    seconds: float = 10.0
+    seconds: float = 8.0
     extent: Extent = field(default_factory=lambda: Extent(dossiers=256, documents_each=2, large=256))
     opened: int = OPENED
 
@@ -84,8 +94,8 @@ class Line:
         return [self.name, f"{self.measured.rate:,.0f}", *times]
 
 
-async def run(plan: Plan, out: Console) -> tuple[list[Line], float]:
-    """All of it; the lines, and the share of submissions in plain inserts."""
+async def run(plan: Plan, out: Console) -> tuple[list[Line], dict[str, float]]:
+    """All of it; the lines, and by kind the share of submissions in plain inserts."""
     busy = os.getloadavg()[0]
     async with contextlib.AsyncExitStack() as stack_of:
         state = await stack_of.enter_async_context(fresh_state())
@@ -97,13 +107,13 @@ async def run(plan: Plan, out: Console) -> tuple[list[Line], float]:
         dsn = stack.superuser_dsn(database_name("document"))
         credentials = client_credentials(stack.internal(INTERNAL))
         direct = await _channels(stack_of, stack.address("document"), credentials)
-        lines, share = await _submissions(plan, out, session, direct, population, dsn)
+        lines, shares = await _submissions(plan, out, session, direct, population, dsn)
         lines += await _reads(plan, session, direct, await _channels(stack_of, echo, credentials), population)
         lines += await _openings(plan, out, session, direct, population)
         conn = await asyncpg.connect(dsn)
         out.print(str(machine(await conn.fetchval("SHOW server_version"), busy)))
         await conn.close()
-    return lines, share
+    return lines, shares
 
 
 async def _channels(
@@ -123,29 +133,42 @@ async def _submissions(
     direct: Sequence[grpc.aio.Channel],
     population: Population,
     dsn: str,
-) -> tuple[list[Line], float]:
-    work = Submissions(session, direct, population)
-    plain: list[Measurement] = []
-    submitted: list[Measurement] = []
-    for number in range(plan.rounds):
-        out.print(f"submissions, round {number + 1} of {plan.rounds}")
-        plain.append(await plain_inserts(dsn, plan.seconds / 2))
-        await work.prepare(plan.seconds + _WARM_UP)
-        submitted.append(await load.measure(work.load, IN_FLIGHT, warm_up=_WARM_UP, seconds=plan.seconds))
-        plain.append(await plain_inserts(dsn, plan.seconds / 2))
-    inserts, submissions = pooled(plain), pooled(submitted)
-    lines = [
-        Line(f"plain inserts, {CONNECTIONS} connections", inserts),
-        Line(f"submit a CDA of 100 kB, {IN_FLIGHT} in flight", submissions),
-    ]
-    return lines, submissions.rate / inserts.rate
+) -> tuple[list[Line], dict[str, float]]:
+    """Of both kinds: the lines, and the share of each."""
+    lines: list[Line] = []
+    shares: dict[str, float] = {}
+    models = dict(zip(population.models, range(len(population.models)), strict=True))
+    kinds: dict[str, Callable[[bytes], bytes]] = {
+        "structured CDA": lambda model: model,
+        "letter, a PDF in a CDA": lambda model: letter(model, models[model]),
+    }
+    for kind, made in kinds.items():
+        work = Submissions(session, direct, population, made)
+        await work.prepare(_WARM_UP)
+        await load.measure(work.load, 1, warm_up=0, seconds=_WARM_UP)  # so that there is one to insert
+        sealed_size = len(compress(made(population.models[0]))) + OVERHEAD
+        plain: list[Measurement] = []
+        submitted: list[Measurement] = []
+        for number in range(plan.rounds):
+            out.print(f"submissions of a {kind}, round {number + 1} of {plan.rounds}")
+            plain.append(await plain_inserts(dsn, sealed_size, plan.seconds / 2))
+            await work.prepare(plan.seconds + _WARM_UP)
+            submitted.append(await load.measure(work.load, IN_FLIGHT, warm_up=_WARM_UP, seconds=plan.seconds))
+            plain.append(await plain_inserts(dsn, sealed_size, plan.seconds / 2))
+        inserts, submissions = pooled(plain), pooled(submitted)
+        lines += [
+            Line(f"plain inserts of its {sealed_size / 1000:.0f} kB sealed, {CONNECTIONS} connections", inserts),
+            Line(f"submit a {kind} of 100 kB, {IN_FLIGHT} in flight", submissions),
+        ]
+        shares[kind] = submissions.rate / inserts.rate
+    return lines, shares
 
 
-async def plain_inserts(dsn: str, seconds: float) -> Measurement:
-    """Eight connections that insert the same sealed bytes, each row durable before the next."""
+async def plain_inserts(dsn: str, size: int, seconds: float) -> Measurement:
+    """Eight connections that insert the stored bytes of about that size, each row durable before the next."""
     connections = [await asyncpg.connect(dsn, server_settings={"synchronous_commit": "on"}) for _ in range(CONNECTIONS)]
     await connections[0].execute(_TABLE)
-    sealed: bytes = await connections[0].fetchval(_STORED)
+    sealed: bytes = await connections[0].fetchval(_STORED, size)
     latencies: list[float] = []
     until = time.perf_counter() + seconds
 
@@ -221,13 +244,14 @@ def main() -> int:
     arguments = parser.parse_args()
     out, busy = Console(highlight=False, soft_wrap=True), page.load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        lines, share = runner.run(run(QUICK if arguments.quick else Plan(), out))
+        lines, shares = runner.run(run(QUICK if arguments.quick else Plan(), out))
     shown = table(lines)
-    note = f"submissions are {share:.2f} of the plain inserts; at least {LEAST} is asked for"
-    out.print(shown, note, sep="\n")
+    said = "; ".join(f"{kind}: {share:.2f}" for kind, share in shares.items())
+    note = f"submissions, as a part of the plain inserts of the same bytes: {said}; at least {LEAST} is asked for"
+    out.print(shown, note, _BOUND, sep="\n")
     if not arguments.quick:
-        page.publish("document", "Documents", shown, note, busy=busy)
-    return 0 if arguments.quick or share >= LEAST else 1
+        page.publish("document", "Documents", shown, note, _BOUND, busy=busy)
+    return 0 if arguments.quick or min(shares.values()) >= LEAST else 1
 
 
 if __name__ == "__main__":

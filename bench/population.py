@@ -7,7 +7,9 @@ of usual size, and the first ones one of 100 kB more.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import random
 import re
 import uuid
 from collections.abc import Sequence
@@ -34,6 +36,7 @@ _PHYSICIAN: Final = "10"
 _AT_ONCE: Final = 16
 _FORMAT: Final = coding_pb2.Coding(system="1.3.6.1.4.1.19376.1.2.3", code="urn:ihe:iti:xds:2017:mimeTypeSufficient")
 _IDENTIFIERS: Final = re.compile(rb'<(?:id|setId) root="(2\.25\.\d+)"/>')
+_BODY: Final = (b"<structuredBody>", b"</structuredBody>")
 _KINDS: Final = tuple(kind for kind in DocumentKind if kind.profession_code == _PHYSICIAN)
 
 
@@ -150,6 +153,18 @@ def another(model: bytes) -> bytes:
     for identifier in _IDENTIFIERS.findall(model):
         model = model.replace(identifier, _new_oid().encode(), 1)
     return model
+
+
+def letter(model: bytes, seed: int) -> bytes:
+    """A document with the header of `model`, about as long, whose body is a PDF: what most letters of hospitals are.
+    The PDF is of noise, as its own compression leaves it, so that sealing finds nothing more to compress."""
+    before, rest = model.split(_BODY[0], 1)
+    after = rest.split(_BODY[1], 1)[1]
+    room = (len(model) - len(before) - len(after)) * 3 // 4 - 200
+    stream = random.Random(seed).randbytes(room)
+    pdf = b"%%PDF-1.7\n1 0 obj\n<</Length %d>>\nstream\n%b\nendstream\nendobj\n%%%%EOF" % (room, stream)
+    text = b'<text mediaType="application/pdf" representation="B64">' + base64.b64encode(pdf) + b"</text>"
+    return before + b"<nonXMLBody>" + text + b"</nonXMLBody>" + after
 
 
 def _physicians(count: int) -> tuple[Physician, ...]:

@@ -78,13 +78,20 @@ class Reads:
 
 
 class Submissions:
-    """Submissions of one CDA of 100 kB each, no two alike, to the dossiers that have a model of one."""
+    """Submissions of one CDA of 100 kB each, no two alike, to the dossiers that have a model of one; `made` makes of
+    that model what is submitted."""
 
-    def __init__(self, session: Session, channels: Sequence[grpc.aio.Channel], population: Population) -> None:
+    def __init__(
+        self,
+        session: Session,
+        channels: Sequence[grpc.aio.Channel],
+        population: Population,
+        made: Callable[[bytes], bytes] = lambda model: model,
+    ) -> None:
         self._session = session
         self._physicians = population.physicians
         self._models = [
-            (population.dossiers[stored.dossier].health_id, population.dossiers[stored.dossier].physician, model)
+            (population.dossiers[stored.dossier].health_id, population.dossiers[stored.dossier].physician, made(model))
             for stored, model in zip(population.large, population.models, strict=True)
         ]
         self._turn = 0
