@@ -178,8 +178,9 @@ class World:
 
     async def search(self, **criteria: object) -> document_pb2.SearchDocumentsResponse:
         client = str(criteria.pop("client_id", "his"))
-        request = document_pb2.SearchDocumentsRequest(parent=dossier_name(self.dossier), **criteria)  # type: ignore[arg-type]
-        made = call("SearchDocuments", self.dossier, client_id=client)
+        dossier = int(criteria.pop("dossier", self.dossier))  # type: ignore[call-overload]
+        request = document_pb2.SearchDocumentsRequest(parent=dossier_name(dossier), **criteria)  # type: ignore[arg-type]
+        made = call("SearchDocuments", dossier, client_id=client)
         return await self.service.servicer.SearchDocuments(request, made)
 
     def service_with(self, limits: SubmissionLimits) -> DocumentService:

@@ -181,10 +181,11 @@ def no(reason: int) -> consent_pb2.Decision:
 
 @dataclass
 class FakeConsent:
-    """Answers every check with `answer`; raises it when it is an error."""
+    """Answers every check with `answer`, and the dossiers `linked` with the one; raises it when it is an error."""
 
     answer: consent_pb2.Decision | DmpError = field(default_factory=decision)
     any_dossier: bool = False
+    linked: dict[int, Sequence[int]] = field(default_factory=dict)
     actions: list[int] = field(default_factory=list)
 
     async def check(self, call: Call, health_id: int, action: int) -> consent_pb2.Decision:
@@ -192,7 +193,11 @@ class FakeConsent:
         self.actions.append(action)
         if isinstance(self.answer, DmpError):
             raise self.answer
-        return self.answer
+        if not self.linked.get(health_id):
+            return self.answer
+        together = consent_pb2.Decision(linked=self.linked[health_id])
+        together.MergeFrom(self.answer)
+        return together
 
 
 @dataclass

@@ -13,6 +13,7 @@ from services.consent.checking import AccessChecks, Count
 from services.consent.destroyers import destroy_documents, destroy_trail
 from services.consent.duties import Destroy, Duties
 from services.consent.functional_rights import FunctionalRights, RightsTableError, load_rights
+from services.consent.merging import Merging
 from services.consent.reading import Readings
 from services.consent.rights_service import RightsServicer
 from services.consent.rights_versions import RightsVersions
@@ -84,7 +85,7 @@ async def _serve(service: Service[ConsentSettings], rights: FunctionalRights, cl
         (rights_pb2.DESCRIPTOR.services_by_name["RightsService"], consent.rights_servicer),
     ]
     try:
-        servicers.append((links.SERVICE, links.LinksServicer(pool)))
+        servicers.append((links.SERVICE, links.LinksServicer(pool, Merging(clock, relay.kick).follow)))
         await service.serve(servicers, background=[relay.run, service.housekeeping().run, jobs.run])
     finally:
         await consent.close()

@@ -20,6 +20,7 @@ from services.consent.functional_rights import Function, Right
 from services.consent.values import (
     ARCHIVE_READERS,
     GONE,
+    READ_TOGETHER,
     UNOPENED,
     DossierState,
     Facts,
@@ -53,6 +54,7 @@ def facts_of(locked: LockedDossier | None, actor: Actor) -> Facts | None:
         structure_until=structure.expires_at if structure else None,
         representation=locked.representations.get(actor.representative),
         died=dossier.died_at is not None,
+        merged_into=dossier.merged_into,
     )
 
 
@@ -120,7 +122,21 @@ def may_run(actor: Actor, locked: LockedDossier | None, *kinds: str) -> bool:
 
 def require_open(locked: LockedDossier) -> None:
     """Authorisations, blocks and preferences are changed in an open dossier."""
+    require_unmerged(locked)
     if locked.dossier.state is not DossierState.OPEN:
+        raise Refused(reasons.ERROR_REASON_DOSSIER_CLOSED, locked.dossier.epoch)
+
+
+def require_unmerged(locked: LockedDossier) -> None:
+    """What is new goes to the dossier that a merged one went to."""
+    merged_into = locked.dossier.merged_into
+    if merged_into:
+        raise Refused(reasons.ERROR_REASON_DOSSIER_MERGED, locked.dossier.epoch, merged_into)
+
+
+def require_open_or_merged(locked: LockedDossier) -> None:
+    """Shutting out, and taking back, is possible wherever an authorisation or a block is."""
+    if locked.dossier.state not in READ_TOGETHER:
         raise Refused(reasons.ERROR_REASON_DOSSIER_CLOSED, locked.dossier.epoch)
 
 

@@ -126,7 +126,7 @@ class RevokeAuthorization:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.RevokeAuthorizationResponse]:
         assert locked is not None  # noqa: S101 (authorised)
-        acts.require_open(locked)
+        acts.require_open_or_merged(locked)
         ended = _existing(locked, self._grantee(locked, moment))
         await end(conn, self.health_id, ended.grantee)
         epoch = await store.next_epoch(conn, self.health_id)
@@ -164,7 +164,7 @@ class RemoveAttendingPhysician:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.RemoveAttendingPhysicianResponse]:
         assert locked is not None  # noqa: S101 (authorised)
-        acts.require_open(locked)
+        acts.require_open_or_merged(locked)
         before = _existing(locked, self._grantee(locked, moment))
         if not before.attending_physician:
             raise Refused(reasons.ERROR_REASON_AUTHORIZATION_MISSING, locked.dossier.epoch)

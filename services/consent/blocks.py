@@ -53,7 +53,7 @@ class BlockProfessional:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.BlockProfessionalResponse]:
         assert locked is not None  # noqa: S101 (authorised)
-        acts.require_open(locked)
+        acts.require_open_or_merged(locked)
         grantee = self.grantee
         if grantee in locked.blocked:
             return Done(pb.BlockProfessionalResponse(epoch=locked.dossier.epoch), locked.dossier.epoch, None)
@@ -100,7 +100,7 @@ class UnblockProfessional:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.UnblockProfessionalResponse]:
         assert locked is not None  # noqa: S101 (authorised)
-        acts.require_open(locked)
+        acts.require_open_or_merged(locked)
         grantee = self.grantee
         if grantee not in locked.blocked:
             return Done(pb.UnblockProfessionalResponse(epoch=locked.dossier.epoch), locked.dossier.epoch, None)

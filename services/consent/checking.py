@@ -185,6 +185,7 @@ class BatchAnswers:
                 epoch=decision.epoch,
                 filter=self._filter(bounds),
                 rights_version=decision.rights_version,
+                linked=decision.linked,
             )
         )
 
@@ -207,6 +208,7 @@ def write_decision(decision: Decision) -> pb.Decision:
         epoch=decision.epoch,
         filter=write_filter(decision.filter),
         rights_version=decision.rights_version,
+        linked=decision.linked,
     )
 
 
@@ -216,6 +218,7 @@ def write_refusal(decision: Decision) -> pb.Decision:
         reason=decision.reason,  # type: ignore[arg-type]
         epoch=decision.epoch,
         rights_version=decision.rights_version,
+        merged_into=decision.merged_into,
     )
 
 

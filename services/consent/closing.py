@@ -68,6 +68,7 @@ class CloseDossier:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.CloseDossierResponse]:
         assert locked is not None and self.reason is not None  # noqa: S101, PT018 (authorised, checked)
+        acts.require_unmerged(locked)
         before = locked.dossier
         if before.state is DossierState.CLOSED:
             raise Refused(reasons.ERROR_REASON_DOSSIER_ALREADY_CLOSED, before.epoch)
@@ -105,6 +106,7 @@ class RecordDeath:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.RecordDeathResponse]:
         assert locked is not None  # noqa: S101 (authorised)
+        acts.require_unmerged(locked)
         before = locked.dossier
         died_at = read_time(self.request.death_time, "death_time")
         if died_at > moment.now:

@@ -17,7 +17,16 @@ from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor
 from services.consent.functional_rights import Function, FunctionalRights, Right
 from services.consent.seeing import Filter, hidden, sight
-from services.consent.values import ARCHIVE_READERS, GONE, UNOPENED, Document, DossierState, Facts, RepresentationKind
+from services.consent.values import (
+    ARCHIVE_READERS,
+    GONE,
+    READ_TOGETHER,
+    UNOPENED,
+    Document,
+    DossierState,
+    Facts,
+    RepresentationKind,
+)
 
 CHECK_DOSSIER: Final = Function("TD0.2", "test_existence_and_check_auth")
 _FREE: Final[Mapping[Right, int]] = {Right.YES: pb.DOCUMENT_RESTRICTION_UNSPECIFIED}
@@ -111,12 +120,17 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Yes with a filter, or no with a reason (an ErrorReason). `epoch` is the dossier's, 0 without dossier."""
+    """Yes with a filter, or no with a reason (an ErrorReason). `epoch` is the dossier's, 0 without dossier.
+
+    `linked` are the dossiers that are read with it, `merged_into` the one that a merged dossier went to.
+    """
 
     reason: int | None
     epoch: int
     filter: Filter | None
     rights_version: int = 0
+    linked: tuple[int, ...] = ()
+    merged_into: int = 0
 
     @property
     def permitted(self) -> bool:
@@ -176,7 +190,8 @@ def decide(case: Case, applied: list[Applied] | None = None) -> Decision:
         if applied is not None:
             applied.append(Applied(rule, pb.RULE_OUTCOME_PASSED if reason is None else pb.RULE_OUTCOME_REFUSED))
         if reason is not None:
-            return Decision(reason, epoch, None, version)
+            went = facts.merged_into if facts and reason == reasons.ERROR_REASON_DOSSIER_MERGED else 0
+            return Decision(reason, epoch, None, version, merged_into=went)
     bounds = _sight(case)
     if case.document is not None:
         reason = hidden(bounds, case.action, case.document)
@@ -187,7 +202,7 @@ def decide(case: Case, applied: list[Applied] | None = None) -> Decision:
             return Decision(reason, epoch, None, version)
     if applied is not None:
         applied += (Applied(rule, pb.RULE_OUTCOME_NARROWED) for rule in _narrowing(bounds))
-    return Decision(None, epoch, bounds, version)
+    return Decision(None, epoch, bounds, version, () if facts is None else facts.linked)
 
 
 def refuse_entry(actor: Actor, health_id: int, facts: Facts | None, now: datetime) -> int | None:
@@ -294,7 +309,9 @@ def _state(case: Case) -> int | None:
     held = facts.representation
     if case.actor.representative and held is not None and held.kind in ARCHIVE_READERS:
         return None if case.action in _OF_THE_ARCHIVE else reasons.ERROR_REASON_DOSSIER_CLOSED
-    return None if facts.is_open else reasons.ERROR_REASON_DOSSIER_CLOSED
+    if facts.state is DossierState.MERGED and case.action == pb.ACTION_SUBMIT:
+        return reasons.ERROR_REASON_DOSSIER_MERGED
+    return None if facts.state in READ_TOGETHER else reasons.ERROR_REASON_DOSSIER_CLOSED
 
 
 def _right(case: Case) -> int | None:

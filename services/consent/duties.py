@@ -32,6 +32,7 @@ from services.consent.store import Deadline, What
 from services.consent.values import Dossier, DossierState, Grantee, GranteeKind
 from services.runtime import faults
 from services.runtime.identifiers import dossier_name, uuid7
+from services.runtime.links import linked_with
 from services.runtime.outbox import put
 from services.runtime.postgres import Connection, Pool, transaction
 
@@ -124,6 +125,7 @@ class Duties:
             begun = replace(dossier, state=DossierState.DESTROYING, epoch=dossier.epoch + 1)
             await store.save_dossier(conn, begun)
             await _remember(conn, health_id, begun.epoch, "dossier.destroy", {"step": "begun"}, now)
+            await self._close_merged(conn, dossier, now)
             change = Attribute("state", dossier.state.value, begun.state.value)
             await put(
                 conn, [outbox_row(_event("dossier.destroy", begun.epoch, now, change, about=health_id), health_id)]
@@ -131,6 +133,29 @@ class Duties:
             faults.point("consent.before_commit")
         faults.point("consent.after_commit")
         return begun
+
+    async def _close_merged(self, conn: Connection, into: Dossier, now: datetime) -> None:
+        """What was merged into a dossier goes with it: closed and due now, to be destroyed as any other."""
+        for member in (await linked_with(conn, [into.health_id]))[into.health_id]:
+            held = None if member == into.health_id else (await store.lock_dossier(conn, member, ())).locked
+            if held is None or held.dossier.merged_into != into.health_id:
+                continue
+            closed = replace(
+                held.dossier,
+                state=DossierState.CLOSED,
+                merged_into=0,
+                epoch=held.dossier.epoch + 1,
+                closed_at=into.closed_at,
+                close_reason=into.close_reason,
+                closed_by=into.closed_by,
+                destroy_at=now,
+            )
+            await store.save_dossier(conn, closed)
+            await store.set_deadline(conn, Deadline(member, What.DESTRUCTION, "", now))
+            await _remember(conn, member, closed.epoch, "dossier.close", {"state": closed.state.value}, now)
+            change = Attribute("state", held.dossier.state.value, closed.state.value)
+            event = _event("dossier.close", closed.epoch, now, change, health_id=member)
+            await put(conn, [outbox_row(event, member)])
 
     async def _end_destroying(self, health_id: int, now: datetime) -> None:
         async with transaction(self._pool) as conn:

@@ -39,6 +39,7 @@ class Past:
     regulation_opposed: bool = False
     masked_in_emergency: bool = False
     died: bool = False
+    merged_into: int = 0
     authorized: dict[Grantee, tuple[datetime, bool]] = field(default_factory=dict)
     blocked: set[Grantee] = field(default_factory=set)
     representations: dict[int, Representation] = field(default_factory=dict)
@@ -80,6 +81,7 @@ def facts_at(past: Past, actor: Actor) -> Facts | None:
         structure_until=structure[0] if structure else None,
         representation=past.representations.get(actor.representative),
         died=past.died,
+        merged_into=past.merged_into,
     )
 
 
@@ -97,7 +99,13 @@ def _preferred(past: Past, payload: Payload) -> None:
 
 def _archived(past: Past, payload: Payload) -> None:
     past.state = DossierState.CLOSED
+    past.merged_into = 0
     past.died = bool(payload.get("died_at"))
+
+
+def _merged(past: Past, payload: Payload) -> None:
+    past.merged_into = int(payload["merged_into"])
+    past.state = DossierState.MERGED if past.merged_into else DossierState.OPEN
 
 
 def _opposed(past: Past, _payload: Payload) -> None:
@@ -164,6 +172,8 @@ _APPLY: Final[Mapping[str, Callable[[Past, Payload], None]]] = {
     "dossier.oppose": _opposed,
     "dossier.withdraw_opposition": _unopposed,
     "dossier.update_preferences": _preferred,
+    "dossier.merge": _merged,
+    "dossier.part": _merged,
     "dossier.move": _unchanged,
     "dossier.destroy": _destroyed,
     "authorization.grant": _authorized,

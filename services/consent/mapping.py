@@ -55,6 +55,7 @@ _STATE_OUT: Final = {
     DossierState.NONE: pb.DOSSIER_STATE_UNSPECIFIED,
     DossierState.DESTROYING: pb.DOSSIER_STATE_DESTROYED,
     DossierState.DESTROYED: pb.DOSSIER_STATE_DESTROYED,
+    DossierState.MERGED: pb.DOSSIER_STATE_MERGED,
 }
 _TERMS: Final = {pb.AUTHORIZATION_TERM_VISIT: Term.VISIT}
 _TERM_OUT: Final = {Term.YEAR: pb.AUTHORIZATION_TERM_YEAR, Term.VISIT: pb.AUTHORIZATION_TERM_VISIT}
@@ -158,6 +159,7 @@ def write_dossier(dossier: Dossier) -> pb.Dossier:
         destroy_time=write_optional_time(dossier.destroy_at),
         death_time=write_optional_time(dossier.died_at),
         destruction_requested=dossier.destruction_requested,
+        merged_into=dossier_name(dossier.merged_into) if dossier.merged_into else "",
     )
     if dossier.close_reason is not None:
         written.close_reason = _CLOSE_REASON_OUT[dossier.close_reason]

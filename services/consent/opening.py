@@ -9,7 +9,7 @@ from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
-from services.consent import acts, store
+from services.consent import acts, merging, store
 from services.consent.acting import Actor
 from services.consent.changes import Attribute, Change, Done, Moment, consent_payload, yes_or_no
 from services.consent.functional_rights import Function, Right
@@ -60,6 +60,7 @@ class OpenDossier:
     async def perform(
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.OpenDossierResponse]:
+        members = await merging.refuse_merged(conn, self.health_id, locked)
         if locked is not None and locked.dossier.state is not DossierState.NONE:
             raise _refuse_second_opening(locked.dossier.state, locked.dossier.epoch)
         consent = _consent(self.request.consent, self.actor, self.health_id, moment.now)
@@ -82,6 +83,7 @@ class OpenDossier:
         elif not await store.insert_dossier(conn, dossier):
             # Not locked here: the other opening's retry may hold the dossier and wait for this request_id.
             raise _refuse_second_opening(*await store.dossier_state(conn, self.health_id))
+        await merging.settle(conn, [members], moment.now)
         response = pb.OpenDossierResponse(dossier=write_dossier(dossier))
         return Done(response, dossier.epoch, _opened(dossier, consent, ""))
 
@@ -115,6 +117,7 @@ class ReopenDossier:
         self, conn: Connection, locked: LockedDossier | None, moment: Moment
     ) -> Done[pb.ReopenDossierResponse]:
         assert locked is not None  # noqa: S101 (authorised)
+        members = await merging.refuse_merged(conn, self.health_id, locked)
         before = locked.dossier
         if before.state is DossierState.OPEN:
             raise Refused(reasons.ERROR_REASON_DOSSIER_ALREADY_EXISTS, before.epoch)
@@ -136,6 +139,7 @@ class ReopenDossier:
         )
         await store.save_dossier(conn, dossier)
         await store.clear_deadline(conn, self.health_id, store.What.DESTRUCTION)
+        await merging.settle(conn, [members], moment.now)
         response = pb.ReopenDossierResponse(dossier=write_dossier(dossier))
         return Done(response, dossier.epoch, _opened(dossier, consent, before.state.value))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from services.runtime.checks import merged_to
 from services.runtime.errors import DmpError
 
 
@@ -22,8 +23,11 @@ class DossierState(StrEnum):
     CLOSED = "closed"
     DESTROYING = "destroying"
     DESTROYED = "destroyed"
+    MERGED = "merged"
 
 
+READ_TOGETHER = frozenset({DossierState.OPEN, DossierState.MERGED})
+"""States of dossiers that are read: a merged one as long as the one that it was merged into is open."""
 UNOPENED = frozenset({DossierState.NONE, DossierState.OPPOSED})
 """States of a person who never had a dossier."""
 GONE = frozenset({DossierState.DESTROYING, DossierState.DESTROYED})
@@ -138,7 +142,7 @@ class Dossier:
     """A dossier as consent knows it. `masked_in_emergency`: masked documents may be seen in emergency modes.
 
     `destroy_at` is when the archive's time is over, or was destroyed; `opened_at` and `consent` are None for a person
-    who never had a dossier.
+    who never had a dossier; `merged_into` is the dossier that a merged one went to, else 0.
     """
 
     health_id: int
@@ -157,6 +161,7 @@ class Dossier:
     died_at: datetime | None = None
     destroy_at: datetime | None = None
     destruction_requested: bool = False
+    merged_into: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,8 @@ class Facts:
 
     `professional_until` and `structure_until` are when the authorisations of the professional and of the structure
     expire, None where there is none; `attending_physician` belongs to the professional's own. `representation` is that
-    of the person who acts for the patient, None where there is none; `died` goes with a closed dossier.
+    of the person who acts for the patient, None where there is none; `died` goes with a closed dossier. `merged_into`
+    goes with a merged one; `linked` are the other dossiers of the person that are read with this one.
     """
 
     state: DossierState
@@ -189,6 +195,8 @@ class Facts:
     structure_until: datetime | None
     representation: Representation | None = None
     died: bool = False
+    merged_into: int = 0
+    linked: tuple[int, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -214,6 +222,6 @@ class Document:
 class Refused(DmpError):
     """A refusal by a rule of consent, with the dossier's epoch at that moment (0 without dossier)."""
 
-    def __init__(self, reason: int, epoch: int = 0) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: int, epoch: int = 0, merged_into: int = 0) -> None:
+        super().__init__(reason, metadata=merged_to(merged_into) if merged_into else None)
         self.epoch = epoch

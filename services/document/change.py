@@ -24,11 +24,13 @@ from services.document.authorship import Authorship
 from services.document.entries import opened, revision, state_of
 from services.document.gate import Gate
 from services.document.lifecycle import RULES, ChangeRule, changed
+from services.document.linked import as_asked
 from services.document.store import writing
 from services.document.store.reading import translated
 from services.document.store.rows import DocumentRow
 from services.document.store.writing import Revision
 from services.runtime import faults, idempotency, outbox
+from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
@@ -92,44 +94,36 @@ class Changer:
         rule: ChangeRule,
         decision: consent_pb2.Decision,
     ) -> document_pb2.ChangeDocumentResponse:
-        idempotent = IdempotencyKey(call.health_id, call.client_id, call.method.path, request.request_id)
         body = document_pb2.ChangeDocumentRequest()
         body.CopyFrom(request)
         body.ClearField("request_id")
         digest = hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
         async with transaction(self._pool, timeout=call.remaining()) as conn:
-            moments = await writing.lock(conn, {call.health_id: 1}, self._clock())
+            home = await _home(conn, call, decision, request.name) if decision.linked else call.health_id
+            idempotent = IdempotencyKey(home, call.client_id, call.method.path, request.request_id)
+            moments = await writing.lock(conn, {home: 1}, self._clock())
             faults.point("change.locked")
-            key = (await self._keys.for_write(conn, [call.health_id]))[call.health_id]
+            key = (await self._keys.for_write(conn, [home]))[home]
             kept = idempotency.replay((await idempotency.find_many(conn, [idempotent])).get(idempotent), digest)
             if kept is not None:
                 return envelope.open_answer(key, digest, kept, document_pb2.ChangeDocumentResponse)
-            row = await self._found(conn, call, request.name)
+            row = await _found(conn, home, request.name)
+            if row is None:
+                raise _Absent(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
             self._check(row, request, call, decision)
-            moment = moments[call.health_id]
+            moment = moments[home]
             made = self._revised(key, row, request.change, moment.now, decision)
             await writing.revise(conn, made)
             await writing.put_change(conn, made.row, moment.sequence)
-            answer = document_pb2.ChangeDocumentResponse(document=opened(key, made.row))
+            shown = as_asked(opened(key, made.row), home, call.health_id)
+            answer = document_pb2.ChangeDocumentResponse(document=shown)
             await outbox.put(conn, [_event(call, rule, made, decision.epoch)])
             sealed = envelope.seal_answer(key, digest, answer)
             await idempotency.put_many(conn, {idempotent: Kept(digest, sealed)})
             faults.point("change.before_commit")
         faults.point("change.after_commit")
-        self._committed([call.health_id])
+        self._committed([home])
         return answer
-
-    async def _found(self, conn: Connection, call: Call, name: str) -> DocumentRow:
-        wanted = uuid.UUID(name[-36:])
-        for _ in range(2):
-            found = await writing.facts(conn, [call.health_id], [], [], [wanted])
-            if found[call.health_id]:
-                return found[call.health_id][0].row
-            named = await writing.by_entry(conn, call.health_id, wanted)
-            if named is None:
-                break
-            wanted = named
-        raise _Absent(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
 
     def _check(
         self,
@@ -164,6 +158,28 @@ class Changer:
         if state is None:
             raise DmpError(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE)
         return revision(key, row, state, change, now)
+
+
+async def _home(conn: Connection, call: Call, decision: consent_pb2.Decision, name: str) -> int:
+    """In which of the person's dossiers the document lies; the one asked for where it lies in none."""
+    for health_id in dossiers_read(call.health_id, decision):
+        if await _found(conn, health_id, name) is not None:
+            return health_id
+    return call.health_id
+
+
+async def _found(conn: Connection, health_id: int, name: str) -> DocumentRow | None:
+    """The document with this id, or that has, or had, this entryUUID."""
+    wanted = uuid.UUID(name[-36:])
+    for _ in range(2):
+        found = await writing.facts(conn, [health_id], [], [], [wanted])
+        if found[health_id]:
+            return found[health_id][0].row
+        named = await writing.by_entry(conn, health_id, wanted)
+        if named is None:
+            break
+        wanted = named
+    return None
 
 
 class _Absent(Exception):

@@ -13,17 +13,19 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
 from services.document.access import view_of
 from services.document.authorship import Authorship
 from services.document.gate import Gate
-from services.document.pages import Cursors, Opener
+from services.document.linked import Elsewhere, elsewhere
+from services.document.pages import Cursors, Opener, Seen
 from services.document.store.reading import translated
 from services.document.store.searching import SearchStore
 from services.document.times import instant, is_valid, timestamp
+from services.runtime.checks import dossiers_read
 from services.runtime.coalescer import Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
@@ -38,6 +40,14 @@ _LAST_WORDS: Final = 1.0
 """Seconds before its deadline at which a watch ends in peace, to be taken up from its last cursor."""
 
 
+class _Page(NamedTuple):
+    """An answer, after what the next one goes on, and what of it lies in other dossiers."""
+
+    response: document_pb2.ListChangesResponse
+    after: Seen
+    elsewhere: Elsewhere
+
+
 class Watched:
     """Who waits for which dossier in this process."""
 
@@ -50,19 +60,21 @@ class Watched:
             for event in self._waiting.get(health_id, ()):
                 event.set()
 
-    async def wait(self, health_id: int, seconds: float) -> None:
-        """Until a commit, or for so long."""
+    async def wait(self, health_ids: Sequence[int], seconds: float) -> None:
+        """Until a commit in any of these dossiers, or for so long."""
         event = asyncio.Event()
-        self._waiting[health_id].add(event)
+        for health_id in health_ids:
+            self._waiting[health_id].add(event)
         try:
             async with asyncio.timeout(seconds):
                 await event.wait()
         except TimeoutError:
             return
         finally:
-            self._waiting[health_id].discard(event)
-            if not self._waiting[health_id]:
-                del self._waiting[health_id]
+            for health_id in health_ids:
+                self._waiting[health_id].discard(event)
+                if not self._waiting[health_id]:
+                    del self._waiting[health_id]
 
 
 class Changes:
@@ -92,13 +104,13 @@ class Changes:
         decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
         try:
             validate_for_storage(request)
-            after = self._cursors.read(request.cursor, call.health_id) if request.cursor else 0
+            after = self._cursors.read(request.cursor, call.health_id) if request.cursor else {}
             since = None if request.cursor or not request.HasField("since_time") else _since(request)
-            response, _ = await self._page(call, decision, after, since, request.page_size or DEFAULT_PAGE)
+            page = await self._page(call, decision, after, since, request.page_size or DEFAULT_PAGE)
         except DmpError as error:
             raise await self._gate.rejected(call, decision, error) from None
-        await self._record(call, decision, response.changes)
-        return response
+        await self._record(call, decision, page)
+        return page.response
 
     async def watch(
         self, request: document_pb2.WatchChangesRequest, call: Call
@@ -108,46 +120,61 @@ class Changes:
         try:
             validate_for_storage(request)
             with translated():
+                dossiers = dossiers_read(call.health_id, decision)
                 after = (
                     self._cursors.read(request.cursor, call.health_id)
                     if request.cursor
-                    else (await self._store.latest([call.health_id]))[0]
+                    else dict(zip(dossiers, await self._store.latest(dossiers), strict=True))
                 )
         except DmpError as error:
             raise await self._gate.rejected(call, decision, error) from None
-        await self._record(call, decision, ())
+        await self._gate.served(call, decision, ())
         yield document_pb2.WatchChangesResponse(cursor=self._cursors.issue(call.health_id, after))
         told = time.monotonic()
         while (remaining := call.remaining()) is None or remaining > _LAST_WORDS:
-            if await self._latest.submit(call.health_id, timeout=call.remaining()) > after:
+            if await self._moved(call, dossiers, after):
                 decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
-                page, after = await self._page(call, decision, after, None, _WATCH_PAGE)
-                if page.changes:
-                    await self._record(call, decision, page.changes)
+                dossiers = dossiers_read(call.health_id, decision)
+                page = await self._page(call, decision, after, None, _WATCH_PAGE)
+                after, response = page.after, page.response
+                if response.changes:
+                    await self._record(call, decision, page)
                     told = time.monotonic()
-                    yield document_pb2.WatchChangesResponse(changes=page.changes, cursor=page.cursor)
+                    yield document_pb2.WatchChangesResponse(changes=response.changes, cursor=response.cursor)
                     continue
             elif time.monotonic() - told > _HEARTBEAT:
-                await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
+                dossiers = dossiers_read(call.health_id, await self._gate.enter(call, consent_pb2.ACTION_SEARCH))
                 told = time.monotonic()
                 yield document_pb2.WatchChangesResponse(cursor=self._cursors.issue(call.health_id, after))
-            await self._watched.wait(call.health_id, min(_POLL, remaining or _POLL))
+            await self._watched.wait(dossiers, min(_POLL, remaining or _POLL))
 
     async def close(self) -> None:
         """Finish the batches under way."""
         await self._latest.close()
 
+    async def _moved(self, call: Call, dossiers: Sequence[int], after: Seen) -> bool:
+        """Whether anything happened in any of these dossiers after what was seen."""
+        for health_id in dossiers:
+            if await self._latest.submit(health_id, timeout=call.remaining()) > after.get(health_id, 0):
+                return True
+        return False
+
     async def _page(
-        self, call: Call, decision: consent_pb2.Decision, after: int, since: datetime | None, size: int
-    ) -> tuple[document_pb2.ListChangesResponse, int]:
-        """A page, and the change after which the next one goes on."""
+        self, call: Call, decision: consent_pb2.Decision, after: Seen, since: datetime | None, size: int
+    ) -> _Page:
+        """A page, and the changes after which the next one goes on."""
+        dossiers = dossiers_read(call.health_id, decision)
         view = view_of(decision.filter, self._authorship.of_caller(call.actor), self._clock())
         with translated():
-            page = await self._store.changes(call.health_id, view, after, since, size + 1)
+            page = await self._store.changes(dossiers, view, after, since, size + 1)
         shown = page.changes[:size]
-        last = shown[-1].sequence if len(page.changes) > size else max(page.latest, after)
+        if len(page.changes) > size:
+            seen = {health_id: after.get(health_id, 0) for health_id in dossiers}
+            seen |= {change.row.health_id: change.sequence for change in shown}
+        else:
+            seen = {health_id: max(latest, after.get(health_id, 0)) for health_id, latest in page.latest.items()}
         response = document_pb2.ListChangesResponse(
-            total_size=page.total, cursor=self._cursors.issue(call.health_id, last)
+            total_size=page.total, cursor=self._cursors.issue(call.health_id, seen)
         )
         documents = await self._opener.documents(call, [change.row for change in shown])
         for change, document in zip(shown, documents, strict=True):
@@ -156,11 +183,14 @@ class Changes:
                 change_time=timestamp(change.changed_at),
                 document=document,
             )
-        return response, last
+        others = elsewhere(
+            decision, call.health_id, ((change.row.health_id, change.row.document_id) for change in shown)
+        )
+        return _Page(response, seen, others)
 
-    async def _record(self, call: Call, decision: consent_pb2.Decision, changes: Sequence[document_pb2.Change]) -> None:
-        names = list(dict.fromkeys(change.document.name for change in changes))
-        await self._gate.served(call, decision, names, len(changes))
+    async def _record(self, call: Call, decision: consent_pb2.Decision, page: _Page) -> None:
+        names = list(dict.fromkeys(change.document.name for change in page.response.changes))
+        await self._gate.served(call, decision, names, len(page.response.changes), page.elsewhere)
 
 
 def _since(request: document_pb2.ListChangesRequest) -> datetime:

@@ -18,12 +18,14 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from services.document.clinical_envelope import Digests, opened
-from services.document.clinical_sources import Documents, View, translated
+from services.document.clinical_sources import DocumentKey, Documents, View, translated
 from services.document.clinical_store import ClinicalStore, Place, ProjectionRow
 from services.document.gate import Gate
+from services.document.linked import as_asked, elsewhere
 from services.document.projecting import Projector
 from services.document.reading.model import Message
 from services.document.times import EPOCH, instant, is_valid
+from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.paging import PageTokens, page_scope
@@ -51,6 +53,13 @@ class Item(NamedTuple):
     row: ProjectionRow
 
 
+class _Known(NamedTuple):
+    """A document that the caller may know of, as a source, and its dossier's key."""
+
+    source: clinical_pb2.Source
+    key: DossierKey
+
+
 class Asked(NamedTuple):
     """A listing that consent allows: what the caller may know of, and where it goes on."""
 
@@ -61,6 +70,10 @@ class Asked(NamedTuple):
     size: int
     after: bytes
     """The position in the page token; empty at the beginning."""
+    dossiers: tuple[int, ...]
+    """The dossier asked for, and the others of the person."""
+    owners: dict[str, DocumentKey]
+    """Where those of the documents shown lie that are of another dossier, by their names in the one asked for."""
 
 
 class Listings:
@@ -76,7 +89,7 @@ class Listings:
         tokens: PageTokens,
     ) -> None:
         self.store = store
-        self.digests = digests
+        self._digests = digests
         self._documents = documents
         self._projector = projector
         self._gate = gate
@@ -98,28 +111,34 @@ class Listings:
         size: int = request.page_size  # type: ignore[attr-defined]
         scope = _scope(request, call)
         after = self._tokens.read(token, scope) if token else b""
-        await self._projector.catch_up(call.health_id)
+        dossiers = dossiers_read(call.health_id, decision)
+        for health_id in dossiers:
+            await self._projector.catch_up(health_id)
         view = self._documents.view(decision, call)
-        return Asked(call, decision, view, scope, size or default_size, after)
+        return Asked(call, decision, view, scope, size or default_size, after, dossiers, {})
+
+    def wanted(self, asked: Asked, codes: Sequence[str]) -> list[bytes] | None:
+        """The digests of codes in each of the dossiers; None for any code."""
+        return [one for health_id in asked.dossiers for one in self._digests.wanted(health_id, codes)] or None
 
     async def items(self, asked: Asked, rows: Sequence[ProjectionRow]) -> list[Item]:
         """The rows opened, each with its source; one that has just been hidden is left out."""
-        sources, key = await self._sources(asked, {row.document_id for row in rows})
+        found = await self._sources(asked, {DocumentKey(row.health_id, row.document_id) for row in rows})
         return [
-            Item(sources[row.document_id], opened(key, row), row)
+            Item(found[key].source, opened(found[key].key, row), row)
             for row in rows
-            if key is not None and row.document_id in sources
+            if (key := DocumentKey(row.health_id, row.document_id)) in found
         ]
 
-    async def sources(self, asked: Asked, document_ids: Iterable[uuid.UUID]) -> list[clinical_pb2.Source]:
+    async def sources(self, asked: Asked, documents: Iterable[DocumentKey]) -> list[clinical_pb2.Source]:
         """The documents themselves, in order."""
-        wanted = list(document_ids)
-        found, _ = await self._sources(asked, set(wanted))
-        return [found[document_id] for document_id in wanted if document_id in found]
+        wanted = list(documents)
+        found = await self._sources(asked, set(wanted))
+        return [found[key].source for key in wanted if key in found]
 
     async def pending(self, asked: Asked) -> int:
         """How many documents that the caller may know of wait to be read."""
-        return await self.store.pending(asked.call.health_id, asked.view)
+        return await self.store.pending(asked.dossiers, asked.view)
 
     def next_token(self, asked: Asked, position: bytes) -> str:
         """The token that continues after a position."""
@@ -128,30 +147,32 @@ class Listings:
     async def served(self, asked: Asked, sources: Iterable[clinical_pb2.Source], count: int) -> None:
         """Record what is about to leave: the documents that it is of."""
         names = list(dict.fromkeys(source.document for source in sources))
-        await self._gate.served(asked.call, asked.decision, names, count)
+        lies = (asked.owners[name] for name in names if name in asked.owners)
+        others = elsewhere(asked.decision, asked.call.health_id, lies)
+        await self._gate.served(asked.call, asked.decision, names, count, others)
 
     async def rejected(self, call: Call, decision: consent_pb2.Decision, error: DmpError) -> DmpError:
         """Record that the request was wrong; gives what to raise."""
         return await self._gate.rejected(call, decision, error)
 
-    async def _sources(
-        self, asked: Asked, document_ids: set[uuid.UUID]
-    ) -> tuple[dict[uuid.UUID, clinical_pb2.Source], DossierKey | None]:
-        if not document_ids:
-            return {}, None
-        health_id = asked.call.health_id
-        wanted = sorted(document_ids)
-        found = await self._documents.stored(health_id, wanted)
+    async def _sources(self, asked: Asked, documents: set[DocumentKey]) -> dict[DocumentKey, _Known]:
+        """Those of these documents that the caller may know of."""
+        if not documents:
+            return {}
+        wanted, health_id = sorted(documents), asked.call.health_id
+        found = await self._documents.stored(wanted)
         with translated():
-            left_out = await self.store.left_out(health_id, wanted)
-        sources: dict[uuid.UUID, clinical_pb2.Source] = {}
-        key: DossierKey | None = None
+            left_out = await self.store.left_out(asked.dossiers, [key.id for key in wanted])
+        sources: dict[DocumentKey, _Known] = {}
         for stored in found:
             if self._documents.may_know(stored, asked.view):
-                key = stored.key
-                document_id = stored.row.document_id
-                sources[document_id] = _source(stored.document, left_out.get(document_id, 0))
-        return sources, key
+                row = stored.row
+                shown = as_asked(stored.document, row.health_id, health_id)
+                if row.health_id != health_id:
+                    asked.owners[shown.name] = DocumentKey(row.health_id, row.document_id)
+                source = _source(shown, left_out.get(row.document_id, 0))
+                sources[DocumentKey(row.health_id, row.document_id)] = _Known(source, stored.key)
+        return sources
 
 
 def span_of(given: document_pb2.TimeRange, field: str = "time") -> Span:

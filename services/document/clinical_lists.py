@@ -116,7 +116,7 @@ class ClinicalLists:
             after, limit = place_of(asked.after), asked.size + 1
             with translated():
                 page = await self._listings.store.imaging(
-                    call.health_id, asked.view, kinds, span=span, after=after, limit=limit
+                    asked.dossiers, asked.view, kinds, span=span, after=after, limit=limit
                 )
             items = await self._items(asked, page, response)
             linked = await self._linked(asked, items)
@@ -134,11 +134,11 @@ class ClinicalLists:
         response = clinical_pb2.ListResultsResponse()
 
         async def fill(asked: Asked) -> Shown:
-            codes = self._listings.digests.wanted(call.health_id, request.codes) or None
+            codes = self._listings.wanted(asked, request.codes)
             span, after, limit = span_of(request.time), _series_place(asked.after), asked.size + 1
             with translated():
                 page = await self._listings.store.series(
-                    call.health_id, asked.view, int(Kind.RESULT), codes=codes, span=span, after=after, limit=limit
+                    asked.dossiers, asked.view, int(Kind.RESULT), codes=codes, span=span, after=after, limit=limit
                 )
             items = await self._items(asked, page, response, lambda row: row.series_digest)
             _series(response, items)
@@ -177,12 +177,11 @@ class ClinicalLists:
         await self._listing(call, request, size, fill)
 
     async def _by_time(self, asked: Asked, response: Paged, criteria: Criteria) -> list[Item]:
-        health_id = asked.call.health_id
         after = place_of(asked.after)
-        codes = self._listings.digests.wanted(health_id, criteria.codes) or None
+        codes = self._listings.wanted(asked, criteria.codes)
         with translated():
             page = await self._listings.store.listed(
-                health_id,
+                asked.dossiers,
                 asked.view,
                 int(criteria.kind),
                 subkinds=[int(subkind) for subkind in criteria.subkinds] or None,
@@ -217,13 +216,13 @@ class ClinicalLists:
             return []
         with translated():
             rows = await self._listings.store.linked(
-                asked.call.health_id, asked.view, int(Kind.IMAGING_REFERENCE), sorted(links), _MOST_REFERENCES
+                asked.dossiers, asked.view, int(Kind.IMAGING_REFERENCE), sorted(links), _MOST_REFERENCES
             )
         return await self._listings.items(asked, rows)
 
     async def _unread_results(self, asked: Asked) -> list[clinical_pb2.Source]:
         with translated():
-            found = await self._listings.store.unread(asked.call.health_id, asked.view, int(Kind.RESULT), MOST_UNREAD)
+            found = await self._listings.store.unread(asked.dossiers, asked.view, int(Kind.RESULT), MOST_UNREAD)
         return await self._listings.sources(asked, found)
 
 

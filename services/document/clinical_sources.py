@@ -6,7 +6,6 @@ rows, the seals and the contents are that service's own, and are used here alone
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -54,10 +53,10 @@ class Documents:
         """What consent lets the caller know of now."""
         return view_of(decision.filter, self._authorship.of_caller(call.actor), self._clock())
 
-    async def stored(self, health_id: int, document_ids: Sequence[uuid.UUID]) -> list[Stored]:
+    async def stored(self, documents: Sequence[DocumentKey]) -> list[Stored]:
         """Those of these documents that are there and approved. CONTENT_CORRUPTED or CONTENT_DESTROYED."""
         with translated():
-            found = await self._store.find([DocumentKey(health_id, document_id) for document_id in document_ids])
+            found = await self._store.find(list(documents))
         opened: list[Stored] = []
         for one in found:
             if one is None or one.row.status != document_pb2.DOCUMENT_STATUS_APPROVED:

@@ -1,8 +1,8 @@
 """Every statement on projections, and the rows that they give and take.
 
-Here live SQL and rows. Sealing is `clinical_envelope`; what is read is `reading`. The lists begin with the dossier and
-the view (`clinical_sources`), joined to the documents that the projections are of: a projection is never shown to
-who may not know of its document, and only approved documents have any.
+Here live SQL and rows. Sealing is `clinical_envelope`; what is read is `reading`. The lists begin with the person's
+dossiers and the view (`clinical_sources`), joined to the documents that the projections are of: a projection is never
+shown to who may not know of its document, and only approved documents have any.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from typing import Any, Final, NamedTuple
 from services.document.clinical_sources import VISIBLE, DocumentKey, View, view_values
 from services.runtime.postgres import Connection, Pool
 
-_COLUMNS: Final = "p.document_id, p.place, p.kind, p.occurred_at, p.unread, p.series_digest, p.link_digests, p.sealed"
+_COLUMNS: Final = """
+p.health_id, p.document_id, p.place, p.kind, p.occurred_at, p.unread, p.series_digest, p.link_digests, p.sealed
+"""
+_OF_DOCUMENT: Final = (
+    "JOIN document d ON d.health_id = ANY($1) AND d.health_id = p.health_id AND d.document_id = p.document_id"
+)
 _LIST: Final = f"""
 WITH known AS MATERIALIZED (
-    SELECT p.document_id, p.place, p.occurred_at
-    FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-    WHERE p.health_id = $1 AND p.kind = $11
+    SELECT p.health_id, p.document_id, p.place, p.occurred_at
+    FROM projection p {_OF_DOCUMENT}
+    WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11
     AND ($12::bigint[] IS NULL OR p.subkind = ANY($12))
     AND ($13::bytea[] IS NULL OR p.code_digests && $13)
     AND ($14::timestamptz IS NULL OR p.occurred_at >= $14) AND ($15::timestamptz IS NULL OR p.occurred_at < $15)
@@ -34,16 +39,17 @@ WITH known AS MATERIALIZED (
 SELECT total.known, {_COLUMNS}
 FROM (SELECT count(*) AS known FROM known) AS total
 LEFT JOIN (
-    page JOIN projection p ON p.health_id = $1 AND p.document_id = page.document_id AND p.place = page.place
+    page JOIN projection p ON p.health_id = ANY($1) AND p.health_id = page.health_id
+    AND p.document_id = page.document_id AND p.place = page.place
 ) ON true
 ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
 """  # noqa: S608 (constants of this module)
 # Series one after the other, each newest first: everything descends, so that one row comparison finds the next page.
 _SERIES: Final = f"""
 WITH known AS MATERIALIZED (
-    SELECT p.document_id, p.place, p.occurred_at, p.series_digest
-    FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-    WHERE p.health_id = $1 AND p.kind = $11 AND p.unread = 0
+    SELECT p.health_id, p.document_id, p.place, p.occurred_at, p.series_digest
+    FROM projection p {_OF_DOCUMENT}
+    WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11 AND p.unread = 0
     AND ($12::bytea[] IS NULL OR p.code_digests && $12)
     AND ($13::timestamptz IS NULL OR p.occurred_at >= $13) AND ($14::timestamptz IS NULL OR p.occurred_at < $14)
     AND {VISIBLE}
@@ -57,18 +63,19 @@ WITH known AS MATERIALIZED (
 SELECT total.known, {_COLUMNS}
 FROM (SELECT count(*) AS known FROM known) AS total
 LEFT JOIN (
-    page JOIN projection p ON p.health_id = $1 AND p.document_id = page.document_id AND p.place = page.place
+    page JOIN projection p ON p.health_id = ANY($1) AND p.health_id = page.health_id
+    AND p.document_id = page.document_id AND p.place = page.place
 ) ON true
 ORDER BY p.series_digest DESC, p.occurred_at DESC, p.document_id DESC, p.place DESC
 """  # noqa: S608
 # Reports ($11), and the references ($12) that no report which may be known of is linked to.
 _IMAGING: Final = f"""
 WITH visible AS MATERIALIZED (
-    SELECT p.document_id, p.place, p.kind, p.occurred_at, p.link_digests
-    FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-    WHERE p.health_id = $1 AND p.kind IN ($11, $12) AND {VISIBLE}
+    SELECT p.health_id, p.document_id, p.place, p.kind, p.occurred_at, p.link_digests
+    FROM projection p {_OF_DOCUMENT}
+    WHERE p.health_id = ANY($1::bigint[]) AND p.kind IN ($11, $12) AND {VISIBLE}
 ), known AS (
-    SELECT v.document_id, v.place, v.occurred_at FROM visible v
+    SELECT v.health_id, v.document_id, v.place, v.occurred_at FROM visible v
     WHERE (v.kind = $11 OR NOT EXISTS (
         SELECT FROM visible report WHERE report.kind = $11 AND report.link_digests && v.link_digests
     ))
@@ -82,28 +89,29 @@ WITH visible AS MATERIALIZED (
 SELECT total.known, {_COLUMNS}
 FROM (SELECT count(*) AS known FROM known) AS total
 LEFT JOIN (
-    page JOIN projection p ON p.health_id = $1 AND p.document_id = page.document_id AND p.place = page.place
+    page JOIN projection p ON p.health_id = ANY($1) AND p.health_id = page.health_id
+    AND p.document_id = page.document_id AND p.place = page.place
 ) ON true
 ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
 """  # noqa: S608
 _LINKED: Final = f"""
 SELECT {_COLUMNS}
-FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-WHERE p.health_id = $1 AND p.kind = $11 AND p.link_digests && $12::bytea[] AND {VISIBLE}
+FROM projection p {_OF_DOCUMENT}
+WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11 AND p.link_digests && $12::bytea[] AND {VISIBLE}
 ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
 LIMIT $13
 """  # noqa: S608
 _UNREAD: Final = f"""
-SELECT p.document_id
-FROM projection p JOIN document d ON d.health_id = $1 AND d.document_id = p.document_id
-WHERE p.health_id = $1 AND p.kind = $11 AND p.unread <> 0 AND {VISIBLE}
+SELECT p.health_id, p.document_id
+FROM projection p {_OF_DOCUMENT}
+WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11 AND p.unread <> 0 AND {VISIBLE}
 ORDER BY p.occurred_at DESC, p.document_id DESC
 LIMIT $12
 """  # noqa: S608
 _PENDING: Final = f"""
 SELECT count(*) FROM document d
-WHERE d.health_id = $1 AND {VISIBLE}
-AND NOT EXISTS (SELECT FROM reading r WHERE r.health_id = $1 AND r.document_id = d.document_id)
+WHERE d.health_id = ANY($1::bigint[]) AND {VISIBLE}
+AND NOT EXISTS (SELECT FROM reading r WHERE r.health_id = d.health_id AND r.document_id = d.document_id)
 """  # noqa: S608
 _WAITING: Final = """
 SELECT d.document_id FROM document d
@@ -112,7 +120,9 @@ AND NOT EXISTS (SELECT FROM reading r WHERE r.health_id = $1 AND r.document_id =
 ORDER BY d.document_id DESC
 LIMIT $2
 """
-_LEFT_OUT: Final = "SELECT document_id, left_out FROM reading WHERE health_id = $1 AND document_id = ANY($2::uuid[])"
+_LEFT_OUT: Final = """
+SELECT document_id, left_out FROM reading WHERE health_id = ANY($1::bigint[]) AND document_id = ANY($2::uuid[])
+"""
 # Whoever comes first with a version writes; a row of the same reading made meanwhile by another process is as good.
 _RECORD: Final = """
 INSERT INTO reading (health_id, document_id, reader_version, unread, left_out, read_at)
@@ -158,6 +168,7 @@ class Place(NamedTuple):
 class ProjectionRow(NamedTuple):
     """A projection as its row has it, in the order of `_COLUMNS`."""
 
+    health_id: int
     document_id: uuid.UUID
     place: int
     kind: int
@@ -202,7 +213,7 @@ class ClinicalStore:
 
     async def listed(
         self,
-        health_id: int,
+        health_ids: Sequence[int],
         view: View,
         kind: int,
         *,
@@ -214,11 +225,11 @@ class ClinicalStore:
     ) -> Rows:
         """Projections of a kind, newest first."""
         values = (kind, subkinds, codes, *span, *(after or (None, None, None)), limit)
-        return _rows(await self._pool.fetch(_LIST, health_id, *view_values(view), *values))
+        return _rows(await self._pool.fetch(_LIST, health_ids, *view_values(view), *values))
 
     async def series(
         self,
-        health_id: int,
+        health_ids: Sequence[int],
         view: View,
         kind: int,
         *,
@@ -230,11 +241,11 @@ class ClinicalStore:
         """Results series by series, each newest first."""
         position = (None, None, None, None) if after is None else (after[0], *after[1])
         values = (kind, codes, *span, *position, limit)
-        return _rows(await self._pool.fetch(_SERIES, health_id, *view_values(view), *values))
+        return _rows(await self._pool.fetch(_SERIES, health_ids, *view_values(view), *values))
 
     async def imaging(
         self,
-        health_id: int,
+        health_ids: Sequence[int],
         view: View,
         kinds: tuple[int, int],
         *,
@@ -244,22 +255,25 @@ class ClinicalStore:
     ) -> Rows:
         """Reports and the references that stand by themselves, newest first."""
         values = (*kinds, *span, *(after or (None, None, None)), limit)
-        return _rows(await self._pool.fetch(_IMAGING, health_id, *view_values(view), *values))
+        return _rows(await self._pool.fetch(_IMAGING, health_ids, *view_values(view), *values))
 
     async def linked(
-        self, health_id: int, view: View, kind: int, links: list[bytes], limit: int
+        self, health_ids: Sequence[int], view: View, kind: int, links: list[bytes], limit: int
     ) -> list[ProjectionRow]:
         """Projections of a kind with any of these links, newest first."""
-        records = await self._pool.fetch(_LINKED, health_id, *view_values(view), kind, links, limit)
+        records = await self._pool.fetch(_LINKED, health_ids, *view_values(view), kind, links, limit)
         return [ProjectionRow._make(record) for record in records]
 
-    async def unread(self, health_id: int, view: View, kind: int, limit: int) -> list[uuid.UUID]:
+    async def unread(self, health_ids: Sequence[int], view: View, kind: int, limit: int) -> list[DocumentKey]:
         """Documents that stand unread in the list of a kind, newest first."""
-        return [row[0] for row in await self._pool.fetch(_UNREAD, health_id, *view_values(view), kind, limit)]
+        return [
+            DocumentKey._make(row)
+            for row in await self._pool.fetch(_UNREAD, health_ids, *view_values(view), kind, limit)
+        ]
 
-    async def pending(self, health_id: int, view: View) -> int:
+    async def pending(self, health_ids: Sequence[int], view: View) -> int:
         """How many documents that may be known of wait to be read."""
-        count: int = await self._pool.fetchval(_PENDING, health_id, *view_values(view))
+        count: int = await self._pool.fetchval(_PENDING, health_ids, *view_values(view))
         return count
 
     async def waiting(self, health_id: int, limit: int) -> list[uuid.UUID]:
@@ -270,9 +284,9 @@ class ClinicalStore:
         """Remove what deleted documents said: as their content, it is gone for all."""
         await self._pool.execute(_FORGET_DELETED, health_ids)
 
-    async def left_out(self, health_id: int, document_ids: list[uuid.UUID]) -> dict[uuid.UUID, int]:
+    async def left_out(self, health_ids: Sequence[int], document_ids: list[uuid.UUID]) -> dict[uuid.UUID, int]:
         """How much of these documents could not be read."""
-        return {row[0]: row[1] for row in await self._pool.fetch(_LEFT_OUT, health_id, document_ids)}
+        return {row[0]: row[1] for row in await self._pool.fetch(_LEFT_OUT, health_ids, document_ids)}
 
 
 async def replace(

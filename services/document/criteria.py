@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -35,11 +35,11 @@ class CriteriaReader:
         self._authorship = authorship
         self._unique_ids = unique_ids
 
-    def of(self, health_id: int, request: document_pb2.SearchDocumentsRequest) -> Criteria:
-        """The criteria of a request about a dossier; INVALID_FIELD for a time or a name that is none."""
+    def of(self, health_ids: Sequence[int], request: document_pb2.SearchDocumentsRequest) -> Criteria:
+        """The criteria of a request about a person's dossiers; INVALID_FIELD for a time or a name that is none."""
         unique_ids = [*request.unique_ids, *([request.unique_id] if request.unique_id else [])]
         references = [self._unique_ids.of_reference(r.system, r.value) for r in request.reference_ids]
-        title = titles.wanted(self._unique_ids.title_key(health_id), request.title) if request.title else None
+        title = list(self._title(health_ids, request.title)) if request.title else []
         return Criteria(
             statuses=list(request.statuses) or [document_pb2.DOCUMENT_STATUS_APPROVED],
             type_codes=list(request.type_codes) or None,
@@ -56,7 +56,7 @@ class CriteriaReader:
             ids=[child(name, "documents", "documents") for name in request.documents] or None,
             folder_id=child(request.folder, "folders", "folder") if request.folder else None,
             relations=_relations(request),
-            title_digests=title,
+            title_digests=[digest for _, digest in title] or None,
             submission_set_id=(
                 child(request.submission_set, "submissionSets", "submission_set") if request.submission_set else None
             ),
@@ -64,7 +64,13 @@ class CriteriaReader:
             service=span(request.service_time, "service_time"),
             stopped=span(request.service_stop_time, "service_stop_time"),
             submitted=span(request.submit_time, "submit_time"),
+            title_dossiers=[health_id for health_id, _ in title] or None,
         )
+
+    def _title(self, health_ids: Sequence[int], title: str) -> Iterator[tuple[int, int]]:
+        for health_id in health_ids:
+            for digest in titles.wanted(self._unique_ids.title_key(health_id), title) or ():
+                yield health_id, digest
 
 
 def span(given: document_pb2.TimeRange, field: str) -> Span:

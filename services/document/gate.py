@@ -5,6 +5,7 @@ No rule about documents lives here: what is refused and why is decided by those 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import structlog
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
+from services.document.linked import NOWHERE, Elsewhere
 from services.runtime.checks import refusal
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
@@ -60,9 +62,17 @@ class Gate:
         return await self._record(call, audit_pb2.OUTCOME_REJECTED, error, error.reason, decision, ())
 
     async def served(
-        self, call: Call, decision: consent_pb2.Decision, objects: Sequence[str], result_count: int = 0
+        self,
+        call: Call,
+        decision: consent_pb2.Decision,
+        objects: Sequence[str],
+        result_count: int = 0,
+        elsewhere: Elsewhere = NOWHERE,
     ) -> None:
-        """Return when the access is durable in the trail: nothing may be sent before."""
+        """Return when the access is durable in the trail: nothing may be sent before.
+
+        What is shown of other dossiers of the person is also in their own trails, which outlast the link.
+        """
         event = build_event(
             call,
             outcome=audit_pb2.OUTCOME_SUCCESS,
@@ -70,6 +80,13 @@ class Gate:
             epoch=decision.epoch,
             result_count=result_count,
         )
+        if elsewhere:
+            await asyncio.gather(*(self._entered(call, health_id, names) for health_id, names in elsewhere.items()))
+        await self._trail.record(event, call.remaining())
+
+    async def _entered(self, call: Call, health_id: int, names: Sequence[str]) -> None:
+        outcome, count = audit_pb2.OUTCOME_SUCCESS, len(names)
+        event = build_event(call, outcome=outcome, health_id=health_id, objects=names, result_count=count)
         await self._trail.record(event, call.remaining())
 
     async def record_work(self, call: Call, objects: Sequence[str], count: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -20,17 +20,20 @@ from services.document.access import View, view_of
 from services.document.authorship import Authorship
 from services.document.criteria import child, span
 from services.document.gate import Gate
+from services.document.linked import as_asked, elsewhere
 from services.document.pages import Opener, after, position_bytes, scope_of
 from services.document.read import Reader
 from services.document.store.reading import DocumentStore, translated
-from services.document.store.rows import DocumentKey
+from services.document.store.rows import DocumentKey, DocumentRow
 from services.document.store.searching import SealedItem, SearchStore
 from services.document.times import timestamp
 from services.document.unique_ids import UniqueIds
+from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.identifiers import document_name
 from services.runtime.paging import PageTokens
+from services.runtime.sealing import DossierKey
 from services.runtime.text import control_characters
 from services.runtime.trail import UNDECIDED
 from services.runtime.validation import validate_for_storage
@@ -85,18 +88,20 @@ class Lister:
         try:
             set_id = uuid.UUID(request.name[-36:])
             with translated():
-                found, rows = await self._store.one_set(call.health_id, self._view(call, decision), set_id)
+                dossiers = dossiers_read(call.health_id, decision)
+                found, rows = await self._store.one_set(dossiers, self._view(call, decision), set_id)
             if found is None or not rows:
                 raise DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
-            key = await self._opener.key(call)
+            keys = await self._opener.keys(call, [found.health_id])
             response = document_pb2.GetSubmissionSetResponse(
-                submission_set=envelope.open_submission_set(key, found.id, found.sealed),
+                submission_set=_opened_set(call, keys, found),
                 documents=await self._opener.documents(call, rows),
             )
         except DmpError as error:
             raise await self._gate.denied(call, decision, error, objects=(request.name,)) from None
         names = [request.name, *(document.name for document in response.documents)]
-        await self._gate.served(call, decision, names, len(rows))
+        others = elsewhere(decision, call.health_id, ((row.health_id, row.document_id) for row in rows))
+        await self._gate.served(call, decision, names, len(rows), others)
         return response
 
     async def folders(self, request: document_pb2.ListFoldersRequest, call: Call) -> document_pb2.ListFoldersResponse:
@@ -117,13 +122,14 @@ class Lister:
         validate_for_storage(request)
         opened = await self._reader.open(call, request.name, consent_pb2.ACTION_SEARCH)
         try:
-            response = await self._versions(request, call, opened.row.document_id, opened.row.version)
+            response = await self._versions(request, call, opened.row)
         except DmpError as error:
             raise await self._gate.rejected(call, opened.decision, error) from None
         if not request.page_token:
             first = document_pb2.DocumentVersion(document=opened.document, change=opened.row.change)  # type: ignore[arg-type]
             response.versions.insert(0, first)
-        await self._gate.served(call, opened.decision, (opened.document.name,), len(response.versions))
+        others = elsewhere(opened.decision, call.health_id, [(opened.row.health_id, opened.row.document_id)])
+        await self._gate.served(call, opened.decision, (opened.document.name,), len(response.versions), others)
         return response
 
     async def resolve(
@@ -136,7 +142,7 @@ class Lister:
         digest = self._unique_ids.digest(request.unique_id)
         if request.parent:
             decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH_REFERENCE)
-            found = await self._references(call, decision, call.health_id, digest)
+            found = await self._references(call, decision, dossiers_read(call.health_id, decision), digest)
             await self._gate.served(call, decision, [one.name for one in found], len(found))
             return document_pb2.ResolveUniqueIdResponse(documents=found)
         with translated():
@@ -155,22 +161,22 @@ class Lister:
             if error.code in UNDECIDED:
                 raise
             return []
-        found = await self._references(within, decision, health_id, digest)
+        found = await self._references(within, decision, [health_id], digest)
         await self._gate.served(within, decision, [one.name for one in found], len(found))
         return found
 
     async def _references(
-        self, call: Call, decision: consent_pb2.Decision, health_id: int, digest: bytes
+        self, call: Call, decision: consent_pb2.Decision, health_ids: Sequence[int], digest: bytes
     ) -> list[document_pb2.DocumentReference]:
         """Whoever may feed may ask whether its uniqueId is there: the rights bound what else is shown, not this."""
         try:
             with translated():
-                records = await self._store.references([health_id], digest)
+                records = await self._store.references(health_ids, digest)
         except DmpError as error:
             raise await self._gate.rejected(call, decision, error) from None
         return [
             document_pb2.DocumentReference(
-                name=document_name(row["health_id"], row["document_id"]),
+                name=document_name(call.health_id, row["document_id"]),
                 entry_id=str(row["entry_id"] or row["document_id"]),
                 version=row["version"],
                 status=row["status"],
@@ -193,13 +199,13 @@ class Lister:
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():
-            page = await self._store.sets(call.health_id, self._view(call, decision), criteria, position, size + 1)
+            dossiers = dossiers_read(call.health_id, decision)
+            page = await self._store.sets(dossiers, self._view(call, decision), criteria, position, size + 1)
         shown = page.items[:size]
         response = document_pb2.ListSubmissionSetsResponse(total_size=page.total)
         if shown:
-            key = await self._opener.key(call)
-            opened = [envelope.open_submission_set(key, item.id, item.sealed) for item in shown]
-            response.submission_sets.extend(opened)
+            keys = await self._opener.keys(call, (item.health_id for item in shown))
+            response.submission_sets.extend(_opened_set(call, keys, item) for item in shown)
         response.next_page_token = self._next(scope, page.items, size)
         return response
 
@@ -216,35 +222,39 @@ class Lister:
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():
-            page = await self._store.folders(call.health_id, self._view(call, decision), criteria, position, size + 1)
+            dossiers = dossiers_read(call.health_id, decision)
+            page = await self._store.folders(dossiers, self._view(call, decision), criteria, position, size + 1)
         response = document_pb2.ListFoldersResponse(total_size=page.total)
         if page.items:
-            key = await self._opener.key(call)
+            keys = await self._opener.keys(call, (item.health_id for item in page.items[:size]))
             for item in page.items[:size]:
-                folder = envelope.open_folder(key, item.id, item.sealed)
+                folder = envelope.open_folder(keys[item.health_id], item.id, item.sealed)
                 folder.status = item.status  # type: ignore[assignment]
                 folder.update_time.CopyFrom(timestamp(item.time))
-                response.folders.append(folder)
+                response.folders.append(as_asked(folder, item.health_id, call.health_id))
         response.next_page_token = self._next(scope, page.items, size)
         return response
 
     async def _versions(
-        self, request: document_pb2.ListDocumentVersionsRequest, call: Call, document_id: uuid.UUID, current: int
+        self, request: document_pb2.ListDocumentVersionsRequest, call: Call, document: DocumentRow
     ) -> document_pb2.ListDocumentVersionsResponse:
         scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
-        before = current
+        before = document.version
         if request.page_token:
             before = int.from_bytes(self._tokens.read(request.page_token, scope), "big")
         limit = size if request.page_token else size - 1
         with translated():
-            rows = await self._documents.versions(DocumentKey(call.health_id, document_id), before, limit + 1)
+            rows = await self._documents.versions(
+                DocumentKey(document.health_id, document.document_id), before, limit + 1
+            )
         response = document_pb2.ListDocumentVersionsResponse()
         if rows:
-            key = await self._opener.key(call)
-            shown = [envelope.open_version(key, document_id, row.entry_id, row.sealed) for row in rows[:limit]]
-            response.versions.extend(shown)
+            key = await self._opener.key(call, document.health_id)
+            for row in rows[:limit]:
+                version = envelope.open_version(key, document.document_id, row.entry_id, row.sealed)
+                response.versions.append(as_asked(version, document.health_id, call.health_id))
         if len(rows) > limit:
-            last = rows[limit - 1].version if limit else current
+            last = rows[limit - 1].version if limit else document.version
             response.next_page_token = self._tokens.issue(scope, last.to_bytes(8, "big"))
         return response
 
@@ -255,3 +265,8 @@ class Lister:
         if len(items) <= size:
             return ""
         return self._tokens.issue(scope, position_bytes(items[size - 1].time, items[size - 1].id))
+
+
+def _opened_set(call: Call, keys: Mapping[int, DossierKey], item: SealedItem) -> document_pb2.SubmissionSet:
+    opened = envelope.open_submission_set(keys[item.health_id], item.id, item.sealed)
+    return as_asked(opened, item.health_id, call.health_id)

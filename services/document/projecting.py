@@ -110,7 +110,7 @@ class Projector:
                 return
 
     async def _read(self, key: DocumentKey, before: datetime) -> bool:
-        found = await self._documents.stored(key.health_id, [key.id])
+        found = await self._documents.stored([key])
         if not found:
             return False
         started = self._clock()

@@ -29,8 +29,10 @@ from services.document.envelope import (
     unseal_metadata,
 )
 from services.document.gate import Gate
+from services.document.linked import Elsewhere, as_asked, elsewhere
 from services.document.store.reading import DocumentStore, FoundDocument, translated
 from services.document.store.rows import DocumentKey, DocumentRow
+from services.runtime.checks import dossiers_read
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
@@ -81,12 +83,16 @@ class Reader:
     async def get(self, call: Call, name: str) -> bytes:
         """The metadata of a document, a serialized Document, recorded."""
         decision, found, plain = await self._unsealed_of(call, name, consent_pb2.ACTION_SEARCH)
-        shown_name = document_name(call.health_id, found.row.document_id)
+        asked, row = call.health_id, found.row
+        shown_name = document_name(asked, row.document_id)
         try:
-            document = shown_bytes(plain, found.row, shown_name)
+            if row.health_id == asked:
+                document = shown_bytes(plain, row, shown_name)
+            else:
+                document = as_asked(shown(read_metadata(plain).document, row), row.health_id, asked).SerializeToString()
         except DmpError as error:
             raise await self._gate.denied(call, decision, error, objects=(name,)) from None
-        await self._gate.served(call, decision, (shown_name,))
+        await self._gate.served(call, decision, (shown_name,), elsewhere=_elsewhere(call, decision, row))
         return document
 
     async def read(
@@ -105,7 +111,7 @@ class Reader:
             content = await self._content(call, opened)
         except DmpError as error:
             raise await self._gate.denied(call, opened.decision, error, objects=objects) from None
-        await self._gate.served(call, opened.decision, objects)
+        await self._gate.served(call, opened.decision, objects, elsewhere=_elsewhere(call, opened.decision, opened.row))
         sent = content.frame if accept_zstd else content.content
         yield document_pb2.ReadDocumentResponse(document=opened.document, encoding=_ENCODINGS[accept_zstd])
         for start in range(0, len(sent), CHUNK_BYTES):
@@ -122,7 +128,8 @@ class Reader:
             document, pointer = read_metadata(plain)
         except DmpError as error:
             raise await self._gate.denied(call, decision, error, objects=(name,)) from None
-        return Opened(decision, shown(document, found.row), pointer, found.row, found.key)
+        document = as_asked(shown(document, found.row), found.row.health_id, call.health_id)
+        return Opened(decision, document, pointer, found.row, found.key)
 
     async def _unsealed_of(
         self, call: Call, name: str, action: consent_pb2.Action.ValueType
@@ -139,7 +146,7 @@ class Reader:
         if isinstance(found, DmpError):
             raise found
         if found is None:
-            found = await self._by_entry(wanted)
+            found = await self._named_otherwise(wanted, decision)
         reason = self._hidden(call, found, decision)
         if found is None or reason != VISIBLE:
             absent = DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
@@ -149,11 +156,18 @@ class Reader:
         except DmpError as error:  # destroyed or corrupted: said only to those who may know of it
             raise await self._gate.denied(call, decision, error, objects=(name,)) from None
 
-    async def _by_entry(self, wanted: DocumentKey) -> FoundDocument | None:
-        """The document that has, or had, this entryUUID."""
+    async def _named_otherwise(self, wanted: DocumentKey, decision: consent_pb2.Decision) -> FoundDocument | None:
+        """The document in another dossier of the person, or that has, or had, this entryUUID."""
+        places = [DocumentKey(health_id, wanted.id) for health_id in dossiers_read(wanted.health_id, decision)]
         with translated():
-            named = await self._store.by_entry(wanted)
-            return None if named is None else (await self._store.find([named]))[0]
+            for found in await self._store.find(places[1:]) if decision.linked else ():
+                if found is not None:
+                    return found
+            for place in places:
+                named = await self._store.by_entry(place)
+                if named is not None:
+                    return (await self._store.find([named]))[0]
+        return None
 
     def _hidden(self, call: Call, found: FoundDocument | None, decision: consent_pb2.Decision) -> int:
         if found is None:
@@ -168,7 +182,11 @@ class Reader:
             return await self._unsealed(call, opened)
 
     async def _unsealed(self, call: Call, opened: Opened) -> OpenedContent:
-        wanted = DocumentKey(call.health_id, opened.content.content_id)
+        wanted = DocumentKey(opened.row.health_id, opened.content.content_id)
         blob = await self._contents.get(wanted, opened.row.stored_size, call.remaining())
         size = opened.document.size
         return await off_loop(size, open_content, opened.key, opened.content, size, blob)
+
+
+def _elsewhere(call: Call, decision: consent_pb2.Decision, row: DocumentRow) -> Elsewhere:
+    return elsewhere(decision, call.health_id, [(row.health_id, row.document_id)])

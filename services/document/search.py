@@ -7,7 +7,7 @@ its place in the order and its id: documents that arrive meanwhile move nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -17,9 +17,12 @@ from services.document.access import view_of
 from services.document.authorship import Authorship
 from services.document.criteria import ORDERS, CriteriaReader
 from services.document.gate import Gate
+from services.document.linked import Elsewhere, elsewhere
 from services.document.pages import Cursors, Opener, after, position_bytes, scope_of
 from services.document.store.reading import translated
+from services.document.store.rows import DocumentRow
 from services.document.store.searching import Criteria, Order, Page, Position, SearchStore, Span
+from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.paging import PageTokens
@@ -61,11 +64,11 @@ class Searcher:
         """One page, recorded with the names that it holds."""
         decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
         try:
-            response = await self._page(request, call, decision)
+            response, rows = await self._page(request, call, decision)
         except DmpError as error:
             raise await self._gate.rejected(call, decision, error) from None
         names = [document.name for document in response.documents]
-        await self._gate.served(call, decision, names, len(names))
+        await self._gate.served(call, decision, names, len(names), _elsewhere(call, decision, rows))
         return response
 
     async def first_opening(
@@ -75,36 +78,38 @@ class Searcher:
         once more, and never missed."""
         decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
         try:
-            response = await self._opening(request, call, decision)
+            response, rows = await self._opening(request, call, decision)
         except DmpError as error:
             raise await self._gate.rejected(call, decision, error) from None
         names = [document.name for document in response.documents]
-        await self._gate.served(call, decision, names, len(names))
+        await self._gate.served(call, decision, names, len(names), _elsewhere(call, decision, rows))
         return response
 
     async def _page(
         self, request: document_pb2.SearchDocumentsRequest, call: Call, decision: consent_pb2.Decision
-    ) -> document_pb2.SearchDocumentsResponse:
+    ) -> tuple[document_pb2.SearchDocumentsResponse, Sequence[DocumentRow]]:
         validate_for_storage(request)
         for path in control_characters(request):
             raise invalid(path, "no_control_characters", "control characters are not accepted")
-        criteria = self._criteria.of(call.health_id, request)
+        criteria = self._criteria.of(dossiers_read(call.health_id, decision), request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
         position = after(self._tokens, request.page_token, scope)
         page = await self._found(call, decision, criteria, ORDERS[request.order], position, size)
         response = document_pb2.SearchDocumentsResponse(total_size=page.total)
-        response.documents.extend(await self._opener.documents(call, page.rows[:size]))
+        rows = page.rows[:size]
+        response.documents.extend(await self._opener.documents(call, rows))
         response.next_page_token = self._next(scope, page, size)
-        return response
+        return response, rows
 
     async def _opening(
         self, request: document_pb2.GetFirstOpeningRequest, call: Call, decision: consent_pb2.Decision
-    ) -> document_pb2.GetFirstOpeningResponse:
+    ) -> tuple[document_pb2.GetFirstOpeningResponse, Sequence[DocumentRow]]:
         validate_for_storage(request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_OPENING
         with translated():
-            latest = (await self._store.latest([call.health_id]))[0]
-        position, cursor = self._cursors.opening(request.page_token, scope, latest)
+            dossiers = dossiers_read(call.health_id, decision)
+            latest = dict(zip(dossiers, await self._store.latest(dossiers), strict=True))
+        position, cursor = self._cursors.opening(request.page_token, scope, call.health_id, latest)
         now = self._clock()
         years_ago = now.replace(year=now.year - OPENING_YEARS, day=min(now.day, 28))
         criteria = Criteria([document_pb2.DOCUMENT_STATUS_APPROVED], submitted=Span(years_ago))
@@ -112,11 +117,12 @@ class Searcher:
         response = document_pb2.GetFirstOpeningResponse(
             total_size=page.total, cursor=self._cursors.issue(call.health_id, cursor)
         )
-        response.documents.extend(await self._opener.documents(call, page.rows[:size]))
+        rows = page.rows[:size]
+        response.documents.extend(await self._opener.documents(call, rows))
         if len(page.rows) > size:
             last = position_bytes(page.places[size - 1], page.rows[size - 1].document_id)
-            response.next_page_token = self._cursors.next_opening(scope, last, cursor)
-        return response
+            response.next_page_token = self._cursors.next_opening(scope, last, call.health_id, cursor)
+        return response, rows
 
     async def _found(
         self,
@@ -129,9 +135,14 @@ class Searcher:
     ) -> Page:
         view = view_of(decision.filter, self._authorship.of_caller(call.actor), self._clock())
         with translated():
-            return await self._store.documents(call.health_id, view, criteria, order, position, size + 1)
+            dossiers = dossiers_read(call.health_id, decision)
+            return await self._store.documents(dossiers, view, criteria, order, position, size + 1)
 
     def _next(self, scope: bytes, page: Page, size: int) -> str:
         if len(page.rows) <= size:
             return ""
         return self._tokens.issue(scope, position_bytes(page.places[size - 1], page.rows[size - 1].document_id))
+
+
+def _elsewhere(call: Call, decision: consent_pb2.Decision, rows: Sequence[DocumentRow]) -> Elsewhere:
+    return elsewhere(decision, call.health_id, ((row.health_id, row.document_id) for row in rows))

@@ -13,6 +13,7 @@ from dmp.consent.v1 import consent_pb2
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, from_status, unavailable
+from services.runtime.identifiers import dossier_name
 
 if TYPE_CHECKING:
     from services.runtime.channels import Peer
@@ -56,7 +57,19 @@ class AccessChecks:
 
 def refusal(decision: consent_pb2.Decision) -> DmpError:
     """The error of a decision that does not permit; RIGHT_DENIED if it gives no reason."""
-    return DmpError(decision.reason or reasons.ERROR_REASON_RIGHT_DENIED)
+    metadata = merged_to(decision.merged_into) if decision.merged_into else None
+    return DmpError(decision.reason or reasons.ERROR_REASON_RIGHT_DENIED, metadata=metadata)
+
+
+def merged_to(health_id: int) -> dict[str, str]:
+    """Where a merged dossier went, as the metadata of DOSSIER_MERGED."""
+    return {"merged_into": dossier_name(health_id)}
+
+
+def dossiers_read(health_id: int, decision: consent_pb2.Decision) -> tuple[int, ...]:
+    """The dossiers that a permitted call reads: the one asked for first, then the others of the person, if any. Consent
+    tells them with its yes, so that linking and parting hold for every request that begins after consent has them."""
+    return (health_id, *decision.linked) if decision.linked else (health_id,)
 
 
 def _decision(result: consent_pb2.CheckAccessResult) -> Checked:

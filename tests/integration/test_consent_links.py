@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.links_pb2 import LinkedSet
+from dmp.consent.v1 import consent_pb2 as pb
+from services.consent import store
+from services.consent.acting import read_actor
+from services.consent.history import facts_at, replay
+from services.consent.merging import Merging
+from services.runtime.checks import refusal
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import dossier_name, new_health_id
 from services.runtime.links import apply_links
 from services.runtime.postgres import transaction
-from tests.consent_service import Consent, grantee_of
+from tests.consent_service import NOW, Consent, grantee_of, professional
+from tests.integration.test_consent_duties import Elsewhere, delivered, duties
+from tests.integration.test_consent_life import reopen
 
 
 async def told(consent: Consent, revision: int, *sets: tuple[int, ...]) -> None:
+    made = [LinkedSet(health_ids=members, revision=revision) for members in sets]
     async with transaction(consent.pool) as conn:
-        await apply_links(conn, [LinkedSet(health_ids=members, revision=revision) for members in sets])
+        await apply_links(conn, made)
+        await Merging(lambda: NOW, lambda: None).follow(conn, made)
 
 
 async def reason(consent: Consent, health_id: int) -> int:
@@ -39,3 +56,114 @@ async def test_an_authorisation_holds_on_the_dossier_that_it_was_given_for(conse
     await told(consent, 1, (one, other))
     assert (await consent.check(other)).permitted
     assert await reason(consent, one) == reasons.ERROR_REASON_AUTHORIZATION_MISSING
+
+
+@contextmanager
+def sent_to(dossier: int) -> Iterator[None]:
+    with pytest.raises(DmpError) as caught:
+        yield
+    assert caught.value.reason == reasons.ERROR_REASON_DOSSIER_MERGED
+    assert caught.value.metadata == {"merged_into": dossier_name(dossier)}
+
+
+async def states(consent: Consent, *dossiers: int) -> list[str]:
+    return [await consent.pool.fetchval("SELECT state FROM dossier WHERE health_id = $1", one) for one in dossiers]
+
+
+async def two(consent: Consent) -> tuple[int, int]:
+    """Two open dossiers of one person, each with an authorisation of the physician; the second is merged."""
+    one, other = await consent.open(), await consent.open()
+    for dossier in (one, other):
+        await consent.grant(dossier)
+    await told(consent, 1, (one, other))
+    return one, other
+
+
+async def test_of_two_open_dossiers_the_survivor_stays_open_and_the_other_is_merged_until_they_are_parted(
+    consent: Consent,
+) -> None:
+    one, other = await two(consent)
+    assert await states(consent, one, other) == ["open", "merged"]
+    shown = (await consent.get(other)).dossier
+    assert (shown.state, shown.merged_into) == (pb.DOSSIER_STATE_MERGED, dossier_name(one))
+    await told(consent, 1, (one, other))  # told twice
+    await told(consent, 2, (one,), (other,))
+    assert await states(consent, one, other) == ["open", "open"]
+    await told(consent, 3, (other, one))
+    assert await states(consent, one, other) == ["merged", "open"]
+
+
+async def test_what_is_new_is_refused_with_where_the_dossier_went(consent: Consent) -> None:
+    one, other = await two(consent)
+    fed = await consent.check(other, action=pb.ACTION_SUBMIT)
+    assert (fed.reason, fed.merged_into) == (reasons.ERROR_REASON_DOSSIER_MERGED, one)
+    assert refusal(fed).metadata == {"merged_into": dossier_name(one)}
+    assert (await consent.check(one, action=pb.ACTION_SUBMIT)).permitted
+    stranger = professional("810000000017")
+    for attempt in (consent.open(other), consent.grant(other, stranger), consent.close(other), reopen(consent, other)):
+        with sent_to(one):
+            await attempt
+    await consent.block(other, grantee_of())  # shutting out is possible wherever there is something to shut out of
+    assert await reason(consent, one) == reasons.ERROR_REASON_BLOCKED
+
+
+async def test_who_was_merged_and_has_no_dossier_gets_none_the_survivor_does(consent: Consent) -> None:
+    one, other = int(new_health_id()), int(new_health_id())
+    await told(consent, 1, (one, other))
+    with sent_to(one):
+        await consent.open(other)
+    await consent.open(one)
+
+
+async def test_opening_the_survivors_dossier_merges_the_one_that_was_there(consent: Consent) -> None:
+    one, other = int(new_health_id()), await consent.open()
+    await told(consent, 1, (one, other))
+    assert await states(consent, other) == ["open"]
+    await consent.open(one)
+    assert await states(consent, one, other) == ["open", "merged"]
+
+
+async def test_a_yes_names_the_dossiers_that_are_read_together_and_closing_one_closes_what_was_merged_into_it(
+    consent: Consent,
+) -> None:
+    one, other = await two(consent)
+    closed = await consent.open()
+    await consent.close(closed)
+    await told(consent, 2, (one, other, closed))
+    assert [list((await consent.check(each)).linked) for each in (one, other)] == [[other], [one]]
+    await consent.close(one)
+    assert await reason(consent, one) == reasons.ERROR_REASON_DOSSIER_CLOSED
+    assert await reason(consent, other) == reasons.ERROR_REASON_DOSSIER_CLOSED
+    await reopen(consent, one)
+    assert list((await consent.check(one)).linked) == [other]
+    await told(consent, 3, (one,), (other,), (closed,))
+    assert list((await consent.check(one)).linked) == []
+
+
+async def test_what_was_merged_into_a_destroyed_dossier_is_destroyed_with_it(consent: Consent) -> None:
+    one, other = await two(consent)
+    await consent.close(one)
+    documents = Elsewhere()
+    later = NOW.replace(year=NOW.year + 11)
+    for _ in range(4):
+        await delivered(consent)
+        await duties(consent, documents).run(later)
+    assert await states(consent, one, other) == ["destroyed", "destroyed"]
+
+
+async def test_the_history_of_a_merged_dossier_says_what_it_was_at_each_epoch(consent: Consent) -> None:
+    one, other = await two(consent)
+    await told(consent, 2, (one,), (other,))
+    lines = await store.events_until(consent.pool, other, 1 << 62)
+    actor = read_actor(professional())
+    past = [facts_at(replay(lines[:number]), actor) for number in range(1, len(lines) + 1)]
+    assert [(facts.state.value, facts.merged_into) for facts in past if facts] == [
+        ("open", 0),
+        ("open", 0),
+        ("merged", one),
+        ("open", 0),
+    ]
+    assert [event.action for event in await consent.told() if event.health_id == other][-2:] == [
+        "dossier.merge",
+        "dossier.part",
+    ]

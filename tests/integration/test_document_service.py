@@ -198,7 +198,7 @@ async def test_every_request_goes_through_an_index_that_begins_with_the_dossier(
                 (reading.CONTENTS, 2),
                 (reading.BY_ENTRY, 2),
                 (reading.VERSIONS, 4),
-                *((statement, 38) for statement in searching.SEARCHES.values()),
+                *((statement, 39) for statement in searching.SEARCHES.values()),
                 (searching.SETS, 20),
                 (searching.SET, 2),
                 (searching.SET_DOCUMENTS, 11),

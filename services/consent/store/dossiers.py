@@ -38,12 +38,12 @@ SELECT person, kind, starts_at, ends_at
 FROM representation
 WHERE health_id = $1 AND person = ANY($2::bigint[])
 """
-_VALUES: Final = ", ".join(f"${number}" for number in range(1, 21))
+_VALUES: Final = ", ".join(f"${number}" for number in range(1, 22))
 _INSERT_DOSSIER: Final = f"""
 INSERT INTO dossier (
     health_id, state, epoch, opened_at, closed_at, close_reason, break_glass_opposed, regulation_opposed,
     masked_in_emergency, home_host, region, closed_by, died_at, destroy_at, destruction_requested,
-    consent_collected_at, consent_method, consent_given_by, consent_collector, consent_representative
+    consent_collected_at, consent_method, consent_given_by, consent_collector, consent_representative, merged_into
 ) VALUES ({_VALUES})
 ON CONFLICT (health_id) DO NOTHING
 RETURNING true
@@ -53,7 +53,7 @@ UPDATE dossier SET
     state = $2, epoch = $3, opened_at = $4, closed_at = $5, close_reason = $6, break_glass_opposed = $7,
     regulation_opposed = $8, masked_in_emergency = $9, home_host = $10, region = $11, closed_by = $12, died_at = $13,
     destroy_at = $14, destruction_requested = $15, consent_collected_at = $16, consent_method = $17,
-    consent_given_by = $18, consent_collector = $19, consent_representative = $20
+    consent_given_by = $18, consent_collector = $19, consent_representative = $20, merged_into = $21
 WHERE health_id = $1
 """
 _NEXT_EPOCH: Final = "UPDATE dossier SET epoch = epoch + 1 WHERE health_id = $1 RETURNING epoch"
@@ -223,4 +223,5 @@ def _columns(dossier: Dossier) -> tuple[object, ...]:
         dossier.destroy_at,
         dossier.destruction_requested,
         *proof,
+        dossier.merged_into,
     )

@@ -10,6 +10,7 @@ import asyncpg
 
 from services.consent.store.rights import rights_in_force
 from services.consent.values import (
+    READ_TOGETHER,
     CloseReason,
     ConsentGiver,
     ConsentMethod,
@@ -48,13 +49,14 @@ _FACTS_COLUMNS: Final = """
 asked.place, rights.version, d.state, d.epoch, d.break_glass_opposed, d.regulation_opposed, d.masked_in_emergency,
 own_block.health_id IS NOT NULL OR their_block.health_id IS NOT NULL,
 own.expires_at, coalesce(own.attending_physician, false), their.expires_at,
-acts.person, acts.kind, acts.starts_at, acts.ends_at, d.died_at IS NOT NULL, linked.member_ids
+acts.person, acts.kind, acts.starts_at, acts.ends_at, d.died_at IS NOT NULL, d.merged_into, linked.member_ids
 """
-_FACTS_WIDTH: Final = 17
+_FACTS_WIDTH: Final = 18
 DOSSIER_COLUMNS: Final = """
 d.health_id, d.state, d.epoch, d.opened_at, d.closed_at, d.close_reason, d.break_glass_opposed, d.regulation_opposed,
 d.masked_in_emergency, d.home_host, d.region, d.closed_by, d.died_at, d.destroy_at, d.destruction_requested,
-d.consent_collected_at, d.consent_method, d.consent_given_by, d.consent_collector, d.consent_representative
+d.consent_collected_at, d.consent_method, d.consent_given_by, d.consent_collector, d.consent_representative,
+d.merged_into
 """
 
 FACTS: Final = f"SELECT {_FACTS_COLUMNS} {_ASKED}"
@@ -128,15 +130,26 @@ async def _united(reader: Reader, asked: Sequence[Asked], rows: Sequence[asyncpg
         if member != asked[row[0] - 1].health_id
     ]
     for row in await _ask(reader, FACTS, [question for _, question in others]):
-        place, other = others[row[0] - 1][0], _facts(row)
-        own[place] = unite(own[place], other)
+        (place, question), other = others[row[0] - 1], _facts(row)
+        own[place] = unite(own[place], asked[place - 1].health_id, other, question.health_id)
     return own
 
 
-def unite(own: Facts, other: Facts) -> Facts:
-    """The facts of a dossier, with what another of the same person shuts out."""
+def unite(own: Facts, own_id: int, other: Facts, other_id: int) -> Facts:
+    """The facts of a dossier, with what another of the same person shuts out; and whether that one is read with it.
+
+    A merged dossier is as open as the one that it was merged into. A closed one is read by itself, by those who may
+    read archives, with what was merged into it: closing it closed those.
+    """
+    gone = own.merged_into == other_id and other.state is not DossierState.OPEN
+    together = (
+        other.merged_into == own_id or (own.state in READ_TOGETHER and not gone)
+    ) and other.state in READ_TOGETHER
     return replace(
         own,
+        state=other.state if gone else own.state,
+        died=other.died if gone else own.died,
+        linked=(*own.linked, other_id) if together else () if gone else own.linked,
         blocked=own.blocked or other.blocked,
         break_glass_opposed=own.break_glass_opposed or other.break_glass_opposed,
         regulation_opposed=own.regulation_opposed or other.regulation_opposed,
@@ -148,7 +161,7 @@ def dossier_of_row(row: Sequence[Any]) -> Dossier:
     """A row of DOSSIER_COLUMNS."""
     health_id, state, epoch, opened_at, closed_at, close_reason, *rest = row
     break_glass_opposed, regulation_opposed, masked_in_emergency, home_host, region, *rest = rest
-    closed_by, died_at, destroy_at, destruction_requested, *consent = rest
+    closed_by, died_at, destroy_at, destruction_requested, *consent, merged_into = rest
     return Dossier(
         health_id=health_id,
         state=_STATES[state],
@@ -166,6 +179,7 @@ def dossier_of_row(row: Sequence[Any]) -> Dossier:
         died_at=died_at,
         destroy_at=destroy_at,
         destruction_requested=destruction_requested,
+        merged_into=merged_into,
     )
 
 
@@ -179,7 +193,7 @@ def _consent(
 
 def _facts(row: Iterable[Any]) -> Facts:
     _, _, state, epoch, break_glass, regulation, masked, blocked, own, attending, structure, *rest = row
-    person, kind, starts_at, ends_at, died, *_ = rest
+    person, kind, starts_at, ends_at, died, merged_into, *_ = rest
     return Facts(
         _STATES[state],
         epoch,
@@ -192,6 +206,7 @@ def _facts(row: Iterable[Any]) -> Facts:
         structure,
         None if person is None else Representation(person, RepresentationKind(kind), starts_at, ends_at),
         died,
+        merged_into,
     )
 
 

@@ -1,13 +1,13 @@
 """What is found by criteria and bounded by a view: documents, submission sets, folders, changes.
 
-Every statement begins with the dossier and the view ($1 to $10, `view_values`), so that rights are applied before
-anything is counted or cut into pages. One statement gives a page and its exact total.
+Every statement begins with the dossiers of the person (nearly always one) and the view ($1 to $10, `view_values`), so
+that rights are applied before anything is counted or cut into pages. One statement gives a page and its exact total.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -50,7 +50,10 @@ _MATCHES: Final = """
     AND ($23::uuid[] IS NULL OR d.document_id = ANY($23) OR d.entry_id = ANY($23))
     AND ($24::uuid IS NULL OR $24 = ANY(d.folder_ids))
     AND ($25::text[] IS NULL OR d.relations && $25)
-    AND ($26::bigint[] IS NULL OR d.title_digests @> $26)
+    AND ($26::bigint[] IS NULL OR d.title_digests @> ARRAY(
+        SELECT wanted.digest FROM unnest($39::bigint[], $26) AS wanted (health_id, digest)
+        WHERE wanted.health_id = d.health_id
+    ))
     AND ($27::uuid IS NULL OR d.submission_set_id = $27)
     AND ($28::timestamptz IS NULL OR d.created_at >= $28) AND ($29::timestamptz IS NULL OR d.created_at < $29)
     AND ($30::timestamptz IS NULL OR d.service_start >= $30) AND ($31::timestamptz IS NULL OR d.service_start < $31)
@@ -64,17 +67,20 @@ def _ordered(order: str, direction: str) -> str:
     after = "<" if direction == "DESC" else ">"
     return f"""
 WITH known AS MATERIALIZED (
-    SELECT d.document_id, d.{order} AS place FROM document d
-    WHERE d.health_id = $1 AND {_MATCHES} AND {VISIBLE}
+    SELECT d.health_id, d.document_id, d.{order} AS place FROM document d
+    WHERE d.health_id = ANY($1::bigint[]) AND {_MATCHES} AND {VISIBLE}
 ), page AS (
-    SELECT document_id, place FROM known
+    SELECT health_id, document_id, place FROM known
     WHERE $36::timestamptz IS NULL OR (place, document_id) {after} ($36, $37::uuid)
     ORDER BY place {direction}, document_id {direction}
     LIMIT $38
 )
 SELECT total.known, {COLUMNS}, page.place
 FROM (SELECT count(*) AS known FROM known) AS total
-LEFT JOIN (page JOIN document d ON d.health_id = $1 AND d.document_id = page.document_id) ON true
+LEFT JOIN (
+    page JOIN document d
+    ON d.health_id = ANY($1::bigint[]) AND d.health_id = page.health_id AND d.document_id = page.document_id
+) ON true
 ORDER BY page.place {direction}, d.document_id {direction}
 """  # noqa: S608 (constants of this module)
 
@@ -88,66 +94,88 @@ SEARCHES: Final = {
 SEARCH: Final = SEARCHES["submitted_at", "DESC"]
 SETS: Final = f"""
 WITH known AS MATERIALIZED (
-    SELECT s.submission_set_id, s.submitted_at FROM submission_set s
-    WHERE s.health_id = $1
+    SELECT s.health_id, s.submission_set_id, s.submitted_at FROM submission_set s
+    WHERE s.health_id = ANY($1::bigint[])
     AND ($11::timestamptz IS NULL OR s.submitted_at >= $11) AND ($12::timestamptz IS NULL OR s.submitted_at < $12)
     AND ($13::text IS NULL OR s.source_id = $13)
     AND ($14::text[] IS NULL OR s.content_type = ANY($14))
     AND ($15::bytea[] IS NULL OR s.author_digests && $15)
     AND ($16::bytea[] IS NULL OR s.institution_digests && $16)
     AND ($17::bytea IS NULL OR s.unique_id_digest = $17)
-    AND s.submission_set_id IN (SELECT d.submission_set_id FROM document d WHERE d.health_id = $1 AND {VISIBLE})
+    AND (s.health_id, s.submission_set_id) IN (
+        SELECT d.health_id, d.submission_set_id FROM document d WHERE d.health_id = ANY($1::bigint[]) AND {VISIBLE}
+    )
 ), page AS (
     SELECT * FROM known WHERE $18::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($18, $19::uuid)
     ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $20
 )
-SELECT total.known, s.submission_set_id, s.submitted_at, s.status, s.sealed
+SELECT total.known, s.health_id, s.submission_set_id, s.submitted_at, s.status, s.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
-LEFT JOIN (page JOIN submission_set s ON s.health_id = $1 AND s.submission_set_id = page.submission_set_id) ON true
+LEFT JOIN (
+    page JOIN submission_set s ON s.health_id = ANY($1::bigint[]) AND s.health_id = page.health_id
+    AND s.submission_set_id = page.submission_set_id
+) ON true
 ORDER BY s.submitted_at DESC, s.submission_set_id DESC
 """  # noqa: S608 (constants of this module)
 SET: Final = """
-SELECT submission_set_id, submitted_at, status, sealed FROM submission_set
-WHERE health_id = $1 AND submission_set_id = $2
+SELECT health_id, submission_set_id, submitted_at, status, sealed FROM submission_set
+WHERE health_id = ANY($1::bigint[]) AND submission_set_id = $2
 """
 SET_DOCUMENTS: Final = f"""
 SELECT {COLUMNS} FROM document d
-WHERE d.health_id = $1 AND d.submission_set_id = $11 AND {VISIBLE} ORDER BY d.document_id
+WHERE d.health_id = ANY($1::bigint[]) AND d.submission_set_id = $11 AND {VISIBLE} ORDER BY d.document_id
 """  # noqa: S608
 FOLDERS: Final = f"""
 WITH known AS MATERIALIZED (
-    SELECT f.folder_id, f.updated_at FROM folder f
-    WHERE f.health_id = $1
+    SELECT f.health_id, f.folder_id, f.updated_at FROM folder f
+    WHERE f.health_id = ANY($1::bigint[])
     AND ($11::timestamptz IS NULL OR f.updated_at >= $11) AND ($12::timestamptz IS NULL OR f.updated_at < $12)
     AND ($13::bytea IS NULL OR f.unique_id_digest = $13)
     AND ($14::text[] IS NULL OR f.codes && $14)
     AND ($15::uuid IS NULL OR f.folder_id = $15)
-    AND EXISTS (SELECT FROM document d WHERE d.health_id = $1 AND f.folder_id = ANY(d.folder_ids) AND {VISIBLE})
+    AND EXISTS (
+        SELECT FROM document d
+        WHERE d.health_id = ANY($1::bigint[]) AND d.health_id = f.health_id AND f.folder_id = ANY(d.folder_ids)
+        AND {VISIBLE}
+    )
 ), page AS (
     SELECT * FROM known WHERE $16::timestamptz IS NULL OR (updated_at, folder_id) < ($16, $17::uuid)
     ORDER BY updated_at DESC, folder_id DESC LIMIT $18
 )
-SELECT total.known, f.folder_id, f.updated_at, f.status, f.sealed
+SELECT total.known, f.health_id, f.folder_id, f.updated_at, f.status, f.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
-LEFT JOIN (page JOIN folder f ON f.health_id = $1 AND f.folder_id = page.folder_id) ON true
+LEFT JOIN (
+    page JOIN folder f
+    ON f.health_id = ANY($1::bigint[]) AND f.health_id = page.health_id AND f.folder_id = page.folder_id
+) ON true
 ORDER BY f.updated_at DESC, f.folder_id DESC
 """  # noqa: S608
+# Each dossier's changes keep their order, whatever the clocks said; between dossiers the time decides.
 CHANGES: Final = f"""
 WITH known AS MATERIALIZED (
-    SELECT c.sequence, c.document_id, c.kind, c.changed_at FROM change c
-    JOIN document d ON d.health_id = $1 AND d.document_id = c.document_id
-    WHERE c.health_id = $1 AND c.sequence > $11 AND ($12::timestamptz IS NULL OR c.changed_at >= $12)
+    SELECT c.health_id, c.sequence, c.document_id, c.kind, c.changed_at,
+        max(c.changed_at) OVER (PARTITION BY c.health_id ORDER BY c.sequence) AS place
+    FROM unnest($1::bigint[], $11::bigint[]) AS seen (health_id, sequence)
+    JOIN change c ON c.health_id = seen.health_id AND c.sequence > seen.sequence
+    JOIN document d ON d.health_id = c.health_id AND d.document_id = c.document_id
+    WHERE c.health_id = ANY($1) AND d.health_id = ANY($1) AND ($12::timestamptz IS NULL OR c.changed_at >= $12)
     AND (d.status <> 4 OR c.kind = 7) AND {VISIBLE}
 ), page AS (
-    SELECT * FROM known ORDER BY sequence LIMIT $13
+    SELECT * FROM known ORDER BY place, health_id, sequence LIMIT $13
 )
 SELECT total.known, total.latest, page.sequence, page.kind, page.changed_at, {COLUMNS}
 FROM (
-    SELECT (SELECT count(*) FROM known) AS known,
-        coalesce((SELECT sequence FROM dossier_clock WHERE health_id = $1), 0) AS latest
+    SELECT (SELECT count(*) FROM known) AS known, ARRAY(
+        SELECT coalesce(clock.sequence, 0) FROM unnest($1) WITH ORDINALITY AS asked (health_id, place)
+        LEFT JOIN dossier_clock AS clock ON clock.health_id = asked.health_id AND clock.health_id = ANY($1)
+        ORDER BY asked.place
+    ) AS latest
 ) AS total
-LEFT JOIN (page JOIN document d ON d.health_id = $1 AND d.document_id = page.document_id) ON true
-ORDER BY page.sequence
+LEFT JOIN (
+    page JOIN document d
+    ON d.health_id = ANY($1) AND d.health_id = page.health_id AND d.document_id = page.document_id
+) ON true
+ORDER BY page.place, page.health_id, page.sequence
 """  # noqa: S608 (4 is DELETED, 7 the change that deletes)
 LATEST: Final = "SELECT sequence FROM dossier_clock WHERE health_id = $1"
 LATEST_OF: Final = "SELECT health_id, sequence FROM dossier_clock WHERE health_id = ANY($1::bigint[])"
@@ -189,6 +217,8 @@ class Criteria(NamedTuple):
     service: Span = Span()
     stopped: Span = Span()
     submitted: Span = Span()
+    title_dossiers: list[int] | None = None
+    """Of which dossier each of `title_digests` is: their key is a dossier's."""
 
     def values(self) -> list[Any]:
         """The parameters from $11 on."""
@@ -220,6 +250,7 @@ class Page(NamedTuple):
 class SealedItem(NamedTuple):
     """A submission set or a folder as its row has it; `time` is what it is ordered by."""
 
+    health_id: int
     id: uuid.UUID
     time: datetime
     status: int
@@ -243,11 +274,11 @@ class ChangeRow(NamedTuple):
 
 
 class ChangePage(NamedTuple):
-    """Changes, oldest first; how many there are; where the dossier's changes are now."""
+    """Changes, oldest first; how many there are; where each dossier's changes are now."""
 
     changes: list[ChangeRow]
     total: int
-    latest: int
+    latest: dict[int, int]
 
 
 def view_values(view: View) -> tuple[Any, ...]:
@@ -272,47 +303,56 @@ class SearchStore:
         self._pool = pool
 
     async def documents(
-        self, health_id: int, view: View, criteria: Criteria, order: Order, after: Position | None, limit: int
+        self,
+        health_ids: Sequence[int],
+        view: View,
+        criteria: Criteria,
+        order: Order,
+        after: Position | None,
+        limit: int,
     ) -> Page:
         """At most `limit` documents after a position that match and may be known of, and their total."""
-        values = (*criteria.values(), *(after or (None, None)), limit)
-        records = await self._pool.fetch(SEARCHES[order], health_id, *view_values(view), *values)
+        values = (*criteria.values(), *(after or (None, None)), limit, criteria.title_dossiers)
+        records = await self._pool.fetch(SEARCHES[order], health_ids, *view_values(view), *values)
         found = [tuple(record) for record in records if record["document_id"] is not None]
         return Page([DocumentRow._make(r[1:-1]) for r in found], [r[-1] for r in found], records[0]["known"])
 
     async def sets(
-        self, health_id: int, view: View, criteria: Sequence[Any], after: Position | None, limit: int
+        self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
         """Submission sets with a document that may be known of; criteria are $11 to $17."""
-        return await self._sealed(SETS, health_id, view, criteria, after, limit)
+        return await self._sealed(SETS, health_ids, view, criteria, after, limit)
 
     async def folders(
-        self, health_id: int, view: View, criteria: Sequence[Any], after: Position | None, limit: int
+        self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
         """Folders with a document that may be known of; criteria are $11 to $15."""
-        return await self._sealed(FOLDERS, health_id, view, criteria, after, limit)
+        return await self._sealed(FOLDERS, health_ids, view, criteria, after, limit)
 
     async def one_set(
-        self, health_id: int, view: View, set_id: uuid.UUID
+        self, health_ids: Sequence[int], view: View, set_id: uuid.UUID
     ) -> tuple[SealedItem | None, list[DocumentRow]]:
         """A submission set, and its documents that may be known of. Two statements."""
-        rows = await self._pool.fetch(SET_DOCUMENTS, health_id, *view_values(view), set_id)
-        found = await self._pool.fetchrow(SET, health_id, set_id)
+        rows = await self._pool.fetch(SET_DOCUMENTS, health_ids, *view_values(view), set_id)
+        found = await self._pool.fetchrow(SET, health_ids, set_id)
         return (None if found is None else SealedItem._make(found)), [DocumentRow._make(row) for row in rows]
 
-    async def changes(self, health_id: int, view: View, after: int, since: datetime | None, limit: int) -> ChangePage:
-        """What happened after a place in the dossier's sequence, as far as it may be known of."""
-        records = await self._pool.fetch(CHANGES, health_id, *view_values(view), after, since, limit)
+    async def changes(
+        self, health_ids: Sequence[int], view: View, after: Mapping[int, int], since: datetime | None, limit: int
+    ) -> ChangePage:
+        """What happened after a place in each dossier's sequence (0 by default), as far as it may be known of."""
+        seen = [after.get(health_id, 0) for health_id in health_ids]
+        records = await self._pool.fetch(CHANGES, health_ids, *view_values(view), seen, since, limit)
         found = [tuple(record) for record in records if record["document_id"] is not None]
         changes = [ChangeRow(r[2], r[3], r[4], DocumentRow._make(r[5:])) for r in found]
-        return ChangePage(changes, records[0]["known"], records[0]["latest"])
+        return ChangePage(changes, records[0]["known"], dict(zip(health_ids, records[0]["latest"], strict=True)))
 
-    async def latest(self, health_ids: list[int]) -> list[int]:
+    async def latest(self, health_ids: Sequence[int]) -> list[int]:
         """Where the changes of dossiers are now; 0 for one without any."""
         found: dict[int, int] = {row[0]: row[1] for row in await self._pool.fetch(LATEST_OF, health_ids)}
         return [found.get(health_id, 0) for health_id in health_ids]
 
-    async def references(self, health_ids: list[int], digest: bytes) -> list[_Record]:
+    async def references(self, health_ids: Sequence[int], digest: bytes) -> list[_Record]:
         """Documents with a uniqueId in these dossiers."""
         return await self._pool.fetch(REFERENCES, health_ids, digest)
 
@@ -321,9 +361,15 @@ class SearchStore:
         return [row[0] for row in await self._pool.fetch(ELSEWHERE, digest, limit)]
 
     async def _sealed(
-        self, statement: str, health_id: int, view: View, criteria: Sequence[Any], after: Position | None, limit: int
+        self,
+        statement: str,
+        health_ids: Sequence[int],
+        view: View,
+        criteria: Sequence[Any],
+        after: Position | None,
+        limit: int,
     ) -> SealedPage:
         values = (*criteria, *(after or (None, None)), limit)
-        records = await self._pool.fetch(statement, health_id, *view_values(view), *values)
+        records = await self._pool.fetch(statement, health_ids, *view_values(view), *values)
         found = [tuple(record)[1:] for record in records if record[1] is not None]
         return SealedPage([SealedItem._make(values) for values in found], records[0]["known"])

@@ -41,6 +41,10 @@ class _DossierStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DossierS
     """DOSSIER_STATE_OPPOSED: there is no dossier, and the person wants none."""
     DOSSIER_STATE_DESTROYED: _DossierState.ValueType  # 4
     """DOSSIER_STATE_DESTROYED: its content was destroyed, or is being destroyed."""
+    DOSSIER_STATE_MERGED: _DossierState.ValueType  # 5
+    """DOSSIER_STATE_MERGED: the person was merged into another with an open dossier, where what is
+    new goes; what is here is read with that one.
+    """
 
 class DossierState(_DossierState, metaclass=_DossierStateEnumTypeWrapper):
     """DossierState is where a dossier is in its life."""
@@ -55,6 +59,10 @@ DOSSIER_STATE_OPPOSED: DossierState.ValueType  # 3
 """DOSSIER_STATE_OPPOSED: there is no dossier, and the person wants none."""
 DOSSIER_STATE_DESTROYED: DossierState.ValueType  # 4
 """DOSSIER_STATE_DESTROYED: its content was destroyed, or is being destroyed."""
+DOSSIER_STATE_MERGED: DossierState.ValueType  # 5
+"""DOSSIER_STATE_MERGED: the person was merged into another with an open dossier, where what is
+new goes; what is here is read with that one.
+"""
 Global___DossierState: _TypeAlias = DossierState  # noqa: Y015
 
 class _CloseReason:
@@ -482,6 +490,7 @@ class Dossier(_message.Message):
     DESTROY_TIME_FIELD_NUMBER: _builtins.int
     DEATH_TIME_FIELD_NUMBER: _builtins.int
     DESTRUCTION_REQUESTED_FIELD_NUMBER: _builtins.int
+    MERGED_INTO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `dossiers/{dossier}`; the dossier is the 21-digit health id."""
     state: Global___DossierState.ValueType
@@ -506,6 +515,8 @@ class Dossier(_message.Message):
     """
     destruction_requested: _builtins.bool
     """destruction_requested tells that the patient asked for the destruction within three months."""
+    merged_into: _builtins.str
+    """merged_into is `dossiers/{dossier}` of the dossier that a merged one went to; empty otherwise."""
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """open_time is when it was opened."""
@@ -540,10 +551,11 @@ class Dossier(_message.Message):
         destroy_time: _timestamp_pb2.Timestamp | None = ...,
         death_time: _timestamp_pb2.Timestamp | None = ...,
         destruction_requested: _builtins.bool = ...,
+        merged_into: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "death_time", b"death_time", "destroy_time", b"destroy_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass_opposed", b"break_glass_opposed", "close_reason", b"close_reason", "close_time", b"close_time", "closed_by", b"closed_by", "death_time", b"death_time", "destroy_time", b"destroy_time", "destruction_requested", b"destruction_requested", "epoch", b"epoch", "home_host", b"home_host", "masked_shown_in_emergency", b"masked_shown_in_emergency", "name", b"name", "open_time", b"open_time", "region", b"region", "regulation_opposed", b"regulation_opposed", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass_opposed", b"break_glass_opposed", "close_reason", b"close_reason", "close_time", b"close_time", "closed_by", b"closed_by", "death_time", b"death_time", "destroy_time", b"destroy_time", "destruction_requested", b"destruction_requested", "epoch", b"epoch", "home_host", b"home_host", "masked_shown_in_emergency", b"masked_shown_in_emergency", "merged_into", b"merged_into", "name", b"name", "open_time", b"open_time", "region", b"region", "regulation_opposed", b"regulation_opposed", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1274,6 +1286,8 @@ class Decision(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     RIGHTS_VERSION_FIELD_NUMBER: _builtins.int
+    LINKED_FIELD_NUMBER: _builtins.int
+    MERGED_INTO_FIELD_NUMBER: _builtins.int
     permitted: _builtins.bool
     """permitted is yes or no."""
     reason: _error_reason_pb2.ErrorReason.ValueType
@@ -1282,9 +1296,17 @@ class Decision(_message.Message):
     """epoch is the dossier's epoch that the decision was made on; 0 without dossier."""
     rights_version: _builtins.int
     """rights_version is the version of the rights tables that the decision was made by."""
+    merged_into: _builtins.int
+    """merged_into is the dossier that this one went to, with ERROR_REASON_DOSSIER_MERGED; 0 otherwise."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """filter bounds what a permitted caller may know of."""
+
+    @_builtins.property
+    def linked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """linked are the other dossiers of the same person that are read with this one: those
+        merged, and those open. Empty for nearly everybody, and for a refusal.
+        """
 
     def __init__(
         self,
@@ -1294,10 +1316,12 @@ class Decision(_message.Message):
         epoch: _builtins.int = ...,
         filter: Global___Filter | None = ...,
         rights_version: _builtins.int = ...,
+        linked: _abc.Iterable[_builtins.int] | None = ...,
+        merged_into: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filter", b"filter", "permitted", b"permitted", "reason", b"reason", "rights_version", b"rights_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filter", b"filter", "linked", b"linked", "merged_into", b"merged_into", "permitted", b"permitted", "reason", b"reason", "rights_version", b"rights_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
