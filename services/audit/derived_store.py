@@ -75,7 +75,7 @@ VALUES ($1, $2, $3, $4, $5, $6, ARRAY[$7::bigint], $8, $9) ON CONFLICT (health_i
 """
 NOTICES: Final = """
 SELECT health_id, notice_id, kind, recipient, log_id, leaves, created_at, delivered_at, sealed, attempts
-FROM notice WHERE health_id = $1 AND recipient = ANY($2::bigint[]) AND notice_id < $3
+FROM notice WHERE health_id = ANY($1::bigint[]) AND recipient = ANY($2::bigint[]) AND notice_id < $3
 ORDER BY notice_id DESC LIMIT $4
 """
 DUE: Final = """
@@ -270,10 +270,10 @@ async def add_notice(conn: Connection, notice: NewNotice) -> bool:
 
 
 async def notices(
-    conn: Connection, health_id: int, recipients: Sequence[int], before: uuid.UUID, limit: int
+    conn: Connection, health_ids: Sequence[int], recipients: Sequence[int], before: uuid.UUID, limit: int
 ) -> list[NoticeRow]:
-    """Notices about a dossier to these recipients, newest first."""
-    return [NoticeRow(*record) for record in await conn.fetch(NOTICES, health_id, recipients, before, limit)]
+    """Notices about dossiers to these recipients, newest first."""
+    return [NoticeRow(*record) for record in await conn.fetch(NOTICES, health_ids, recipients, before, limit)]
 
 
 async def due(conn: Connection, limit: int) -> list[NoticeRow]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from dmp.audit.v1 import audit_pb2
@@ -25,6 +27,9 @@ DEFAULT_PAGE: Final = 50
 _ACQUIRE_SECONDS: Final = 5.0
 _CHUNK: Final = 400
 """Rows of one statement where events are opened to see whether they are asked for."""
+_PLACE_BYTES: Final = 8 + 6
+_FAR: Final = (1 << 48) - 1
+"""A place after every event, as a page token holds it."""
 _MOST_OPENED: Final = 4000
 """Events opened for one page; a page may therefore be short, and still have a next one."""
 
@@ -39,10 +44,15 @@ class Reader:
     asked: audit_pb2.EventFilter = field(default_factory=audit_pb2.EventFilter)
 
     @property
+    def dossiers(self) -> tuple[int, ...]:
+        """The dossier asked for, and the others of the person."""
+        return (self.health_id, *self.filter.linked)
+
+    @property
     def scope(self) -> tuple[bytes, ...]:
         """What a page token is bound to."""
         return (
-            self.health_id.to_bytes(8, "big"),
+            b"".join(health_id.to_bytes(8, "big") for health_id in self.dossiers),
             self.subject.encode(),
             self.asked.SerializeToString(deterministic=True),
         )
@@ -55,11 +65,32 @@ class OpenedEvent(NamedTuple):
     part: ClearPart
 
 
+Place = dict[int, int]
+"""For each dossier of a person, the leaf before which (or from which on) its trail goes on; absent at its end."""
+
+
 class Page(NamedTuple):
     """Events, newest first, and the place before which the next page begins; None at the end."""
 
     events: list[audit_pb2.TrailEvent]
-    next_before: int | None
+    next_before: Place | None
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The trail of one dossier on its way: rows read and not yet looked at, and where the next ones begin."""
+
+    query: store.TrailQuery
+    place: int
+    rows: deque[store.SealedEvent] = field(default_factory=deque)
+    key: DossierKey | DmpError | None = None
+    ended: bool = False
+
+    def take(self, asked: int) -> OpenedEvent:
+        """The next event, opened, by its name in the dossier asked for."""
+        row = self.rows.popleft()
+        self.place = row.leaf_index
+        return _open(row, _known(self.key), self.query, asked)
 
 
 class TrailReader:
@@ -75,20 +106,28 @@ class TrailReader:
         self._tokens = tokens
         self._log_count = log_count
 
-    def position(self, page_token: str, reader: Reader, method: bytes = b"audit.ListEvents") -> int:
+    def position(self, page_token: str, reader: Reader, method: bytes = b"audit.ListEvents") -> Place:
         """The place before which the page begins; INVALID_PAGE_TOKEN for a token of another dossier, reader or
         question."""
         if not page_token:
-            return store.END_OF_LOG
-        return int.from_bytes(self._tokens.read(page_token, page_scope(method, *reader.scope)), "big")
+            return dict.fromkeys(reader.dossiers, store.END_OF_LOG)
+        content = self._tokens.read(page_token, page_scope(method, *reader.scope))
+        if len(content) % _PLACE_BYTES:
+            raise DmpError(reasons.ERROR_REASON_INVALID_PAGE_TOKEN)
+        parts = [content[start : start + _PLACE_BYTES] for start in range(0, len(content), _PLACE_BYTES)]
+        return {int.from_bytes(part[:8], "big"): int.from_bytes(part[8:], "big") for part in parts}
 
-    def token(self, before: int | None, reader: Reader, method: bytes = b"audit.ListEvents") -> str:
+    def token(self, before: Place | None, reader: Reader, method: bytes = b"audit.ListEvents") -> str:
         """The token of the page that begins before a place; empty for None."""
-        return (
-            "" if before is None else self._tokens.issue(page_scope(method, *reader.scope), before.to_bytes(8, "big"))
+        if before is None:
+            return ""
+        parts = (
+            health_id.to_bytes(8, "big") + min(leaf, _FAR).to_bytes(_PLACE_BYTES - 8, "big")
+            for health_id, leaf in before.items()
         )
+        return self._tokens.issue(page_scope(method, *reader.scope), b"".join(parts))
 
-    async def page(self, reader: Reader, before: int, page_size: int) -> audit_pb2.ListEventsResponse:
+    async def page(self, reader: Reader, before: Place, page_size: int) -> audit_pb2.ListEventsResponse:
         """At most `page_size` events (0 for fifty) at places below `before`, newest first, and the next token.
 
         DmpError: CONTENT_DESTROYED when the dossier's key is; CONTENT_CORRUPTED when a row is not what was sealed.
@@ -96,68 +135,83 @@ class TrailReader:
         page = await self.collect(reader, before, page_size or DEFAULT_PAGE)
         return audit_pb2.ListEventsResponse(events=page.events, next_page_token=self.token(page.next_before, reader))
 
-    async def collect(self, reader: Reader, before: int, size: int) -> Page:
-        """As `page`, with the place instead of the token."""
-        query = self._query(reader)
-        if query is None:
-            return Page([], None)
+    async def collect(self, reader: Reader, before: Place, size: int) -> Page:
+        """As `page`, with the place instead of the token. The trails of one person's dossiers are read side by side:
+        each keeps its order, and between them the time decides."""
+        streams = self._streams(reader, before)
         limit = _CHUNK if narrows(reader.asked) else size + 1
         events: list[audit_pb2.TrailEvent] = []
         opened = 0
         while True:
-            rows, key = await self._rows(query, before, limit)
-            for row in rows:
-                if len(events) == size or opened == _MOST_OPENED:
-                    return Page(events, before)
-                found = _open(row, _known(key), query).event
-                opened += 1
-                if matches(found.event, reader.asked):
-                    events.append(found)
-                before = row.leaf_index
-            if len(rows) < limit:
+            await self._fill(streams, store.trail_before, limit)
+            waiting = [stream for stream in streams if stream.rows]
+            if not waiting:
                 return Page(events, None)
+            if len(events) == size or opened == _MOST_OPENED:
+                return Page(events, {stream.query.health_id: stream.place for stream in waiting})
+            found = max(waiting, key=_time).take(reader.health_id).event
+            opened += 1
+            if matches(found.event, reader.asked):
+                events.append(found)
 
     async def event(self, reader: Reader, event_id: uuid.UUID) -> OpenedEvent:
         """One event. EVENT_NOT_FOUND if there is none, or the reader may not see it."""
-        query = self._query(reader)
-        if query is None:
-            raise DmpError(reasons.ERROR_REASON_EVENT_NOT_FOUND)
-        try:
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-                rows = await store.find_one(conn, query.log_id, reader.health_id, event_id)
-                keys = await self._keys.for_read(conn, [reader.health_id])
-        except Exception as error:
-            raise translate(error) from error
-        for row in rows:
-            found = _open(row, keys[reader.health_id], query)
-            actor = found.event.event.actor
-            if (query.with_secret or not actor.secret_connection) and (
-                not reader.filter.own_only or actor.subject == reader.subject
-            ):
-                return found
+        for stream in self._streams(reader, dict.fromkeys(reader.dossiers, 0)):
+            query = stream.query
+            try:
+                async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+                    rows = await store.find_one(conn, query.log_id, query.health_id, event_id)
+                    keys = await self._keys.for_read(conn, [query.health_id])
+            except Exception as error:
+                raise translate(error) from error
+            for row in rows:
+                found = _open(row, keys[query.health_id], query, reader.health_id)
+                actor = found.event.event.actor
+                if (query.with_secret or not actor.secret_connection) and (
+                    not reader.filter.own_only or actor.subject == reader.subject
+                ):
+                    return found
         raise DmpError(reasons.ERROR_REASON_EVENT_NOT_FOUND)
 
     async def whole(self, reader: Reader) -> AsyncIterator[audit_pb2.TrailEvent]:
         """The whole trail, oldest first, as of now on: in steps, so that no statement is long."""
-        query = self._query(reader)
-        start = 0
-        while query is not None:
+        streams = self._streams(reader, dict.fromkeys(reader.dossiers, 0))
+        while True:
+            await self._fill(streams, store.trail_from, _CHUNK)
+            waiting = [stream for stream in streams if stream.rows]
+            if not waiting:
+                return
+            stream = min(waiting, key=_time)
+            found = stream.take(reader.health_id).event
+            stream.place += 1
+            own = not reader.filter.own_only or found.event.actor.subject == reader.subject
+            if own and matches(found.event, reader.asked):
+                yield found
+
+    def _streams(self, reader: Reader, places: Place) -> list[_Stream]:
+        """The trails to read; none when nothing can be asked for and seen at once."""
+        queries = [self._query(reader, health_id) for health_id in reader.dossiers if health_id in places]
+        return [_Stream(query, places[query.health_id]) for query in queries if query is not None]
+
+    async def _fill(self, streams: Sequence[_Stream], read: store.ReadTrail, limit: int) -> None:
+        """Read on where nothing waits: two statements for each such trail."""
+        for stream in streams:
+            if stream.rows or stream.ended:
+                continue
+            health_id = stream.query.health_id
             try:
                 async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-                    rows = await store.trail_forward(conn, query, start=start, limit=_CHUNK)
-                    keys = await self._keys.for_read(conn, [reader.health_id])
+                    stream.rows.extend(await read(conn, stream.query, stream.place, limit))
+                    keys = await self._keys.for_read(conn, [health_id])
             except Exception as error:
                 raise translate(error) from error
-            for row in rows:
-                found = _open(row, keys[reader.health_id], query).event
-                own = not reader.filter.own_only or found.event.actor.subject == reader.subject
-                if own and matches(found.event, reader.asked):
-                    yield found
-            if len(rows) < _CHUNK:
-                return
-            start = rows[-1].leaf_index + 1
+            stream.ended = len(stream.rows) < limit
+            try:
+                stream.key = keys[health_id]
+            except DmpError as error:
+                stream.key = error
 
-    def _query(self, reader: Reader) -> store.TrailQuery | None:
+    def _query(self, reader: Reader, health_id: int) -> store.TrailQuery | None:
         """What to ask the database; None when nothing can be asked for and seen at once."""
         asked, visible = reader.asked, reader.filter
         subject = asked.actor
@@ -166,41 +220,36 @@ class TrailReader:
                 return None
             subject = reader.subject
         return store.TrailQuery(
-            log_of(reader.health_id, b"", self._log_count),
-            reader.health_id,
+            log_of(health_id, b"", self._log_count),
+            health_id,
             visible.with_secret,
-            self._digests.actor(reader.health_id, subject) if subject else None,
+            self._digests.actor(health_id, subject) if subject else None,
             period(asked),
         )
 
-    async def _rows(
-        self, query: store.TrailQuery, before: int, limit: int
-    ) -> tuple[Sequence[store.SealedEvent], DossierKey | DmpError]:
-        try:
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-                rows = await store.trail(conn, query, before=before, limit=limit)
-                keys = await self._keys.for_read(conn, [query.health_id])
-        except Exception as error:
-            raise translate(error) from error
-        try:
-            return rows, keys[query.health_id]
-        except DmpError as error:
-            return rows, error
+
+def place_after(before: Place, events: Sequence[audit_pb2.TrailEvent]) -> Place:
+    """Where a trail goes on after these events, which began at `before`."""
+    return before | {event.event.health_id: event.receipt.leaf_index for event in events}
 
 
-def _known(key: DossierKey | DmpError) -> DossierKey:
-    if isinstance(key, DmpError):
-        raise key
-    return key
+def _time(stream: _Stream) -> datetime:
+    return stream.rows[0].event_time
 
 
-def _open(row: store.SealedEvent, key: DossierKey, query: store.TrailQuery) -> OpenedEvent:
+def _known(key: DossierKey | DmpError | None) -> DossierKey:
+    if isinstance(key, DossierKey):
+        return key
+    raise key or DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED)
+
+
+def _open(row: store.SealedEvent, key: DossierKey, query: store.TrailQuery, asked: int) -> OpenedEvent:
     try:
         part = open_clear(key, row.sealed, EventPlace(query.health_id, row.event_id.bytes, query.log_id))
     except SealBroken as error:
         raise DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED) from error
     event = audit_pb2.TrailEvent(
-        name=event_name(query.health_id, row.event_id),
+        name=event_name(asked, row.event_id),
         receipt=audit_pb2.AppendReceipt(log_id=query.log_id, leaf_index=row.leaf_index),
         event=audit_pb2.AuditEvent.FromString(part.clear),
     )

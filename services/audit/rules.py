@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from dmp.consent.v1 import consent_pb2
 
@@ -12,10 +13,12 @@ SYSTEM_HEALTH_ID = 0
 
 @dataclass(frozen=True, slots=True)
 class TrailFilter:
-    """The part of a trail that may be seen: only the caller's own acts, and secret connections or not."""
+    """The part of a trail that may be seen: only the caller's own acts, and secret connections or not; and the other
+    dossiers of the person, whose trails are read with it (health ids)."""
 
     own_only: bool
     with_secret: bool
+    linked: tuple[int, ...] = ()
 
 
 _FILTERS: dict[int, TrailFilter] = {
@@ -25,13 +28,14 @@ _FILTERS: dict[int, TrailFilter] = {
 }
 
 
-def trail_filter(view: int) -> TrailFilter | None:
+def trail_filter(view: int, linked: Sequence[int] = ()) -> TrailFilter | None:
     """The filter of a consent decision's `TraceView`; None (nothing may be seen) for what is not set or not known.
 
     Source: domain, rules of access: the patient reads all but, seen as representative, secret connections; the
     attending physician reads all; a professional reads his own.
     """
-    return _FILTERS.get(view)
+    found = _FILTERS.get(view)
+    return replace(found, linked=tuple(linked)) if found is not None and linked else found
 
 
 def log_of(health_id: int, event_id: bytes, log_count: int) -> int:

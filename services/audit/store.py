@@ -7,7 +7,7 @@ distribution column; each runs once for a batch, whatever its size.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -59,40 +59,40 @@ SELECT first FROM head
 """
 # A clear part whose time has come is empty (retention): its event is in no answer any more.
 TRAIL: Final = """
-SELECT leaf_index, event_id, sealed
+SELECT leaf_index, event_id, sealed, event_time
 FROM event
 WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_OF_ACTOR: Final = """
-SELECT leaf_index, event_id, sealed
+SELECT leaf_index, event_id, sealed, event_time
 FROM event
 WHERE log_id = $1 AND health_id = $2 AND actor_digest = $6 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_IN_PERIOD: Final = """
-SELECT leaf_index, event_id, sealed
+SELECT leaf_index, event_id, sealed, event_time
 FROM event
 WHERE log_id = $1 AND health_id = $2 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
   AND event_time >= $6 AND event_time < $7
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_OF_ACTOR_IN_PERIOD: Final = """
-SELECT leaf_index, event_id, sealed
+SELECT leaf_index, event_id, sealed, event_time
 FROM event
 WHERE log_id = $1 AND health_id = $2 AND actor_digest = $8 AND leaf_index < $3 AND (NOT secret OR $4) AND sealed <> ''
   AND event_time >= $6 AND event_time < $7
 ORDER BY leaf_index DESC LIMIT $5
 """
 TRAIL_FORWARD: Final = """
-SELECT leaf_index, event_id, sealed
+SELECT leaf_index, event_id, sealed, event_time
 FROM event
 WHERE log_id = $1 AND health_id = $2 AND leaf_index >= $3 AND (NOT secret OR $4) AND sealed <> ''
   AND event_time >= $6 AND event_time < $7
 ORDER BY leaf_index LIMIT $5
 """
 ONE: Final = """
-SELECT leaf_index, event_id, sealed, health_id
+SELECT leaf_index, event_id, sealed, event_time, health_id
 FROM event WHERE log_id = $1 AND event_id = $2 AND sealed <> ''
 """
 
@@ -137,6 +137,7 @@ class SealedEvent(NamedTuple):
     leaf_index: int
     event_id: uuid.UUID
     sealed: bytes
+    event_time: datetime
 
 
 async def add_logs(conn: Connection, count: int) -> None:
@@ -203,7 +204,11 @@ class TrailQuery(NamedTuple):
     period: tuple[datetime, datetime] | None = None
 
 
-async def trail(conn: Connection, query: TrailQuery, *, before: int, limit: int) -> list[SealedEvent]:
+ReadTrail = Callable[[Connection, TrailQuery, int, int], Awaitable[list[SealedEvent]]]
+"""`trail_before` or `trail_from`."""
+
+
+async def trail_before(conn: Connection, query: TrailQuery, before: int, limit: int) -> list[SealedEvent]:
     """At most `limit` events at places below `before`, newest first."""
     arguments = (query.log_id, query.health_id, before, query.with_secret, limit)
     actor = () if query.actor is None else (query.actor,)
@@ -215,7 +220,7 @@ async def trail(conn: Connection, query: TrailQuery, *, before: int, limit: int)
     return [SealedEvent(*record) for record in records]
 
 
-async def trail_forward(conn: Connection, query: TrailQuery, *, start: int, limit: int) -> list[SealedEvent]:
+async def trail_from(conn: Connection, query: TrailQuery, start: int, limit: int) -> list[SealedEvent]:
     """At most `limit` events at places from `start` on, oldest first; the query's actor is not looked at."""
     arguments = (query.log_id, query.health_id, start, query.with_secret, limit, *(query.period or ALWAYS))
     return [SealedEvent(*record) for record in await conn.fetch(TRAIL_FORWARD, *arguments)]
@@ -224,4 +229,4 @@ async def trail_forward(conn: Connection, query: TrailQuery, *, start: int, limi
 async def find_one(conn: Connection, log_id: int, health_id: int, event_id: uuid.UUID) -> list[SealedEvent]:
     """The events of a dossier under an id: one for each producer that used it, so nearly always at most one."""
     records = await conn.fetch(ONE, log_id, event_id)
-    return [SealedEvent(*record[:3]) for record in records if record[3] == health_id]
+    return [SealedEvent(*record[:4]) for record in records if record[4] == health_id]

@@ -14,7 +14,7 @@ from services.audit.append import AuditLog
 from services.audit.entry import EntryDigests
 from services.audit.filters import period
 from services.audit.french import group_key, summarize
-from services.audit.listing import DEFAULT_PAGE, Reader, TrailReader
+from services.audit.listing import DEFAULT_PAGE, Place, Reader, TrailReader, place_after
 from services.audit.logs import Logs
 from services.audit.notice_list import NoticeList
 from services.audit.rules import TrailFilter, trail_filter
@@ -165,7 +165,7 @@ class TrailRpcs:
     ) -> T:
         """What `make` makes of what the caller may see, recorded with its number of results before it is returned."""
         decision = await self._checks.check(call, call.health_id, _TRACES)
-        visible = trail_filter(decision.filter.traces) if decision.permitted else None
+        visible = trail_filter(decision.filter.traces, decision.linked) if decision.permitted else None
         try:
             if visible is None:
                 raise refusal(decision)
@@ -174,18 +174,20 @@ class TrailRpcs:
             outcome = audit_pb2.OUTCOME_DENIED if visible is None else audit_pb2.OUTCOME_REJECTED
             await self._trail.refuse(call, error, outcome=outcome, epoch=decision.epoch, objects=_short(objects))
             raise
-        event = build_event(
-            call,
-            outcome=audit_pb2.OUTCOME_SUCCESS,
-            epoch=decision.epoch,
-            result_count=count,
-            objects=_short(objects),
-        )
-        await self._trail.record(event, call.remaining())
+        for health_id in (call.health_id, *visible.linked):  # a trail that is read with another says so itself
+            event = build_event(
+                call,
+                outcome=audit_pb2.OUTCOME_SUCCESS,
+                health_id=health_id,
+                epoch=decision.epoch if health_id == call.health_id else 0,
+                result_count=count,
+                objects=_short(objects),
+            )
+            await self._trail.record(event, call.remaining())
         return response
 
     async def _summarize(
-        self, reader: Reader, scope: Reader, before: int, page_size: int
+        self, reader: Reader, scope: Reader, before: Place, page_size: int
     ) -> audit_pb2.SummarizeAccessResponse:
         """One page: whole groups as far as the events of the page go."""
         page = await self._reader.collect(reader, before, _SUMMARIZED)
@@ -194,7 +196,7 @@ class TrailRpcs:
         for number, event in enumerate(events):
             seen.add(group_key(event.event))
             if len(seen) > size:
-                events, next_before = events[:number], events[number - 1].receipt.leaf_index
+                events, next_before = events[:number], place_after(before, events[:number])
                 break
         return audit_pb2.SummarizeAccessResponse(
             summaries=summarize(events), next_page_token=self._reader.token(next_before, scope, _SUMMARIES)

@@ -31,7 +31,7 @@ def link(world: World, *groups: tuple[int, ...]) -> None:
 async def add(world: World, dossier: int, title: str = "", **given: str) -> str:
     """Submits one document; the id that it has whatever dossier is asked for."""
     metadata = document_pb2.Document(title=title)
-    answer = await world.submit((metadata, cda(new_oid(), **given)), dossier=dossier)  # type: ignore[arg-type]
+    answer = await world.submit((metadata, cda(new_oid(), **given)), dossier=dossier)
     return answer.documents[0].name[-36:]
 
 
