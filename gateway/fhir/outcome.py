@@ -15,6 +15,9 @@ REASON_SYSTEM: Final = "https://dmp.sante.fr/fhir/CodeSystem/error-reason"
 XDS_SYSTEM: Final = "https://dmp.sante.fr/fhir/CodeSystem/xds-error"
 """The error codes of IHE ITI TF-3 table 4.2.4.1-2, for which IHE has published no CodeSystem."""
 
+MERGED_INTO: Final = "merged_into"
+"""The metadata of DOSSIER_MERGED and PERSON_MERGED: where it went."""
+
 _MOST_ISSUES: Final = 32
 _RETRY_STATUSES: Final = frozenset({429, 503, 504})
 _RETRY_SECONDS: Final = 2.0
@@ -60,6 +63,8 @@ def _issue(error: DmpError, field: FieldViolation | None) -> JsonObject:
         "code": error.spec.issue if field is None else _ISSUE_OF_RULE.get(field.rule, error.spec.issue),
         "details": {"coding": codings, "text": error.message},
     }
+    if MERGED_INTO in error.metadata:
+        issue["diagnostics"] = f"merged into {error.metadata[MERGED_INTO]}"
     if field is not None:
         words = ": ".join(part for part in (field.rule, field.description) if part)
         if words:

@@ -33,6 +33,8 @@ from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
 
 _UNDONE: Final = "unlinked"
+MOST_LINKED: Final = 24
+"""People who are one person, at most: pages of the others' rows keep a position for each (decision 0023)."""
 
 
 class Links:
@@ -112,6 +114,8 @@ class Links:
             await refuse_merged(conn, one)
         trees = {one: await link_store.members(conn, one) or [Linked(one, None, one, 0)] for one in (survivor, merged)}
         everyone = [*trees[survivor], *trees[merged]]
+        if len(everyone) > MOST_LINKED:
+            raise invalid("merged", "link.most", f"at most {MOST_LINKED} people are one person")
         revision = max(one.revision for one in everyone) + 1
         await link_store.write_sets(
             conn,

@@ -35,7 +35,7 @@ from services.identity.store import people as store
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError, invalid
-from services.runtime.identifiers import is_fictitious
+from services.runtime.identifiers import is_fictitious, person_name
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
 from services.runtime.sealing import DossierKey
@@ -163,9 +163,11 @@ async def own(conn: Connection, digests: Digests, identifier: PatientIdentifier,
 
 
 async def refuse_merged(conn: Connection, health_id: int) -> None:
-    """PERSON_MERGED for who was merged: the survivor is the one to change."""
-    if await link_store.roots(conn, [health_id]):
-        raise DmpError(reasons.ERROR_REASON_PERSON_MERGED)
+    """PERSON_MERGED for who was merged, with where it went: the survivor is the one to change."""
+    survivor = (await link_store.roots(conn, [health_id])).get(health_id)
+    if survivor is not None:
+        metadata = {"merged_into": person_name(survivor)}
+        raise DmpError(reasons.ERROR_REASON_PERSON_MERGED, metadata=metadata)
 
 
 def with_identifier(person: RegisteredPerson, identifier: PatientIdentifier, now: datetime) -> RegisteredPerson:

@@ -85,7 +85,7 @@ async def test_an_event_of_the_other_is_read_by_the_name_it_is_listed_by_until_t
 
 
 async def test_summaries_page_through_both(linked: Asked) -> None:
-    days = [NOW - dt.timedelta(days=number) for number in range(3)]
+    days = [NOW - dt.timedelta(days=number) for number in (3, 2, 1)]
     for number, day in enumerate(days):
         for dossier in (DOSSIER, OTHER_DOSSIER):
             await linked.log.append(happened(at=day, health_id=dossier, subject=f"81000000000{number}"))
@@ -98,7 +98,7 @@ async def test_summaries_page_through_both(linked: Asked) -> None:
         request.page_token = page.next_page_token
         if not request.page_token:
             break
-    assert seen == ["a consulté 2 documents"] * 3
+    assert seen == ["a lu 2 documents"] * 3
 
 
 async def test_reading_the_trail_is_in_both(linked: Asked) -> None:

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from dmp.common.v1 import access_pb2 as dmp_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64mp/common/v1/links.proto\x12\rdmp.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x64mp/common/v1/access.proto\"M\n\tLinkedSet\x12%\n\nhealth_ids\x18\x01 \x03(\x03\x42\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x80\x08\"\x04\"\x02 \x00\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"H\n\x11\x41pplyLinksRequest\x12\x33\n\x04sets\x18\x01 \x03(\x0b\x32\x18.dmp.common.v1.LinkedSetB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"\x14\n\x12\x41pplyLinksResponse2y\n\x0cLinksService\x12i\n\nApplyLinks\x12 .dmp.common.v1.ApplyLinksRequest\x1a!.dmp.common.v1.ApplyLinksResponse\"\x16\xaa\xbb\x18\x12\n\x01\x01\"\x0blinks.apply0\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64mp/common/v1/links.proto\x12\rdmp.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x64mp/common/v1/access.proto\"L\n\tLinkedSet\x12$\n\nhealth_ids\x18\x01 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x18\"\x04\"\x02 \x00\x12\x19\n\x08revision\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"H\n\x11\x41pplyLinksRequest\x12\x33\n\x04sets\x18\x01 \x03(\x0b\x32\x18.dmp.common.v1.LinkedSetB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"\x14\n\x12\x41pplyLinksResponse2y\n\x0cLinksService\x12i\n\nApplyLinks\x12 .dmp.common.v1.ApplyLinksRequest\x1a!.dmp.common.v1.ApplyLinksResponse\"\x16\xaa\xbb\x18\x12\n\x01\x01\"\x0blinks.apply0\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dmp.common.v1.links_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LINKEDSET'].fields_by_name['health_ids']._loaded_options = None
-  _globals['_LINKEDSET'].fields_by_name['health_ids']._serialized_options = b'\272H\016\222\001\013\010\001\020\200\010\"\004\"\002 \000'
+  _globals['_LINKEDSET'].fields_by_name['health_ids']._serialized_options = b'\272H\r\222\001\n\010\001\020\030\"\004\"\002 \000'
   _globals['_LINKEDSET'].fields_by_name['revision']._loaded_options = None
   _globals['_LINKEDSET'].fields_by_name['revision']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_APPLYLINKSREQUEST'].fields_by_name['sets']._loaded_options = None
@@ -42,11 +42,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINKSSERVICE'].methods_by_name['ApplyLinks']._loaded_options = None
   _globals['_LINKSSERVICE'].methods_by_name['ApplyLinks']._serialized_options = b'\252\273\030\022\n\001\001\"\013links.apply0\002'
   _globals['_LINKEDSET']._serialized_start=101
-  _globals['_LINKEDSET']._serialized_end=178
-  _globals['_APPLYLINKSREQUEST']._serialized_start=180
-  _globals['_APPLYLINKSREQUEST']._serialized_end=252
-  _globals['_APPLYLINKSRESPONSE']._serialized_start=254
-  _globals['_APPLYLINKSRESPONSE']._serialized_end=274
-  _globals['_LINKSSERVICE']._serialized_start=276
-  _globals['_LINKSSERVICE']._serialized_end=397
+  _globals['_LINKEDSET']._serialized_end=177
+  _globals['_APPLYLINKSREQUEST']._serialized_start=179
+  _globals['_APPLYLINKSREQUEST']._serialized_end=251
+  _globals['_APPLYLINKSRESPONSE']._serialized_start=253
+  _globals['_APPLYLINKSRESPONSE']._serialized_end=273
+  _globals['_LINKSSERVICE']._serialized_start=275
+  _globals['_LINKSSERVICE']._serialized_end=396
 # @@protoc_insertion_point(module_scope)
