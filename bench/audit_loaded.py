@@ -235,7 +235,7 @@ async def reads(stack: Stack, count: int, rounds: int) -> list[Row]:
 
     async def page() -> None:
         dossier = FIRST_DOSSIER + random.randrange(READ_DOSSIERS)
-        found = await reader.page(Reader(dossier, "patient", everything), store.END_OF_LOG, 50)
+        found = await reader.page(Reader(dossier, "patient", everything), {dossier: store.END_OF_LOG}, 50)
         assert found.events
 
     proofs: list[Proof] = []
