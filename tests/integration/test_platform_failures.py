@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -19,16 +19,19 @@ import pytest_asyncio
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
+from dmp.identity.v1 import identity_pb2
 from ops.demo.cda_document import DocumentKind
 from ops.local.registrations import INTERNAL
 from ops.local.state import ServiceName
 from ops.session import Statement
 from services.runtime.errors import DmpError
+from services.runtime.identifiers import person_name
 from tests.platform_calls import attempt, bearer
 from tests.platform_fixture import Patient, Platform, eventually, method, running_platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+T = TypeVar("T")
 WAYS: Final = ("relay", "direct")
 BACK_WITHIN: Final = 2.0
 """Seconds after a part's return in which all works again (the machine may be busy; alone it takes a tenth)."""
@@ -97,7 +100,7 @@ async def submit(
     return answer.documents[0]
 
 
-async def until_acknowledged(call: Callable[[], Awaitable[document_pb2.Document]]) -> document_pb2.Document:
+async def until_acknowledged(call: Callable[[], Awaitable[T]]) -> T:
     """Retry as the outermost caller does: only what is UNAVAILABLE, with the same request id."""
     deadline = time.monotonic() + 20
     while True:
@@ -280,6 +283,74 @@ async def test_sigterm_finishes_what_is_under_way(own: Platform, service: Servic
     )
     assert len(submitted(events)) == len(set(submitted(events)))
     assert set(acknowledged) <= set(submitted(events))
+
+
+async def link(platform: Platform, one: Patient, other: Patient) -> None:
+    """Merge the second person into the first, with the same request id until it is answered."""
+    request = identity_pb2.LinkPeopleRequest(
+        name=person_name(one.health_id),
+        merged=person_name(other.health_id),
+        reason="one person",
+        request_id=f"link-{one.health_id}-{other.health_id}",
+    )
+    who = Statement(INTERNAL, one.caregiver.statement().fields)
+    answer = identity_pb2.LinkPeopleResponse
+    await platform.session.call("identity", "LinkPeople", request, answer, who, timeout=5)
+
+
+async def unlink(platform: Platform, one: Patient, other: Patient) -> None:
+    request = identity_pb2.UnlinkPeopleRequest(
+        name=person_name(other.health_id), reason="two people", request_id=f"part-{one.health_id}-{other.health_id}"
+    )
+    who = Statement(INTERNAL, one.caregiver.statement().fields)
+    answer = identity_pb2.UnlinkPeopleResponse
+    await platform.session.call("identity", "UnlinkPeople", request, answer, who, timeout=5)
+
+
+async def found(patient: Patient) -> list[str]:
+    """The documents by their uniqueIds; asked again while a service that is back is being reached."""
+    answer = await until_acknowledged(lambda: patient.acts.search(patient.health_id))
+    return sorted(document.unique_id for document in answer.documents)
+
+
+async def test_people_linked_while_others_are_down_are_read_as_one_from_the_answer_on(own: Platform) -> None:
+    (one, mine), (other, theirs) = await own.patient_with_document(), await own.patient_with_document()
+    async with without(own, "document"), without(own, "audit"):
+        await until_acknowledged(lambda: link(own, one, other))
+    both = sorted((mine.unique_id, theirs.unique_id))
+    assert await found(one) == both
+    assert await found(other) == both
+    assert {event.health_id for event in await own.trail(one.health_id, "document.search", "document.submit")} == {
+        one.health_id,
+        other.health_id,
+    }
+    with pytest.raises(DmpError) as refused:
+        await submit(own, other, 2, "to-the-merged")
+    assert refused.value.reason == reasons.ERROR_REASON_DOSSIER_MERGED
+    assert refused.value.metadata == {"merged_into": one.dossier}
+    await submit(own, one, 2, "to-the-survivor")
+    await unlink(own, one, other)
+    assert await found(other) == [theirs.unique_id]
+    assert theirs.unique_id not in await found(one)
+    await submit(own, other, 3, "to-the-other-again")
+
+
+async def test_a_link_made_while_consent_was_down_survives_a_kill_and_holds_when_it_is_answered(own: Platform) -> None:
+    (one, mine), (other, theirs) = await own.patient_with_document(), await own.patient_with_document()
+    both = sorted((mine.unique_id, theirs.unique_id))
+    await own.stack.stop("consent")
+    with pytest.raises(DmpError) as undecided:
+        await link(own, one, other)
+    assert undecided.value.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
+    await own.stack.kill("identity")
+    await own.stack.restart("consent")
+    assert await found(one) == [mine.unique_id]
+    await own.stack.restart("identity")
+    assert await eventually(lambda: found(one), lambda ids: ids == both, seconds=20) == both
+    await until_acknowledged(lambda: link(own, one, other))  # the retry is answered, and links nothing twice
+    assert await found(other) == both
+    await until_acknowledged(lambda: unlink(own, one, other))
+    assert (await found(one), await found(other)) == ([mine.unique_id], [theirs.unique_id])
 
 
 async def test_after_all_this_what_was_there_at_first_is_served(
