@@ -29,13 +29,22 @@ class Http:
 
     async def send(self, _: int) -> None:
         """One request on a free connection, a new one if there is none."""
-        reader, writer = self._free.pop() if self._free else await self._connect()
+        reader, writer = self._living() or await self._connect()
         writer.write(self._pick())
         head = await reader.readuntil(_HEAD)
         body = await reader.readexactly(_length(head))
         if head[9:12] != self._status:
             raise WrongAnswer(f"{head[9:12].decode()}: {body[:300].decode(errors='replace')}")
         self._free.append((reader, writer))
+
+    def _living(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A free connection that the server has not ended meanwhile: it keeps none that is idle for ten seconds."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()
+        return None
 
     async def close(self) -> None:
         """Close every connection."""

@@ -13,10 +13,13 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from dmp.document.v1 import document_pb2
+from ops.local.readiness import client_credentials
 from services.runtime.context import Call
 from services.runtime.identifiers import dossier_name, new_health_id, uuid7
 from services.runtime.settings import Transport
@@ -98,6 +101,22 @@ async def test_reflection_lists_the_service_where_it_is_switched_on(transport: T
         names = [each.name for each in answers[0].list_services_response.service]
         assert "dmp.document.v1.DocumentService" in names
         assert (await seen_call(service)).peer == CLIENT
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_reflection_client_of_others_learns_the_messages(transport: Transport) -> None:
+    """grpcio-reflection's own client, which builds descriptors and needs all files that a contract imports."""
+    async with served(transport, reflection=True) as service:
+        shown = client_credentials(service.authority.internal(CLIENT))
+
+        def learn() -> list[str]:
+            with grpc.secure_channel(service.address, shown) as channel:
+                database = ProtoReflectionDescriptorDatabase(channel)
+                described = DescriptorPool(database).FindServiceByName("dmp.document.v1.DocumentService")
+                assert "name" in described.methods_by_name["GetDocument"].input_type.fields_by_name
+                return list(database.get_services())
+
+        assert "dmp.document.v1.DocumentService" in await asyncio.to_thread(learn)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
