@@ -11,6 +11,7 @@ from typing import Final
 
 import orjson
 import pytest
+import zstandard
 
 from ops.session import Statement
 from services.runtime.identifiers import format_health_id
@@ -251,6 +252,22 @@ async def test_a_document_not_yet_for_the_patient_is_absent_for_the_patient(plat
     absent = await in_person.send("GET", f"DocumentReference/{'a' * 64}")
     assert hidden.status_code == absent.status_code == 404
     assert hidden.headers.keys() == absent.headers.keys()
+
+
+async def test_a_content_goes_out_as_it_is_stored_to_those_who_take_zstd(platform: Platform) -> None:
+    patient = await platform.patient()
+    http = of(platform, patient)
+    one = (await http.send("POST", "DocumentReference", simplified(patient))).json()
+    token = await platform.session.token(patient.caregiver.statement())
+    for accepts, encoding in (("zstd", "zstd"), ("gzip, br", None), ("zstd;q=0", None)):
+        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": accepts}
+        url = one["content"][0]["attachment"]["url"]
+        async with platform.session.http.stream("GET", url, headers=headers) as answer:
+            raw = b"".join([part async for part in answer.aiter_raw()])
+        assert answer.headers.get("content-encoding") == encoding
+        assert answer.headers["vary"] == "Accept-Encoding"
+        plain = zstandard.ZstdDecompressor().decompressobj().decompress(raw) if encoding else raw
+        assert plain == patient.cda(seed=1)
 
 
 async def test_software_of_another_kind_feeds_no_identity(platform: Platform) -> None:
