@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.runtime.context import hurry, is_urgent
+from services.runtime.context import callers_a_turn, hurry, is_urgent
 from services.runtime.errors import DmpError, unavailable
 
 # Every live coalescer of the process, for the metrics.
@@ -36,8 +36,6 @@ PACE = 0.002
 """Seconds at least between the batches of a request path (docs/decisions/0010)."""
 _LONGEST_PACE: Final = 0.012
 """Seconds at most, however slow or full the batches are."""
-_ANSWERED_A_TURN: Final = 64
-"""Callers that go on in one turn of the event loop; what is urgent comes between them and the rest of their batch."""
 _MANY: Final = 64
 """A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
 
@@ -266,11 +264,14 @@ class Coalescer(Generic[Item, Result]):
             outcomes = await self._send(list(batch.values()))
             if len(outcomes) != len(batch):
                 raise ValueError(f"{len(outcomes)} answers to {len(batch)} items")
-            for number, (future, outcome) in enumerate(zip(batch, outcomes, strict=True), start=1):
+            left = callers_a_turn()
+            for future, outcome in zip(batch, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
-                if number % _ANSWERED_A_TURN == 0:
+                left -= 1
+                if not left:  # what is urgent comes between them and the rest of their batch
                     await asyncio.sleep(0)
+                    left = callers_a_turn()
         except DmpError as error:
             self._fail(batch, error)
         except asyncio.CancelledError:

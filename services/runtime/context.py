@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dmp.common.v1.context_pb2 import ActingContext, ItemContext
 from services.runtime.access import MethodAccess
@@ -75,6 +76,12 @@ class Call:
         )
 
 
+_MANY: Final = 64
+_FEW: Final = 16
+_REMEMBERED: Final = 1.0
+"""Seconds after the last emergency."""
+
+_last_urgent = float("-inf")
 _current: ContextVar[Call] = ContextVar("dmp_call")
 _urgent: ContextVar[bool] = ContextVar("dmp_urgent", default=False)
 
@@ -98,7 +105,15 @@ def is_urgent() -> bool:
 
 def hurry() -> None:
     """What this task does from here on, and the tasks that it starts, is done for an emergency."""
+    global _last_urgent  # noqa: PLW0603 (one event loop a process: an instant, not a state)
     _urgent.set(True)
+    _last_urgent = time.monotonic()
+
+
+def callers_a_turn() -> int:
+    """How many callers may begin or go on in one turn of the event loop: few while emergencies come, since each waits
+    for its own turn at every step of its way; else many, for short turns cost CPU (docs/decisions/0011)."""
+    return _FEW if time.monotonic() - _last_urgent < _REMEMBERED else _MANY
 
 
 def enter(call: Call) -> None:

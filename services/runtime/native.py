@@ -27,14 +27,13 @@ import structlog
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from services.runtime.boundary import RpcHandler
+from services.runtime.context import callers_a_turn
 from services.runtime.terminator import FORWARDED_CERTIFICATE, FORWARDED_PUSHBACK
 
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _VERIFIED: Final = re.compile(r'(?:By=[^,;="\s]+;)?Hash=[0-9a-f]{64};URI=([^,;="\s]+)')
 _BATCH: Final = 256
 """Events taken from Rust in one go."""
-_BEGUN_A_TURN: Final = 64
-"""Calls begun in one turn of the event loop."""
 _IO_THREADS: Final = 1
 """Rust needs 25 µs a call, the terminator's connection is one, and a second thread costs 6 µs of every call."""
 _SENDING_SECONDS: Final = 0.2
@@ -259,7 +258,7 @@ class NativeServer:
 
     def _begin_some(self) -> None:
         """Begin a few calls in this turn of the loop, the others in the next ones: a turn with all would be long."""
-        for _ in range(min(_BEGUN_A_TURN, len(self._events))):
+        for _ in range(min(callers_a_turn(), len(self._events))):
             kind, call_id, method_id, payload, _, details = self._events.popleft()
             if kind == EVENT_CANCEL:
                 task = self._tasks.get(call_id)

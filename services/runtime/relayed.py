@@ -20,13 +20,12 @@ from google.rpc import status_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.gateway.v1 import relay_pb2
 from services.runtime.boundary import Context, RpcHandler
+from services.runtime.context import callers_a_turn
 from services.runtime.errors import DETAILS_KEY, DmpError
 from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
 from services.runtime.validation import validate
 
 PATH: Final = "/dmp.gateway.v1.RelayService/RelayCalls"
-_BEGUN_A_TURN: Final = 64
-"""Calls begun in one turn of the event loop."""
 
 
 class _Ended(Exception):
@@ -95,11 +94,14 @@ class RelayedCalls:
         connection = context.auth_context()
         serving = []
         try:
-            for number, call in enumerate(request.calls, start=1):
+            left = callers_a_turn()
+            for call in request.calls:
                 served = _served(handler, call, _RelayedContext(call, connection))
                 serving.append(asyncio.get_running_loop().create_task(served))
-                if number % _BEGUN_A_TURN == 0:
+                left -= 1
+                if not left:
                     await asyncio.sleep(0)
+                    left = callers_a_turn()
             results = await asyncio.gather(*serving)
         except BaseException:
             for task in serving:

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime import context
 from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError
 
@@ -362,3 +363,33 @@ def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_n
     assert (first, second, third) == (64, 2, 1)
     assert second_at == pytest.approx(0.01), "twice the time that a batch of 64 took"
     assert fourth_at == pytest.approx(third_at + 0.005), "one after the other: as soon as the one before has ended"
+
+
+def test_an_emergency_makes_the_turns_short_in_which_a_batch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "_last_urgent", float("-inf"))
+    gone = 0
+
+    async def emergency() -> None:
+        context.hurry()
+
+    async def most_in_a_turn(*, beside_an_emergency: bool) -> int:
+        async def send(items: list[int]) -> list[int]:
+            if beside_an_emergency:
+                await asyncio.create_task(emergency())
+            return items
+
+        async def caller(number: int) -> None:
+            nonlocal gone
+            await coalescer.submit(number)
+            gone += 1
+
+        coalescer: Coalescer[int, int] = Coalescer("peer", send)
+        callers = [asyncio.create_task(caller(number)) for number in range(128)]
+        most, before = 0, gone
+        while not all(each.done() for each in callers):
+            await asyncio.sleep(0)
+            most, before = max(most, gone - before), gone
+        return most
+
+    assert 16 < asyncio.run(most_in_a_turn(beside_an_emergency=False)) <= 64
+    assert asyncio.run(most_in_a_turn(beside_an_emergency=True)) <= 16
