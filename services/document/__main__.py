@@ -11,6 +11,7 @@ from typing import Final
 from dmp.document.v1 import clinical_pb2, document_pb2
 from services.document.admission import Admission
 from services.document.authorship import Authorship
+from services.document.belongings import Belongings
 from services.document.change import Changer
 from services.document.changes import Changes, Watched
 from services.document.clinical import Listings
@@ -105,7 +106,7 @@ class DocumentService:
         checks, scanner = PatientChecks(neighbours.verify), neighbours.scanner
         uploads = Uploads(pool, keys, gate, limits.max_document_bytes, clock)
         reader = Reader(store, contents, gate, authorship, clock)
-        verifier = Verifier(store, contents, authorship, unique_ids)
+        verifier = Verifier(store, contents, authorship, unique_ids, Belongings(pool, unique_ids))
         self._rooms = Rooms(
             Submitter(pool, keys, gate, checks, unique_ids, uploads, contents, scanner, committer, limits),
             uploads,

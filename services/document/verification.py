@@ -1,4 +1,6 @@
-"""Whether what is stored is what was stored: keys, seals, digests, sizes, and columns against sealed metadata."""
+"""Whether what is stored is what was stored: keys, seals, digests, sizes, and columns against sealed metadata; and so
+what belongs to it (`belongings`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
 from services.document import codes, envelope, titles
 from services.document.authorship import Authorship
+from services.document.belongings import Belongings
 from services.document.contents import Contents
 from services.document.envelope import OpenedMetadata
 from services.document.store.keeping import StoredDocument
@@ -38,7 +41,15 @@ class Checked(NamedTuple):
 class Verifier:
     """Checks documents."""
 
-    def __init__(self, store: DocumentStore, contents: Contents, authorship: Authorship, unique_ids: UniqueIds) -> None:
+    def __init__(
+        self,
+        store: DocumentStore,
+        contents: Contents,
+        authorship: Authorship,
+        unique_ids: UniqueIds,
+        belongings: Belongings,
+    ) -> None:
+        self._belongings = belongings
         self._store = store
         self._contents = contents
         self._authorship = authorship
@@ -62,6 +73,10 @@ class Verifier:
             checked = checked._replace(bytes=checked.bytes + size)
             if kind is not None:
                 checked.faults.append((identity, kind))
+        usable = {health_id: key for health_id, key in keys.items() if isinstance(key, DossierKey)}
+        broken = {of for of, kind in checked.faults if kind in (_METADATA, _COLUMN)}  # do not say what belongs to them
+        sound = [one for one in documents if (one.row.health_id, one.row.document_id) not in broken]
+        checked.faults.extend(await self._belongings.check(sound, usable))
         return checked
 
     async def _one(self, one: StoredDocument, key: DossierKey) -> tuple[_Kind | None, int]:

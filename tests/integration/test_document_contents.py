@@ -213,6 +213,55 @@ async def test_what_is_only_searched_by_is_checked_by_verify(world: World, flip:
     assert len(await faults_of(world, world.service)) == 1
 
 
+_BELONGINGS = {
+    "submission_set.sealed": (pb.CONTENT_FAULT_KIND_SUBMISSION_SET, "UPDATE submission_set SET sealed = {flipped}"),
+    "submission_set.source_id": (pb.CONTENT_FAULT_KIND_SUBMISSION_SET, "UPDATE submission_set SET source_id = '1.2'"),
+    "submission_set.gone": (pb.CONTENT_FAULT_KIND_SUBMISSION_SET, "DELETE FROM submission_set"),
+    "folder.sealed": (pb.CONTENT_FAULT_KIND_FOLDER, "UPDATE folder SET sealed = {flipped}"),
+    "folder.codes": (pb.CONTENT_FAULT_KIND_FOLDER, "UPDATE folder SET codes = '{{x}}'"),
+    "folder.gone": (pb.CONTENT_FAULT_KIND_FOLDER, "DELETE FROM folder"),
+    "document_version.sealed": (pb.CONTENT_FAULT_KIND_VERSION, "UPDATE document_version SET sealed = {flipped}"),
+    "document_version.gone": (pb.CONTENT_FAULT_KIND_VERSION, "DELETE FROM document_version"),
+    "projection.sealed": (
+        pb.CONTENT_FAULT_KIND_PROJECTION,
+        """UPDATE projection SET sealed = {flipped} WHERE sealed <> ''
+        AND place = (SELECT max(place) FROM projection WHERE sealed <> '' AND health_id = $1) AND""",
+    ),
+}
+
+
+async def test_what_belongs_to_documents_is_checked_by_verify(world: World) -> None:
+    """Each fault is put in and taken back, in one dossier that has some of everything."""
+    content = cda(new_oid())
+    request = submission(world.dossier, (pb.Document(mime_type="text/xml"), content))
+    folder = request.folders.add(unique_id=new_oid())
+    folder.codes.add(system="1.2.3", code="folder-code")
+    request.documents[0].folders.append(folder.unique_id)
+    document = (await world.send(request)).documents[0]
+    await world.change(document.name, pb.DOCUMENT_CHANGE_MASK)
+    world.service.ahead.told([world.dossier])
+    ahead = asyncio.ensure_future(world.service.ahead.run())
+    async with asyncio.timeout(60):
+        while not await world.pool.fetchval("SELECT count(*) FROM reading WHERE health_id = $1", world.dossier):
+            await asyncio.sleep(0.02)
+    ahead.cancel()
+    assert await faults_of(world, world.service) == []
+    flipped = "set_byte(sealed, 20, get_byte(sealed, 20) # 1)"
+    for name, (kind, statement) in _BELONGINGS.items():
+        table = name.partition(".")[0]
+        kept = f"kept_{table}"
+        async with world.pool.acquire() as conn:
+            await conn.execute(f"CREATE TEMP TABLE {kept} AS SELECT * FROM {table} WHERE health_id = {world.dossier}")  # noqa: S608
+            where = "health_id = $1" if statement.endswith("AND") else "WHERE health_id = $1"
+            done = await conn.execute(f"{statement.format(flipped=flipped)} {where}", world.dossier)
+            assert done.split()[-1] == "1", (name, done)
+            assert await faults_of(world, world.service) == [kind], name
+            await conn.execute(f"DELETE FROM {table} WHERE health_id = $1", world.dossier)  # noqa: S608
+            await conn.execute(f"INSERT INTO {table} SELECT * FROM {kept}")  # noqa: S608
+            await conn.execute(f"DROP TABLE {kept}")
+    assert await faults_of(world, world.service) == []
+
+
 async def test_verify_takes_a_sample_and_goes_on_from_its_token(world: World) -> None:
     for _ in range(7):
         await world.add()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from services.document.clinical_store import ProjectionRow
 from services.document.store.rows import COLUMNS, DocumentRow
 from services.runtime.postgres import Connection, Pool
 
@@ -21,6 +22,22 @@ FROM document d
 WHERE (d.health_id, d.document_id) > ($1, $2::uuid) AND d.health_id <= $3
 ORDER BY d.health_id, d.document_id LIMIT $4
 """  # noqa: S608 (the columns are a constant)
+VERSIONS_OF: Final = """
+SELECT health_id, document_id, version, entry_id, sealed FROM document_version
+WHERE health_id = ANY($1::bigint[]) AND document_id = ANY($2::uuid[])
+"""
+SETS_OF: Final = """
+SELECT health_id, submission_set_id, unique_id_digest, submitted_at, source_id, content_type, sealed
+FROM submission_set WHERE health_id = ANY($1::bigint[]) AND submission_set_id = ANY($2::uuid[])
+"""
+FOLDERS_OF: Final = """
+SELECT health_id, folder_id, unique_id_digest, codes, sealed FROM folder
+WHERE health_id = ANY($1::bigint[]) AND folder_id = ANY($2::uuid[])
+"""
+PROJECTIONS_OF: Final = """
+SELECT health_id, document_id, place, kind, occurred_at, unread, series_digest, link_digests, sealed FROM projection
+WHERE health_id = ANY($1::bigint[]) AND document_id = ANY($2::uuid[])
+"""
 CONTENTS: Final = """
 SELECT health_id, content_id, object_key, stored_at FROM content
 WHERE (health_id, content_id) > ($1, $2::uuid) ORDER BY health_id, content_id LIMIT $3
@@ -105,6 +122,28 @@ class StoredDocument(NamedTuple):
     row: DocumentRow
 
 
+class StoredSet(NamedTuple):
+    """A submission set's row."""
+
+    health_id: int
+    set_id: uuid.UUID
+    unique_id_digest: bytes
+    submitted_at: datetime
+    source_id: str
+    content_type: str
+    sealed: bytes
+
+
+class StoredFolder(NamedTuple):
+    """A folder's row."""
+
+    health_id: int
+    folder_id: uuid.UUID
+    unique_id_digest: bytes
+    codes: list[str]
+    sealed: bytes
+
+
 class ContentEntry(NamedTuple):
     """A content without its bytes."""
 
@@ -126,6 +165,35 @@ async def documents(pool: Pool, after: tuple[int, uuid.UUID], last: int, limit: 
     """Documents after one of them, of dossiers up to `last`."""
     records = [tuple(record) for record in await pool.fetch(DOCUMENTS, *after, last, limit)]
     return [StoredDocument._make((*record[:15], DocumentRow._make(record[15:]))) for record in records]
+
+
+async def versions_of(
+    pool: Pool, documents: Sequence[StoredDocument]
+) -> list[tuple[int, uuid.UUID, int, uuid.UUID, bytes]]:
+    """The earlier versions of these documents: dossier, document, version, entry, seal."""
+    return [tuple(record) for record in await pool.fetch(VERSIONS_OF, *_ids(documents))]
+
+
+async def sets_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[StoredSet]:
+    """The submission sets of these documents."""
+    ids = [one.row.submission_set_id for one in documents]
+    return [StoredSet._make(record) for record in await pool.fetch(SETS_OF, _ids(documents)[0], ids)]
+
+
+async def folders_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[StoredFolder]:
+    """The folders of these documents."""
+    ids = [folder_id for one in documents for folder_id in one.row.folder_ids]
+    return [StoredFolder._make(record) for record in await pool.fetch(FOLDERS_OF, _ids(documents)[0], ids)]
+
+
+async def projections_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[tuple[int, ProjectionRow]]:
+    """The projections of these documents, each with its dossier."""
+    records = await pool.fetch(PROJECTIONS_OF, *_ids(documents))
+    return [(record[0], ProjectionRow._make(tuple(record)[1:])) for record in records]
+
+
+def _ids(documents: Sequence[StoredDocument]) -> tuple[list[int], list[uuid.UUID]]:
+    return [one.row.health_id for one in documents], [one.row.document_id for one in documents]
 
 
 async def contents(pool: Pool, after: tuple[int, uuid.UUID], limit: int) -> list[ContentEntry]:

@@ -253,6 +253,14 @@ class _ContentFaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cont
     """CONTENT_FAULT_KIND_CONTENT_MISSING: there is no content."""
     CONTENT_FAULT_KIND_CONTENT: _ContentFaultKind.ValueType  # 5
     """CONTENT_FAULT_KIND_CONTENT: the content was altered."""
+    CONTENT_FAULT_KIND_VERSION: _ContentFaultKind.ValueType  # 6
+    """CONTENT_FAULT_KIND_VERSION: an earlier version of the metadata is absent, or was altered."""
+    CONTENT_FAULT_KIND_SUBMISSION_SET: _ContentFaultKind.ValueType  # 7
+    """CONTENT_FAULT_KIND_SUBMISSION_SET: the document's submission set is absent, or was altered."""
+    CONTENT_FAULT_KIND_FOLDER: _ContentFaultKind.ValueType  # 8
+    """CONTENT_FAULT_KIND_FOLDER: a folder that the document lies in is absent, or was altered."""
+    CONTENT_FAULT_KIND_PROJECTION: _ContentFaultKind.ValueType  # 9
+    """CONTENT_FAULT_KIND_PROJECTION: what was read in the document was altered; reading it again makes it anew."""
 
 class ContentFaultKind(_ContentFaultKind, metaclass=_ContentFaultKindEnumTypeWrapper):
     """ContentFaultKind says what is wrong with something stored."""
@@ -269,6 +277,14 @@ CONTENT_FAULT_KIND_CONTENT_MISSING: ContentFaultKind.ValueType  # 4
 """CONTENT_FAULT_KIND_CONTENT_MISSING: there is no content."""
 CONTENT_FAULT_KIND_CONTENT: ContentFaultKind.ValueType  # 5
 """CONTENT_FAULT_KIND_CONTENT: the content was altered."""
+CONTENT_FAULT_KIND_VERSION: ContentFaultKind.ValueType  # 6
+"""CONTENT_FAULT_KIND_VERSION: an earlier version of the metadata is absent, or was altered."""
+CONTENT_FAULT_KIND_SUBMISSION_SET: ContentFaultKind.ValueType  # 7
+"""CONTENT_FAULT_KIND_SUBMISSION_SET: the document's submission set is absent, or was altered."""
+CONTENT_FAULT_KIND_FOLDER: ContentFaultKind.ValueType  # 8
+"""CONTENT_FAULT_KIND_FOLDER: a folder that the document lies in is absent, or was altered."""
+CONTENT_FAULT_KIND_PROJECTION: ContentFaultKind.ValueType  # 9
+"""CONTENT_FAULT_KIND_PROJECTION: what was read in the document was altered; reading it again makes it anew."""
 Global___ContentFaultKind: _TypeAlias = ContentFaultKind  # noqa: Y015
 
 @_typing.final
