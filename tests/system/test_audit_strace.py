@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.audit_recovery import append_while_it_lasts, recovered
-from tests.faults.campaign import CAMPAIGN
+from tests.faults.campaign import CAMPAIGN, Budget, publish
 from tests.integration.test_audit_service import Platform, audit_database, platform  # noqa: F401 (fixtures)
 
 CALLS = ("sendto", "recvfrom", "sendmsg", "recvmsg", "connect", "write", "read", "openat", "epoll_wait")
@@ -61,12 +61,17 @@ async def test_whatever_call_fails_or_kills_every_acknowledged_event_is_in_the_t
 ) -> None:
     acknowledged: dict[bytes, int] = {}
     seen: dict[int, bytes] = {}
-    log_key = ""
+    log_key, budget = "", Budget()
     for number, instant in enumerate(INSTANTS):
+        if budget.left <= 0:
+            break
         how = "signal=KILL" if number % 2 else f"error={ERRORS[number // 2 % 2]}"
         document = platform.connected(platform.authority.service("document"))
         async with injected(platform, call, f"{how}:when={instant}"), document as peer:
             await append_while_it_lasts(peer, acknowledged, 4)
         log_key = await recovered(platform, acknowledged, seen)
+        publish(
+            f"strace {call}", {"injections": number + 1, "acknowledged": len(acknowledged), "lost or contradicted": 0}
+        )
     assert acknowledged, "something was appended between the faults"
     assert log_key

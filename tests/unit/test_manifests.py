@@ -12,10 +12,12 @@ import pytest
 from ops.local.state import SERVICES, ServiceName
 from ops.manifests import K8S, Manifest, RenderError, kustomizations, render, violations
 from services.runtime.settings import load
+from services.witness.settings import WitnessSettings
 from tests.workloads import CALLS, NAME, SETTINGS, Rendering, container, containers, labels, mounted, port_of, selects
 
 ROOT = K8S.parent
 RENDERINGS = ("base", "overlays/dev", "overlays/native")
+WITNESS = "witness"
 MIGRATIONS = {"migrations": "base", "overlays/dev/migrations": "overlays/dev"}
 """Each with the workloads whose databases it is for."""
 CLOSING_SECONDS = 5
@@ -23,12 +25,12 @@ CLOSING_SECONDS = 5
 
 rendered = pytest.mark.parametrize("directory", RENDERINGS)
 each_workload = pytest.mark.parametrize("name", SERVICES)
-everywhere = pytest.mark.parametrize("directory", [*RENDERINGS, *MIGRATIONS])
+everywhere = pytest.mark.parametrize("directory", [*RENDERINGS, *MIGRATIONS, WITNESS])
 
 
 def test_everything_that_can_be_applied_is_tested_here() -> None:
     """That it is valid is what `make manifests-check` asks."""
-    assert {path.relative_to(K8S).as_posix() for path in kustomizations()} == {*RENDERINGS, *MIGRATIONS}
+    assert {path.relative_to(K8S).as_posix() for path in kustomizations()} == {*RENDERINGS, *MIGRATIONS, WITNESS}
 
 
 def test_a_misspelt_field_or_kind_is_a_violation() -> None:
@@ -198,7 +200,8 @@ def test_the_network_lets_through_the_calls_of_the_design_and_no_other(directory
         assert rendering.reaches(pod, "ingress", 8443) == callers
         assert {(peer.namespaces is None, peer.ports) for peer in inward} == {(True, frozenset({8443}))}
     outward = {port for peer in rendering.allowed(pod, "egress") if peer.namespaces for port in peer.ports}
-    assert outward == {53, 5432, 4317} | ({6379, 443} if name == "gateway" else set())
+    further = {"gateway": {6379, 443}, "audit": {8470}}  # Redis and the professionals' issuer; witnesses
+    assert outward == {53, 5432, 4317} | further.get(name, set())
     assert all(peer.pods is not None or peer.namespaces for peer in rendering.allowed(pod, "egress"))
 
 
@@ -278,3 +281,39 @@ def test_without_an_overlay_the_image_is_the_one_of_this_version(directory: str)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     images = {each["image"] for pod in Rendering.of(directory).pods() for each in pod["spec"]["containers"]}
     assert images == {f"dmp:{version}"}
+
+
+def test_a_witness_has_nothing_in_common_with_the_platform(tmp_path: Path) -> None:
+    """An account, a key, storage and a namespace of its own; it calls nobody, and only the audit service calls it."""
+    rendering, platform = Rendering.of(WITNESS), Rendering.of("base")
+    deployment = rendering.one("Deployment", "witness")
+    assert {each["metadata"].get("namespace") for each in rendering.manifests} == {"dmp-witness", None}
+    assert platform.one("Deployment", "audit")["metadata"]["namespace"] != "dmp-witness"
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    pod = rendering.pod("witness")
+    [claim] = [each for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each]
+    assert rendering.one("PersistentVolumeClaim", "witness")["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert {each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each} == {"witness-key"}
+    assert list(rendering.allowed(pod, "egress")) == []
+    [caller] = rendering.allowed(pod, "ingress")
+    assert (caller.ports, caller.namespaces) == (
+        frozenset({8470}), {"matchLabels": {"kubernetes.io/metadata.name": "dmp"}}
+    )  # fmt: skip
+    assert caller.pods is not None
+    assert selects(caller.pods, labels(platform.pod("audit")))
+    labelled = rendering.one("Namespace", "dmp-witness")["metadata"]["labels"]
+    assert any(
+        peer.namespaces and selects(peer.namespaces, labelled) and 8470 in peer.ports
+        for peer in platform.allowed(platform.pod("audit"), "egress")
+    )
+    mine = container(pod, "witness")
+    told = rendering.environment(mine)
+    mounts = {each["mountPath"] for each in mine["volumeMounts"] if each["name"] in ("key", claim["name"])}
+    for name in ("KEY_FILE", "LOGS_FILE", "STORE"):
+        assert str(Path(told[f"DMP_WITNESS_{name}"]).parent) in mounts
+    for name in ("KEY_FILE", "LOGS_FILE"):
+        file = tmp_path / name
+        file.touch()
+        told[f"DMP_WITNESS_{name}"] = str(file)
+    settings = WitnessSettings(**{n.removeprefix("DMP_WITNESS_").lower(): v for n, v in told.items()})  # type: ignore[arg-type]
+    assert port_of(settings.listen) == mine["ports"][0]["containerPort"] == 8470
