@@ -197,7 +197,9 @@ class LogUnderTest:
         """Takes what is durable into the trees and publishes them."""
         for integrator in self.logs.integrators:
             await integrator.open()
-            await integrator.step()
+            size = await self.pool.fetchval("SELECT size FROM log_head WHERE log_id = $1", integrator.tree.log_id)
+            while await integrator.step() < size:
+                pass
 
     def parts(self) -> Parts:
         """What a service on this log is made of."""

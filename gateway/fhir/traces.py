@@ -41,6 +41,8 @@ NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | {"_count
 LARGEST_PAGE: Final = 200
 
 _ACTIONS: Final = "https://dmp.sante.fr/fhir/CodeSystem/audit-action"
+_BASES: Final = "https://dmp.sante.fr/fhir/access-basis/"
+_IP_ADDRESS: Final = "2"
 _REASONS: Final = "https://dmp.sante.fr/fhir/CodeSystem/error-reason"
 _IHE: Final = "urn:ihe:event-type-code"
 _DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
@@ -161,7 +163,7 @@ def write_event(name: str, event: AuditEvent, links: Links) -> JsonObject:
         "action": letter,
         "recorded": write(event.event_time),
         "outcome": _OUTCOMES.get(event.outcome, "0"),
-        "agent": [_agent(actor), _software(actor)],
+        "agent": [_agent(actor, event.basis), _software(actor, event.network_address)],
         "source": _source(event),
         "entity": _entities(event, links),
     }
@@ -246,7 +248,8 @@ def _subtypes(event: AuditEvent) -> list[JsonObject]:
     return [*found, {"system": _ACTIONS, "code": event.action}]
 
 
-def _agent(actor: context_pb2.ActingContext) -> JsonObject:
+def _agent(actor: context_pb2.ActingContext, basis: int) -> JsonObject:
+    """Who acted, and by `policy` why it was allowed."""
     system = IDNST if actor.actor_kind in _STRUCTURES else IDNPS
     who: JsonObject = {"display": actor.subject_name} if actor.subject_name else {}
     if actor.actor_kind in _PEOPLE:
@@ -258,6 +261,9 @@ def _agent(actor: context_pb2.ActingContext) -> JsonObject:
         "who": who,
         "requestor": True,
     }
+    if basis:
+        name = audit_pb2.AccessBasis.Name(basis).removeprefix("ACCESS_BASIS_")  # type: ignore[arg-type]
+        agent["policy"] = [f"{_BASES}{name.lower().replace('_', '-')}"]
     if actor.structure and actor.actor_kind not in _STRUCTURES:
         agent["extension"] = [{"url": f"{_BALP}/ihe-otherId", "valueIdentifier": _structure(actor)}]
     return agent
@@ -270,11 +276,15 @@ def _structure(actor: context_pb2.ActingContext) -> JsonObject:
     return identifier
 
 
-def _software(actor: context_pb2.ActingContext) -> JsonObject:
+def _software(actor: context_pb2.ActingContext, address: str) -> JsonObject:
+    """What was used, and from which network address."""
     software = actor.software
     name = " ".join(part for part in (software.name or actor.client_id or "dmp", software.version) if part)
     kind = {"coding": [{"system": _DCM, "code": "110150", "display": "Application"}]}
-    return {"type": kind, "who": {"display": name}, "requestor": False}
+    agent: JsonObject = {"type": kind, "who": {"display": name}, "requestor": False}
+    if address:
+        agent["network"] = {"address": address, "type": _IP_ADDRESS}
+    return agent
 
 
 def _source(event: AuditEvent) -> JsonObject:

@@ -48,7 +48,7 @@ def trail(dossier: Dossier) -> None:
     async def act() -> None:
         async with session_here() as session:
             table = Table(box=None)
-            for title in ("when", "who", "action", "outcome", "reason"):
+            for title in ("when", "who", "from", "action", "outcome", "reason"):
                 table.add_column(title, no_wrap=True)
             parent, patient = await _patient(session, dossier)
             request = audit_pb2.ListEventsRequest(parent=parent, page_size=200)
@@ -58,6 +58,7 @@ def trail(dossier: Dossier) -> None:
                 table.add_row(
                     event.event_time.ToDatetime().isoformat(" ", "seconds"),
                     event.actor.subject_name or event.actor.subject,
+                    event.network_address,
                     event.action,
                     _word(audit_pb2.Outcome.Name(event.outcome)),
                     _word(error_reason_pb2.ErrorReason.Name(event.reason)),

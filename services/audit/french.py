@@ -1,7 +1,8 @@
 """What a patient reads of the trail, in plain French: who, when, from where, what, and why it was allowed. Pure.
 
-Tables of words, and the grouping of events: one summary for each person, day (in France), mode and refusal. English is
-for the code; these sentences are for people.
+Tables of words, and the grouping of events: one summary for each person, day (in France), mode and ground. What was
+allowed for another reason, or refused for another, is told on its own. English is for the code; these sentences are for
+people.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 
 PARIS: Final = ZoneInfo("Europe/Paris")
 _MOST_NAMES: Final = 200
+_MOST_PLACES: Final = 16
 _MONTHS: Final = (
     "janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août", "septembre", "octobre", "novembre",
     "décembre",
@@ -120,18 +122,21 @@ class GroupKey(NamedTuple):
     mode: int
     secret: bool
     refused: bool
+    ground: int
 
 
 def group_key(event: audit_pb2.AuditEvent) -> GroupKey:
     """The group that an event belongs to."""
     actor = event.actor
+    refused = event.outcome != audit_pb2.OUTCOME_SUCCESS
     return GroupKey(
         paris(event).strftime("%Y-%m-%d"),
         actor.subject,
         actor.structure,
         actor.access_mode or context_pb2.ACCESS_MODE_NORMAL,
         actor.secret_connection,
-        event.outcome != audit_pb2.OUTCOME_SUCCESS,
+        refused,
+        event.reason if refused else basis_of(event),
     )
 
 
@@ -201,6 +206,7 @@ def _summary(key: GroupKey, members: list[audit_pb2.TrailEvent]) -> audit_pb2.Ac
         secret=key.secret,
         event_count=len(members),
         events=[member.name for member in members[:_MOST_NAMES]],
+        network_addresses=sorted({m.event.network_address for m in members if m.event.network_address})[:_MOST_PLACES],
     )
     summary.first_time.CopyFrom(oldest.event_time)
     summary.last_time.CopyFrom(newest.event_time)

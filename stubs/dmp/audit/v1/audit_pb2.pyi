@@ -673,6 +673,7 @@ class AccessSummary(_message.Message):
     SECRET_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    NETWORK_ADDRESSES_FIELD_NUMBER: _builtins.int
     sentence: _builtins.str
     """sentence says all of it in French."""
     who: _builtins.str
@@ -709,6 +710,10 @@ class AccessSummary(_message.Message):
     def events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """events are their names, newest first, at most 200."""
 
+    @_builtins.property
+    def network_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """network_addresses are those from which the calls came, as far as they were recorded."""
+
     def __init__(
         self,
         *,
@@ -726,10 +731,11 @@ class AccessSummary(_message.Message):
         secret: _builtins.bool = ...,
         event_count: _builtins.int = ...,
         events: _abc.Iterable[_builtins.str] | None = ...,
+        network_addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "day", b"day", "event_count", b"event_count", "events", b"events", "first_time", b"first_time", "last_time", b"last_time", "refused", b"refused", "secret", b"secret", "sentence", b"sentence", "subject", b"subject", "what", b"what", "where", b"where", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "day", b"day", "event_count", b"event_count", "events", b"events", "first_time", b"first_time", "last_time", b"last_time", "network_addresses", b"network_addresses", "refused", b"refused", "secret", b"secret", "sentence", b"sentence", "subject", b"subject", "what", b"what", "where", b"where", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
