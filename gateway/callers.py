@@ -118,6 +118,9 @@ class Callers:
         request_id = headers.get("x-request-id", "")[:_LONGEST_ID] or secrets.token_hex(8)
         caller = Caller(verified.claims, verified.scopes, token, request_id, timeout, traceparent, is_lowered(headers))
         try:
+            wait = self._quotas.refused_for(verified.client_id, caller.traffic_of(own))
+            if wait is not None:
+                raise await self._over_quota(caller, verified.client_id, wait)
             found = await self._clients.find(verified.client_id, verified.jti, timeout=timeout)
             caller = await self._within_quota(replace(caller, registration=found.registration), found, own)
             if found.refusal is not None:
@@ -135,15 +138,18 @@ class Callers:
         verdict = await self._quotas.take(found.registration.client_id, found.registration.quota, wanted)
         if verdict.retry_after is None:
             return replace(caller, demoted=True) if verdict.traffic != wanted else caller
-        error = DmpError(reasons.ERROR_REASON_QUOTA_EXCEEDED, retry_after=_in_steps(verdict.retry_after))
+        raise await self._over_quota(caller, found.registration.client_id, verdict.retry_after)
+
+    async def _over_quota(self, caller: Caller, client_id: str, wait: float) -> DmpError:
+        """The refusal; one in a while is in the trail."""
+        error = DmpError(reasons.ERROR_REASON_QUOTA_EXCEEDED, retry_after=_in_steps(wait))
         now = time.monotonic()
-        client_id = found.registration.client_id
         if now >= self._told.get(client_id, 0.0):
             if len(self._told) >= _MOST_CLIENTS:
                 self._told.clear()
             self._told[client_id] = now + _OVER_QUOTA_EVERY
             await self.record_refusal(caller, error)
-        raise error
+        return error
 
     async def record_refusal(
         self, caller: Caller, error: DmpError, *, audit_action: str = "", transaction: str = "", health_id: int = 0

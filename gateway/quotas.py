@@ -138,6 +138,17 @@ class Quotas:
             return Verdict(traffic)
         return Verdict(CARE) if traffic == EMERGENCY else Verdict(traffic, retry_after)
 
+    def refused_for(self, client_id: str, traffic: int) -> float | None:
+        """Seconds for which calls of a client in a class are refused whatever is asked; None when that is to be asked.
+
+        So a flood is refused before anything is looked up. An emergency is never refused.
+        """
+        lease = self._leases.get((client_id, traffic)) if traffic != EMERGENCY else None
+        if lease is None:
+            return None
+        left = lease.refused_until - self._monotonic()
+        return left if left > 0 else None
+
     async def _spend(self, client_id: str, quota: QuotaRegistration, traffic: int) -> float | None:
         lease = self._lease(client_id, traffic)
         while True:

@@ -54,6 +54,21 @@ async def test_a_refusal_says_when_to_come_back() -> None:
     assert (await of.take("a", None, CARE)).retry_after is None
 
 
+async def test_who_was_refused_is_refused_without_a_look_until_the_next_token_an_emergency_never() -> None:
+    clock = Clock()
+    of = quotas(clock)
+    assert of.refused_for("a", CARE) is None
+    await served(of, 21)
+    wait = of.refused_for("a", CARE)
+    assert wait is not None
+    assert 0 < wait <= 0.1 + 1e-9
+    assert of.refused_for("b", CARE) is None
+    assert await served(of, 21, EMERGENCY) == 21
+    assert of.refused_for("a", EMERGENCY) is None
+    clock.now += wait + 1e-9
+    assert of.refused_for("a", CARE) is None
+
+
 async def test_one_client_s_flood_takes_nothing_from_another() -> None:
     of = quotas(Clock())
     await served(of, 500, client="flood")
