@@ -42,8 +42,8 @@ from tests.platform_fixture import METHODS, Patient, Platform, method
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-EXAMPLES: Final = 500 if "DMP_CAMPAIGN" in os.environ else 8
-AT_ONCE: Final = 8
+EXAMPLES: Final = 250 if "DMP_CAMPAIGN" in os.environ else 4
+AT_ONCE: Final = 16
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
