@@ -16,30 +16,19 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
-from ops.local.registrations import INTERNAL, OPERATOR, PARTNER, PORTAL
-from ops.session import Statement, TokenRefused
+from ops.session import TokenRefused
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from tests.consent_scenarios import Stage, Story, play, read
 from tests.platform_fixture import Platform, method
+from tests.platform_statements import statement
 
 STORIES = [story for story in read()[0] if not story.moves_time]
-_SOFTWARE = {
-    context_pb2.ACTOR_KIND_PATIENT: PORTAL,
-    context_pb2.ACTOR_KIND_REPRESENTATIVE: PORTAL,
-    context_pb2.ACTOR_KIND_SYSTEM: INTERNAL,
-    context_pb2.ACTOR_KIND_OPERATOR: OPERATOR,
-}
 _NOT_NOW = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """What a busy machine may say, and means neither yes nor no."""
-_MODES = {
-    context_pb2.ACCESS_MODE_BREAK_GLASS: "break_glass",
-    context_pb2.ACCESS_MODE_REGULATION: "regulation",
-}
 
 
 class Gateway(Stage):
@@ -78,25 +67,6 @@ class Gateway(Stage):
                 if error.code not in _NOT_NOW or time.monotonic() > patience:
                     raise
                 await asyncio.sleep(0.2)
-
-
-def statement(actor: ActingContext) -> Statement:
-    """The same actor, as software states it."""
-    kind = context_pb2.ActorKind.Name(actor.actor_kind).removeprefix("ACTOR_KIND_").lower()
-    fields: dict[str, object] = {"actor": kind, "subject": actor.subject}
-    if actor.actor_kind == context_pb2.ACTOR_KIND_PROFESSIONAL:
-        fields |= {"profession": actor.profession, "purpose_of_use": actor.purpose_of_use}
-        fields |= {"occupational_physician": actor.occupational_physician}
-    if actor.structure:
-        fields["structure"] = actor.structure
-    if actor.access_mode in _MODES:
-        fields["access_mode"] = _MODES[actor.access_mode]
-        fields["break_glass_reason"] = actor.break_glass_reason
-    if actor.patient_health_id:
-        fields["patient_health_id"] = actor.patient_health_id
-    if actor.secret_connection:
-        fields["secret_connection"] = True
-    return Statement.of(_SOFTWARE.get(actor.actor_kind, PARTNER), **fields)
 
 
 @pytest.mark.asyncio(loop_scope="session")
