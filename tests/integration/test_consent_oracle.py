@@ -5,9 +5,7 @@ check, batch, explain, the lists, and the same decisions asked again at their ep
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import os
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -28,24 +26,15 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
-from services.consent.__main__ import ConsentService
 from services.consent.mapping import write_time
-from services.consent.terms import ConsentTerms
-from services.runtime import postgres
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, new_health_id, person_name
-from services.runtime.paging import PageTokens
-from services.runtime.trail import Trail
 from tests.consent_callers import acting
 from tests.consent_oracle import ACTIONS, Memory, Paper, Who, accessible, answer
+from tests.consent_replicas import Replicas
 from tests.consent_service import (
-    KEYRING,
     NOW,
-    RIGHTS,
-    TABLES,
-    YEAR,
     Consent,
-    Events,
     check_request,
     consent_record,
     migrated,
@@ -54,10 +43,10 @@ from tests.consent_service import (
     professional,
     staff,
 )
+from tests.faults.campaign import amount, publish
 
 T = TypeVar("T")
-REPLICAS = 3
-EXAMPLES, STEPS = (400, 60) if os.environ.get("DMP_CAMPAIGN", "") not in ("", "0") else (12, 40)
+EXAMPLES, STEPS = amount(40, 2_000), amount(30, 60)
 _PEOPLE = (
     ("physician", "899700000011", "1750000011"),
     ("physician", "899700000012", "1750000012"),
@@ -78,6 +67,13 @@ callers = st.one_of(
     st.just(Who("patient")),
     st.just(Who("representative", person=_MOTHER)),
 )
+EVERYONE = (
+    *(Who(*person, mode) for person in _PEOPLE for mode in ("normal", "break_glass", "regulation")),
+    Who("staff", structure="1750000011"),
+    Who("certificate", "899700000012", "1750000012"),
+    Who("patient"),
+    Who("representative", person=_MOTHER),
+)
 papers = st.one_of(
     st.none(),
     st.builds(
@@ -94,62 +90,27 @@ papers = st.one_of(
 class Histories(RuleBasedStateMachine):
     """One dossier, three replicas of the service, and a memory of what happened."""
 
-    dsn: str
+    shared: Replicas
+    histories = 0
+    compared = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.clock = [NOW]
+        self.shared.begin()
+        Histories.histories += 1
+        self.clock = self.shared.clock
+        self.replicas = self.shared.services
         self.dossier = new_health_id()
         self.memory = Memory()
         self.asked: list[tuple[pb.CheckAccessRequest, pb.Decision, datetime]] = []
         self.turn = itertools.count()
-        self.replicas = self._run(self._start())
-
-    async def _start(self) -> list[Consent]:
-        made = []
-        for number in range(REPLICAS):
-            pool = await postgres.connect(self.dsn, min_size=1, max_size=2, name="test-oracle")
-            events, terms = Events(), ConsentTerms(YEAR, "national")
-            service = ConsentService(
-                pool,
-                RIGHTS,
-                PageTokens(KEYRING),
-                Trail(events.append),
-                terms,
-                clock=lambda: self.clock[0],
-                kick=lambda: None,
-            )
-            made.append(
-                Consent(
-                    pool,
-                    service.servicer,
-                    service.rights_servicer,
-                    service.checks,
-                    terms,
-                    events,
-                    self.clock,
-                    [],
-                    itertools.count(number << 32),
-                )
-            )
-        await made[0].pool.execute(f"TRUNCATE {TABLES}")
-        return made
-
-    def teardown(self) -> None:
-        async def stop() -> None:
-            for replica in self.replicas:
-                await replica.checks.close()
-                await replica.pool.close()
-
-        self._run(stop())
-        self.loop.close()
+        self.swept: tuple[int, datetime] = (0, NOW)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
+        return self.shared.loop.run_until_complete(work)
 
     def _replica(self) -> Consent:
-        return self.replicas[next(self.turn) % REPLICAS]
+        return self.replicas[next(self.turn) % len(self.replicas)]
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -269,6 +230,7 @@ class Histories(RuleBasedStateMachine):
         requests = [self._check(*each) for each in asked]
         results = self._run(self._replica().batch(requests)).results
         assert len(results) == len(asked)
+        Histories.compared += len(results)
         for (who, action, paper), request, result in zip(asked, requests, results, strict=True):
             told = answer(self.memory, who, action, self.clock[0], paper)
             decision = result.decision
@@ -336,6 +298,22 @@ class Histories(RuleBasedStateMachine):
         if self.memory.epoch:
             assert self._epoch() == self.memory.epoch
 
+    @invariant()
+    def after_each_change_everyone_is_told_right(self) -> None:
+        """The next replica in turn, asked about everybody at once, as soon as anything has changed."""
+        state = self.memory.epoch, self.clock[0]
+        if state == self.swept or not self.memory.epoch:
+            return
+        self.swept = state
+        requests = [self._check(who, "READ", None) for who in EVERYONE]
+        results = self._run(self._replica().batch(requests)).results
+        Histories.compared += len(results)
+        for who, result in zip(EVERYONE, results, strict=True):
+            told = answer(self.memory, who, "READ", self.clock[0])
+            assert self._reason(result.decision) == told.reason, who
+            if result.decision.permitted:
+                assert pb.MaskedView.Name(result.decision.filter.masked) == f"MASKED_VIEW_{told.masked}", who
+
     # --- helpers ------------------------------------------------------------------------------------------------------
 
     @property
@@ -388,13 +366,17 @@ class Histories(RuleBasedStateMachine):
 
 @pytest.mark.timeout(3600)
 def test_a_naive_re_computation_agrees_with_every_answer(postgres_url: Callable[[], str]) -> None:
-    Histories.dsn = migrated(postgres_url())
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    Histories.shared = Replicas(migrated(postgres_url()))
+    try:
+        run_state_machine_as_test(
+            Histories,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        Histories.shared.stop()
+    publish("oracle", {"histories": Histories.histories, "decisions compared": Histories.compared, "wrong": 0})
