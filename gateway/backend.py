@@ -13,6 +13,7 @@ from dmp.identity.v1 import identity_pb2
 from gateway.admission import admitted, counts_for
 from gateway.callers import Caller, Callers, Refused
 from gateway.fhir.rpcs import Request, Response, Rpc
+from services.runtime.addresses import read_address
 from services.runtime.channels import Peer, Stream, Unary
 from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError, from_status
@@ -48,7 +49,8 @@ class PlatformBackend:
             TRAFFIC_HEADER: _single(request, TRAFFIC_HEADER),
         }
         try:
-            caller = await self._callers.verify(headers, request.state.traceparent, _TIMEOUT)
+            address = read_address(request.client.host) if request.client else ""
+            caller = await self._callers.verify(headers, request.state.traceparent, _TIMEOUT, address=address)
         except Refused as error:
             counts_for(request, error.client_id)
             raise

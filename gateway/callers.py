@@ -24,6 +24,7 @@ from gateway.clients import Clients, Found
 from gateway.quotas import Quotas
 from gateway.registration import Registration
 from services.runtime.access import MethodAccess
+from services.runtime.addresses import ADDRESS_HEADER
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 from services.runtime.limits import BATCH, CARE, EMERGENCY, NAMES, TRAFFIC_HEADER, is_lowered, traffic_of
@@ -73,6 +74,8 @@ class Caller:
     demoted: bool = False
     """Whether this is an emergency beyond its client's quota, which is served as everyday work is."""
     registration: Registration | None = None
+    address: str = ""
+    """The network address from which the request came; empty when it is not known."""
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What accompanies the caller's request to a service, which verifies the token itself."""
@@ -82,6 +85,8 @@ class Caller:
         )
         if self.traceparent:
             pairs = (*pairs, ("traceparent", self.traceparent))
+        if self.address:
+            pairs = (*pairs, (ADDRESS_HEADER, self.address))
         return (*pairs, (TRAFFIC_HEADER, NAMES[BATCH])) if self.lowered else pairs
 
     @property
@@ -105,8 +110,10 @@ class Callers:
         self._quotas = quotas
         self._told: dict[str, float] = {}
 
-    async def verify(self, headers: Mapping[str, str], traceparent: str, timeout: float, own: int = CARE) -> Caller:
-        """The caller behind `headers` (lower-case keys), of a call whose class is `own`.
+    async def verify(
+        self, headers: Mapping[str, str], traceparent: str, timeout: float, own: int = CARE, address: str = ""
+    ) -> Caller:
+        """The caller behind `headers` (lower-case keys) at a network address, of a call whose class is `own`.
 
         TOKEN_* without a valid token. With one: QUOTA_EXCEEDED; CLIENT_SUSPENDED, CLIENT_INVALID, TOKEN_REVOKED or
         CALLER_NOT_ALLOWED, recorded. `Refused` names the client where it is known.
@@ -116,7 +123,16 @@ class Callers:
             raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
         verified = self._verifier.verify(token, time.time())
         request_id = headers.get("x-request-id", "")[:_LONGEST_ID] or secrets.token_hex(8)
-        caller = Caller(verified.claims, verified.scopes, token, request_id, timeout, traceparent, is_lowered(headers))
+        caller = Caller(
+            verified.claims,
+            verified.scopes,
+            token,
+            request_id,
+            timeout,
+            traceparent,
+            is_lowered(headers),
+            address=address,
+        )
         try:
             wait = self._quotas.refused_for(verified.client_id, caller.traffic_of(own))
             if wait is not None:
@@ -164,6 +180,7 @@ class Callers:
             deadline=None,
             traceparent=caller.traceparent,
             method=replace(_ANY_CALL, transaction=transaction),
+            address=caller.address,
         )
         event = build_event(
             call, outcome=audit_pb2.OUTCOME_DENIED, reason=error.reason, action=audit_action, health_id=health_id

@@ -88,4 +88,5 @@ def _relayed(item: _Item, now: float) -> relay_pb2.RelayedCall:
         timeout_ms=max(1, int((item.ends - now) * 1000)),
         traceparent=caller.traceparent,
         lowered=caller.lowered,
+        network_address=caller.address,
     )

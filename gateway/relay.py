@@ -16,6 +16,7 @@ from gateway.callers import Caller, Callers, Refused
 from gateway.forwarding import TOGETHER, Alone, Together
 from gateway.usage import OK, Usage, outcome_of_reason
 from services.runtime.access import MethodAccess
+from services.runtime.addresses import peer_address
 from services.runtime.boundary import (
     Context,
     Metadata,
@@ -143,7 +144,9 @@ class Relay(Rpcs):
     ) -> Caller:
         timeout = min(context.time_remaining() or _LONGEST_CALL, _LONGEST_CALL)
         try:
-            return await self._callers.verify(headers, watch.span.traceparent, timeout, method.traffic)
+            return await self._callers.verify(
+                headers, watch.span.traceparent, timeout, method.traffic, peer_address(context.peer())
+            )
         except Refused as error:
             counted.client_id = error.client_id
             raise

@@ -180,6 +180,7 @@ class TrailRpcs:
                 outcome=audit_pb2.OUTCOME_SUCCESS,
                 health_id=health_id,
                 epoch=decision.epoch if health_id == call.health_id else 0,
+                basis=decision.basis,
                 result_count=count,
                 objects=_short(objects),
             )

@@ -21,6 +21,8 @@ from google.protobuf.message import Message
 
 from dmp.audit.v1 import audit_pb2
 from services.consent import store
+from services.consent.acting import Actor
+from services.consent.decision import let_in_by
 from services.consent.functional_rights import FunctionalRights
 from services.consent.rights_versions import RightsVersions
 from services.consent.values import ConsentRecord, Grantee, LockedDossier
@@ -74,6 +76,10 @@ class Act(Protocol[Response]):
     """One act on one dossier. `authorise` and `check` raise the refusal; only `perform` writes."""
 
     @property
+    def actor(self) -> Actor:
+        """Who does it."""
+
+    @property
     def parties(self) -> Sequence[Grantee]:
         """Whose authorisations and blocks the act needs to see."""
 
@@ -115,7 +121,7 @@ class Changes:
             done = await act.perform(conn, locked, moment)
             if done.change is not None:
                 await store.remember(conn, call.health_id, done.epoch, _history(call, done.change, moment.now))
-            await put(conn, [_told(call, done)])
+            await put(conn, [_told(call, done, _basis(act.actor, locked, moment.now))])
             await idempotency.finish(conn, key, done.response.SerializeToString())
             faults.point("consent.before_commit")
         faults.point("consent.after_commit")
@@ -133,7 +139,7 @@ def _history(call: Call, change: Change, now: datetime) -> store.HistoryEntry:
     )
 
 
-def _told(call: Call, done: Done[Response]) -> OutboxRow:
+def _told(call: Call, done: Done[Response], basis: int) -> OutboxRow:
     event = build_event(
         call,
         outcome=audit_pb2.OUTCOME_SUCCESS,
@@ -143,8 +149,18 @@ def _told(call: Call, done: Done[Response]) -> OutboxRow:
             audit_pb2.AttributeChange(attribute=attribute.name, before=attribute.before, after=attribute.after)
             for attribute in (done.change.attributes if done.change else ())
         ],
+        basis=basis,
     )
     return outbox_row(event, call.health_id)
+
+
+def _basis(actor: Actor, locked: LockedDossier | None, now: datetime) -> int:
+    """What had let the actor into the dossier before the act; unspecified where nothing had."""
+    own = locked.authorizations.get(actor.as_professional()) if locked else None
+    structure = locked.authorizations.get(actor.as_structure()) if locked else None
+    held = [each for each in (own, structure) if each is not None and each.expires_at > now]
+    attending = actor.attending_context != "" and any(each.attending_physician for each in held)
+    return let_in_by(actor, attending=attending, held=bool(held))
 
 
 def outbox_row(event: audit_pb2.AuditEvent, health_id: int) -> OutboxRow:

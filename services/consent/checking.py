@@ -186,6 +186,7 @@ class BatchAnswers:
                 filter=self._filter(bounds),
                 rights_version=decision.rights_version,
                 linked=decision.linked,
+                basis=decision.basis,  # type: ignore[arg-type]
             )
         )
 
@@ -209,6 +210,7 @@ def write_decision(decision: Decision) -> pb.Decision:
         filter=write_filter(decision.filter),
         rights_version=decision.rights_version,
         linked=decision.linked,
+        basis=decision.basis,  # type: ignore[arg-type]
     )
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor
@@ -123,6 +124,7 @@ class Decision:
     """Yes with a filter, or no with a reason (an ErrorReason). `epoch` is the dossier's, 0 without dossier.
 
     `linked` are the dossiers that are read with it, `merged_into` the one that a merged dossier went to.
+    `basis` is what let in (a dmp.audit.v1.AccessBasis), for the trail.
     """
 
     reason: int | None
@@ -131,6 +133,7 @@ class Decision:
     rights_version: int = 0
     linked: tuple[int, ...] = ()
     merged_into: int = 0
+    basis: int = audit_pb2.ACCESS_BASIS_UNSPECIFIED
 
     @property
     def permitted(self) -> bool:
@@ -202,7 +205,8 @@ def decide(case: Case, applied: list[Applied] | None = None) -> Decision:
             return Decision(reason, epoch, None, version)
     if applied is not None:
         applied += (Applied(rule, pb.RULE_OUTCOME_NARROWED) for rule in _narrowing(bounds))
-    return Decision(None, epoch, bounds, version, () if facts is None else facts.linked)
+    linked = () if facts is None else facts.linked
+    return Decision(None, epoch, bounds, version, linked, basis=basis_of(case))
 
 
 def refuse_entry(actor: Actor, health_id: int, facts: Facts | None, now: datetime) -> int | None:
@@ -213,6 +217,27 @@ def refuse_entry(actor: Actor, health_id: int, facts: Facts | None, now: datetim
         if reason is not None:
             return reason
     return None
+
+
+def basis_of(case: Case) -> int:
+    """What lets the actor of a permitted case in, a dmp.audit.v1.AccessBasis: feeding needs nothing but the dossier."""
+    actor = case.actor
+    if case.action in _FEEDING and not actor.in_person:
+        return audit_pb2.ACCESS_BASIS_FEEDING
+    attending = actor.attending_context != "" and case.row == actor.attending_context
+    return let_in_by(actor, attending=attending, held=case.facts is not None and authorised(case.facts, case.now))
+
+
+def let_in_by(actor: Actor, *, attending: bool, held: bool) -> int:
+    """What lets an actor in: himself, the emergency, his role of MT, or an authorisation that he, or his structure,
+    holds. Unspecified where it is none of these, as for asking how one stands."""
+    if actor.in_person:
+        return audit_pb2.ACCESS_BASIS_REPRESENTATIVE if actor.is_representative else audit_pb2.ACCESS_BASIS_PATIENT
+    if actor.mode != NORMAL:
+        return audit_pb2.ACCESS_BASIS_REGULATION if actor.mode == REGULATION else audit_pb2.ACCESS_BASIS_BREAK_GLASS
+    if attending:
+        return audit_pb2.ACCESS_BASIS_ATTENDING_PHYSICIAN
+    return audit_pb2.ACCESS_BASIS_AUTHORIZATION if held else audit_pb2.ACCESS_BASIS_UNSPECIFIED
 
 
 def context_of(actor: Actor, facts: Facts | None, now: datetime) -> str:

@@ -20,7 +20,16 @@ from services.consent import store
 from services.consent.acting import Actor, read_actor
 from services.consent.changes import Clock
 from services.consent.checking import AccessChecks, Check, Found, write_decision
-from services.consent.decision import Applied, Case, Decision, authorised, decide, refuse_without_reason, standing
+from services.consent.decision import (
+    Applied,
+    Case,
+    Decision,
+    authorised,
+    basis_of,
+    decide,
+    refuse_without_reason,
+    standing,
+)
 from services.consent.history import HistoryBroken, facts_at, replay
 from services.consent.mapping import (
     read_document,
@@ -50,10 +59,11 @@ _OFFICES: Final = frozenset({"operator"})
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer's epoch, and how many things it tells of, for the trail."""
+    """An answer's epoch, how many things it tells of, and what let the caller in, for the trail."""
 
     epoch: int
     count: int
+    basis: int = 0
 
 
 class Readings:
@@ -68,14 +78,14 @@ class Readings:
         self._tokens = tokens
         self._clock = clock
 
-    async def standing(self, request: pb.GetDossierRequest, call: Call) -> pb.GetDossierResponse:
+    async def standing(self, request: pb.GetDossierRequest, call: Call) -> tuple[pb.GetDossierResponse, Told]:
         """TD0.2. A blocked caller is told FORBIDDEN; that much the transaction is for. Operators see no standing."""
         actor = read_actor(call.actor)
         found = await self._checks.find(actor, call.health_id, call.remaining())
         epoch = found.facts.epoch if found.facts else 0
         now = self._clock()
+        case = Case(actor, pb.ACTION_CHECK_DOSSIER, call.health_id, found.facts, found.rights, now)
         if actor.platform not in _OFFICES or not actor.complete:
-            case = Case(actor, pb.ACTION_CHECK_DOSSIER, call.health_id, found.facts, found.rights, now)
             reason = decide(case).reason
             if reason == reasons.ERROR_REASON_DOSSIER_NOT_FOUND:
                 reason = refuse_without_reason(actor)
@@ -86,12 +96,13 @@ class Readings:
         if found.dossier is None or found.facts is None or found.dossier.consent is None:
             raise Refused(reasons.ERROR_REASON_DOSSIER_NOT_FOUND, epoch)
         own = standing(actor, found.facts, now)
-        return pb.GetDossierResponse(
+        response = pb.GetDossierResponse(
             dossier=write_dossier(found.dossier),
             caller_authorization=own.state,  # type: ignore[arg-type]
             caller_is_attending_physician=own.attending_physician,
             caller_authorization_expire_time=write_optional_time(own.expires_at),
         )
+        return response, Told(epoch, 1, basis_of(case))
 
     async def authorizations(
         self, request: pb.ListAuthorizationsRequest, call: Call
@@ -112,7 +123,7 @@ class Readings:
         response = pb.ListAuthorizationsResponse(standings=[_standing_of(row, now) for row in rows[:size]])
         if len(rows) > size:
             response.next_page_token = self._tokens.issue(scope, str(rows[size - 1].grantee).encode())
-        return response, Told(decision.epoch, len(response.standings))
+        return response, Told(decision.epoch, len(response.standings), decision.basis)
 
     async def representatives(self, call: Call) -> tuple[pb.ListRepresentativesResponse, Told]:
         """Who represents the patient, for those who may read his administrative data."""
@@ -120,7 +131,7 @@ class Readings:
         now = self._clock()
         held = await store.representatives(self._pool, call.health_id)
         response = pb.ListRepresentativesResponse(representatives=[write_representative(each, now) for each in held])
-        return response, Told(decision.epoch, len(held))
+        return response, Told(decision.epoch, len(held), decision.basis)
 
     async def represented(self, call: Call) -> pb.ListRepresentedResponse:
         """Whom a person represents now: each dossier listed is asked for its own facts."""

@@ -166,8 +166,8 @@ class ConsentServicer:
     async def GetDossier(self, request: pb.GetDossierRequest, call: Call) -> pb.GetDossierResponse:
         """TD0.2."""
         async with self._recording(call):
-            response = await self._readings.standing(request, call)
-        await self._record(call, Told(response.dossier.epoch, 1))
+            response, told = await self._readings.standing(request, call)
+        await self._record(call, told)
         return response
 
     async def ListAuthorizations(
@@ -186,7 +186,10 @@ class ConsentServicer:
         if not epochs:
             await self._record(call, Told(0, 0))
         await asyncio.gather(
-            *(self._record(call, Told(epoch, 1), health_id=health_id) for health_id, epoch in epochs.items())
+            *(
+                self._record(call, Told(epoch, 1, audit_pb2.ACCESS_BASIS_AUTHORIZATION), health_id=health_id)
+                for health_id, epoch in epochs.items()
+            )
         )
         return response
 
@@ -235,6 +238,7 @@ class ConsentServicer:
             objects=(dossier_name(about),) if about else (),
             epoch=told.epoch,
             result_count=told.count,
+            basis=told.basis,
         )
         await self._trail.record(event, call.remaining())
 

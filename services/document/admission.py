@@ -65,6 +65,7 @@ class Prospect:
     prepared: Sequence[Prepared]
     document_ids: Sequence[uuid.UUID]
     epoch: int
+    basis: int
     uploads: Sequence[uuid.UUID]
 
 
@@ -341,6 +342,7 @@ def _event(
         objects=[*objects, *replaced],
         epoch=prospect.epoch,
         changes=changes,
+        basis=prospect.basis,
     )
 
 

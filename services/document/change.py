@@ -117,7 +117,7 @@ class Changer:
             await writing.put_change(conn, made.row, moment.sequence)
             shown = as_asked(opened(key, made.row), home, call.health_id)
             answer = document_pb2.ChangeDocumentResponse(document=shown)
-            await outbox.put(conn, [_event(call, rule, made, decision.epoch)])
+            await outbox.put(conn, [_event(call, rule, made, decision)])
             sealed = envelope.seal_answer(key, digest, answer)
             await idempotency.put_many(conn, {idempotent: Kept(digest, sealed)})
             faults.point("change.before_commit")
@@ -195,6 +195,7 @@ def change_event(
     rule: ChangeRule,
     made: Revision,
     epoch: int = 0,
+    basis: int = audit_pb2.ACCESS_BASIS_UNSPECIFIED,
     actor: context_pb2.ActingContext | None = None,
 ) -> audit_pb2.AuditEvent:
     """The event of a change, with what it changed."""
@@ -213,11 +214,12 @@ def change_event(
         changes=changes,
         action=rule.audit_action,
         actor=actor,
+        basis=basis,
     )
     event.transaction = rule.transaction
     return event
 
 
-def _event(call: Call, rule: ChangeRule, made: Revision, epoch: int) -> OutboxRow:
-    event = change_event(call, rule, made, epoch)
+def _event(call: Call, rule: ChangeRule, made: Revision, decision: consent_pb2.Decision) -> OutboxRow:
+    event = change_event(call, rule, made, decision.epoch, decision.basis)
     return OutboxRow(made.row.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())

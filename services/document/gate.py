@@ -79,6 +79,7 @@ class Gate:
             objects=objects,
             epoch=decision.epoch,
             result_count=result_count,
+            basis=decision.basis,
         )
         if elsewhere:
             await asyncio.gather(*(self._entered(call, health_id, names) for health_id, names in elsewhere.items()))

@@ -147,7 +147,8 @@ class Submitter:
         placed = await self._place(call, prepared)
         faults.point("submit.content_stored")
         uploads = [uuid.UUID(submitted.upload[-36:]) for submitted in request.documents if submitted.upload]
-        prospect = Prospect(call, request, prepared, [uuid7() for _ in prepared], decision.epoch, uploads)
+        ids = [uuid7() for _ in prepared]
+        prospect = Prospect(call, request, prepared, ids, decision.epoch, decision.basis, uploads)
         pending = Pending(prospect, _key(call, request), digest, placed)
         return await self._committer.commit(pending, call.remaining())
 

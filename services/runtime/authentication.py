@@ -23,6 +23,7 @@ from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime.access import MethodAccess
+from services.runtime.addresses import ADDRESS_HEADER, read_address
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.identifiers import dossier_of, is_fictitious
@@ -69,8 +70,12 @@ class Authenticator:
         metadata: Mapping[str, str],
         time_remaining: float | None,
         traceparent: str,
+        address: str = "",
     ) -> Call:
-        """The call, before its request is read. DmpError without a valid token, Identified with one."""
+        """The call, before its request is read. DmpError without a valid token, Identified with one.
+
+        `address` is the other end of the connection; of the gateway's own callers, the gateway says it.
+        """
         if peer is None:
             raise DmpError(reasons.ERROR_REASON_CLIENT_CERTIFICATE)
         call = Call(
@@ -82,6 +87,7 @@ class Authenticator:
             deadline=None if time_remaining is None else time.monotonic() + time_remaining,
             traceparent=traceparent,
             method=method,
+            address=read_address(metadata.get(ADDRESS_HEADER, "")) if peer == GATEWAY else address,
         )
         authorization = metadata.get("authorization")
         if authorization is not None:

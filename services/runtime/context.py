@@ -18,7 +18,7 @@ class Call:
     `actor` comes from a verified token (empty for calls between services, whose items carry their
     own); it is shared between calls of one token and never modified. `deadline` is a
     time.monotonic() instant, None without one. `health_id` is the dossier named by the routing
-    field, 0 without one.
+    field, 0 without one. `address` is the network address from which it reached the platform, empty when not known.
     """
 
     actor: ActingContext
@@ -30,6 +30,7 @@ class Call:
     traceparent: str
     method: MethodAccess
     health_id: int = 0
+    address: str = ""
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, None without one, never negative."""
@@ -40,7 +41,17 @@ class Call:
 
     def by(self, actor: ActingContext, caller: int, client_id: str) -> Call:
         """This call, made by someone with a token."""
-        return Call(actor, caller, client_id, self.peer, self.request_id, self.deadline, self.traceparent, self.method)
+        return Call(
+            actor,
+            caller,
+            client_id,
+            self.peer,
+            self.request_id,
+            self.deadline,
+            self.traceparent,
+            self.method,
+            address=self.address,
+        )
 
     def routed(self, request_id: str, health_id: int) -> Call:
         """This call, with what its routing fields say."""
@@ -54,6 +65,7 @@ class Call:
             self.traceparent,
             self.method,
             health_id,
+            self.address,
         )
 
     def within(self, health_id: int) -> Call:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.access import MethodAccess
+from services.runtime.addresses import peer_address
 from services.runtime.authentication import GATEWAY, Authenticator, Identified, about, route
 from services.runtime.boundary import (
     Context,
@@ -142,7 +143,12 @@ class Dispatcher(Rpcs):
         peer = peer_identity(context)
         try:
             return self._authenticator.authenticate(
-                method, peer, metadata, context.time_remaining(), watch.span.traceparent
+                method,
+                peer,
+                metadata,
+                context.time_remaining(),
+                watch.span.traceparent,
+                "" if peer == GATEWAY else peer_address(context.peer()),
             )
         except Identified as refused:
             async with self._place(refused.call, metadata):

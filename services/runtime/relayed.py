@@ -19,6 +19,7 @@ from google.rpc import status_pb2
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.gateway.v1 import relay_pb2
+from services.runtime.addresses import ADDRESS_HEADER
 from services.runtime.boundary import Context, RpcHandler
 from services.runtime.context import callers_a_turn
 from services.runtime.errors import DETAILS_KEY, DmpError
@@ -46,6 +47,8 @@ class _RelayedContext:
         metadata = [("authorization", f"Bearer {call.token}"), ("x-request-id", call.request_id)]
         if call.traceparent:
             metadata.append(("traceparent", call.traceparent))
+        if call.network_address:
+            metadata.append((ADDRESS_HEADER, call.network_address))
         if call.lowered:
             metadata.append((TRAFFIC_HEADER, NAMES[BATCH]))
         self._metadata = metadata
@@ -61,6 +64,10 @@ class _RelayedContext:
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """The connection's."""
         return self._connection
+
+    def peer(self) -> str:
+        """The gateway's end, which is nobody's address."""
+        return ""
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
         """End this call, and no other."""

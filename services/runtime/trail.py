@@ -7,13 +7,15 @@ their event into the owner's outbox in the same commit (`event` builds it). Ther
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import grpc
 import structlog
 from google.protobuf import timestamp_pb2
 
 from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime import faults
@@ -34,6 +36,12 @@ UNDECIDED = frozenset(
     }
 )
 """Codes of errors that say nothing about the request: counted and logged, not in the trail."""
+_BASES: Final[Mapping[int, int]] = {
+    context_pb2.ACTOR_KIND_PATIENT: audit_pb2.ACCESS_BASIS_PATIENT,
+    context_pb2.ACTOR_KIND_REPRESENTATIVE: audit_pb2.ACCESS_BASIS_REPRESENTATIVE,
+    context_pb2.ACTOR_KIND_SYSTEM: audit_pb2.ACCESS_BASIS_LAW,
+    context_pb2.ACTOR_KIND_OPERATOR: audit_pb2.ACCESS_BASIS_LAW,
+}
 _DENIED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
 _log = structlog.get_logger("trail")
@@ -51,16 +59,23 @@ def build_event(
     changes: Sequence[audit_pb2.AttributeChange] = (),
     action: str = "",
     actor: ActingContext | None = None,
+    basis: int = audit_pb2.ACCESS_BASIS_UNSPECIFIED,
 ) -> audit_pb2.AuditEvent:
-    """The event of a call; `action` and `actor` default to the method's and the caller's."""
+    """The event of a call; `action` and `actor` default to the method's and the caller's.
+
+    `basis` is that of consent's decision. Without one, it is what kind of actor it is that tells why he may.
+    """
     now = time.time_ns()
+    who = actor if actor is not None else call.actor
+    if not basis and outcome == audit_pb2.OUTCOME_SUCCESS:
+        basis = _BASES.get(who.actor_kind, audit_pb2.ACCESS_BASIS_UNSPECIFIED)
     return audit_pb2.AuditEvent(
         event_id=uuid7_bytes(),
         event_time=timestamp_pb2.Timestamp(seconds=now // 1_000_000_000, nanos=now % 1_000_000_000),
         health_id=health_id or call.health_id,
         action=action or call.method.audit_action,
         transaction=call.method.transaction,
-        actor=actor if actor is not None else call.actor,
+        actor=who,
         objects=objects,
         outcome=outcome,
         reason=reason,  # type: ignore[arg-type]
@@ -69,6 +84,8 @@ def build_event(
         trace_id=call.trace_id,
         changes=changes,
         result_count=result_count,
+        network_address=call.address,
+        basis=basis,  # type: ignore[arg-type]
     )
 
 

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from google.protobuf.message import Message
 
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import coding_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
@@ -31,8 +32,8 @@ from tests.consent_callers import acting
 from tests.consent_oracle import Memory, Paper, Who, answer, sees
 from tests.consent_service import operator, patient
 from tests.faults.campaign import Budget, amount, publish
-from tests.platform_calls import outcome_reason
-from tests.platform_fixture import Patient, Platform, method
+from tests.platform_calls import bearer, invoke, outcome_reason
+from tests.platform_fixture import Patient, Platform, eventually, method
 from tests.platform_statements import statement
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -349,3 +350,49 @@ async def test_the_gateway_shows_of_random_dossiers_what_the_rules_let_through(p
             raise
         compared += ROUNDS * CALLERS
         publish("rights", {"dossiers": number + 1, "of": DOSSIERS, "views compared": compared, "wrong": 0})
+
+
+async def test_the_trail_says_what_let_each_caller_in_and_from_where(platform: Platform) -> None:
+    known = await platform.patient(authorised=False)
+    attending, colleague, stranger = (Who(*person) for person in _PEOPLE[:3])
+    dossier = Dossier(platform, known, random.Random(7))
+    await dossier.authorise(attending, mt=True)
+    await dossier.authorise(colleague, mt=False)
+    callers = {
+        attending: audit_pb2.ACCESS_BASIS_ATTENDING_PHYSICIAN,
+        colleague: audit_pb2.ACCESS_BASIS_AUTHORIZATION,
+        stranger._replace(mode="break_glass"): audit_pb2.ACCESS_BASIS_BREAK_GLASS,
+        stranger._replace(mode="regulation"): audit_pb2.ACCESS_BASIS_REGULATION,
+        Who("patient"): audit_pb2.ACCESS_BASIS_PATIENT,
+    }
+    place = await platform.log_size()
+    await dossier.feed(1)
+    for who in callers:
+        await dossier.search(who)
+    refused = await dossier.get("/DocumentReference", stranger, **{"patient.identifier": known.identifier})
+    assert refused.status_code == 403
+    expected = [(audit_pb2.OUTCOME_SUCCESS, basis) for basis in callers.values()]
+    events = await eventually(
+        lambda: platform.log_since(place), lambda seen: "document.submit" in {event.action for event in seen}
+    )
+    mine = [event for event in events if event.health_id == known.health_id]
+    searched = [(event.outcome, event.basis) for event in mine if event.action == "document.search"]
+    assert searched == [*expected, (audit_pb2.OUTCOME_DENIED, audit_pb2.ACCESS_BASIS_UNSPECIFIED)]
+    assert {event.basis for event in mine if event.action == "document.submit"} == {audit_pb2.ACCESS_BASIS_FEEDING}
+    assert {event.network_address for event in mine} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("way", ["relay", "direct"])
+async def test_nobody_can_say_himself_from_where_he_calls(platform: Platform, way: str) -> None:
+    known = await platform.patient()
+    token = await platform.token(way, known.caregiver.statement())
+    forged = [*bearer(token), ("x-forwarded-for", "203.0.113.9")]
+    access, place = method("GetDossier"), await platform.log_size()
+    await invoke(platform.channel(way, access), access.path, pb.GetDossierRequest(name=known.dossier), forged)
+    headers = dict(forged)
+    await platform.session.http.get(
+        "/DocumentReference", params={"patient.identifier": known.identifier}, headers=headers
+    )
+    events = [event for event in await platform.log_since(place) if event.health_id == known.health_id]
+    assert {event.network_address for event in events} == {"127.0.0.1"}
+    assert len(events) >= 1

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
@@ -248,3 +249,24 @@ def test_standing_is_told_in_the_words_of_the_transaction() -> None:
     valid = standing(actor, ATTENDING, NOW)
     assert (valid.state, valid.attending_physician, valid.expires_at) == (pb.AUTHORIZATION_STATE_VALID, True, until)
     assert standing(read_actor(patient(DOSSIER)), STRANGER, NOW).state == pb.AUTHORIZATION_STATE_VALID
+
+
+@pytest.mark.parametrize(
+    ("context", "action", "facts", "basis"),
+    [
+        (professional(), pb.ACTION_READ, AUTHORISED, audit_pb2.ACCESS_BASIS_AUTHORIZATION),
+        (professional(), pb.ACTION_READ, ATTENDING, audit_pb2.ACCESS_BASIS_ATTENDING_PHYSICIAN),
+        (professional(), pb.ACTION_SUBMIT, ATTENDING, audit_pb2.ACCESS_BASIS_FEEDING),
+        (professional(mode=BREAK_GLASS), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_BREAK_GLASS),
+        (professional(mode=BREAK_GLASS), pb.ACTION_SUBMIT, STRANGER, audit_pb2.ACCESS_BASIS_FEEDING),
+        (professional(mode=REGULATION), pb.ACTION_READ, ATTENDING, audit_pb2.ACCESS_BASIS_REGULATION),
+        (professional(), pb.ACTION_CHECK_DOSSIER, STRANGER, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
+        (patient(DOSSIER), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_PATIENT),
+        (representative(OTHER, DOSSIER), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_REPRESENTATIVE),
+        (professional(), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
+    ],
+)
+def test_a_decision_says_what_let_in(context: ActingContext, action: int, facts: Facts, basis: int) -> None:
+    made = decision(context, action, facts)
+    assert made.basis == basis
+    assert made.permitted or basis == audit_pb2.ACCESS_BASIS_UNSPECIFIED

@@ -6,6 +6,7 @@ primary when it is asked for; nothing here is ever answered from a cache.
 """
 
 from collections import abc as _abc
+from dmp.audit.v1 import audit_pb2 as _audit_pb2
 from dmp.common.v1 import context_pb2 as _context_pb2
 from dmp.common.v1 import error_reason_pb2 as _error_reason_pb2
 from google.protobuf import descriptor as _descriptor
@@ -1286,6 +1287,7 @@ class Decision(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     RIGHTS_VERSION_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
     LINKED_FIELD_NUMBER: _builtins.int
     MERGED_INTO_FIELD_NUMBER: _builtins.int
     permitted: _builtins.bool
@@ -1296,6 +1298,8 @@ class Decision(_message.Message):
     """epoch is the dossier's epoch that the decision was made on; 0 without dossier."""
     rights_version: _builtins.int
     """rights_version is the version of the rights tables that the decision was made by."""
+    basis: _audit_pb2.AccessBasis.ValueType
+    """basis is what let a permitted caller in, for the event that tells of the access."""
     merged_into: _builtins.int
     """merged_into is the dossier that this one went to, with ERROR_REASON_DOSSIER_MERGED; 0 otherwise."""
     @_builtins.property
@@ -1316,12 +1320,13 @@ class Decision(_message.Message):
         epoch: _builtins.int = ...,
         filter: Global___Filter | None = ...,
         rights_version: _builtins.int = ...,
+        basis: _audit_pb2.AccessBasis.ValueType = ...,
         linked: _abc.Iterable[_builtins.int] | None = ...,
         merged_into: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filter", b"filter", "linked", b"linked", "merged_into", b"merged_into", "permitted", b"permitted", "reason", b"reason", "rights_version", b"rights_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "epoch", b"epoch", "filter", b"filter", "linked", b"linked", "merged_into", b"merged_into", "permitted", b"permitted", "reason", b"reason", "rights_version", b"rights_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from dmp.common.v1 import access_pb2 as dmp_dot_common_dot_v1_dot_access__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64mp/gateway/v1/relay.proto\x12\x0e\x64mp.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x64mp/common/v1/access.proto\x1a\x17google/rpc/status.proto\"f\n\x11RelayCallsRequest\x12\x18\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x37\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x1b.dmp.gateway.v1.RelayedCallB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"{\n\x0bRelayedCall\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x0f\n\x07lowered\x18\x06 \x01(\x08\"D\n\x12RelayCallsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.dmp.gateway.v1.RelayedResult\"T\n\rRelayedResult\x12\x12\n\x08response\x18\x01 \x01(\x0cH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome2{\n\x0cRelayService\x12k\n\nRelayCalls\x12!.dmp.gateway.v1.RelayCallsRequest\x1a\".dmp.gateway.v1.RelayCallsResponse\"\x16\xaa\xbb\x18\x12\n\x01\x01\"\x0brelay.calls0\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64mp/gateway/v1/relay.proto\x12\x0e\x64mp.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x64mp/common/v1/access.proto\x1a\x17google/rpc/status.proto\"f\n\x11RelayCallsRequest\x12\x18\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x37\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x1b.dmp.gateway.v1.RelayedCallB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"\x94\x01\n\x0bRelayedCall\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x0f\n\x07lowered\x18\x06 \x01(\x08\x12\x17\n\x0fnetwork_address\x18\x07 \x01(\t\"D\n\x12RelayCallsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.dmp.gateway.v1.RelayedResult\"T\n\rRelayedResult\x12\x12\n\x08response\x18\x01 \x01(\x0cH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome2{\n\x0cRelayService\x12k\n\nRelayCalls\x12!.dmp.gateway.v1.RelayCallsRequest\x1a\".dmp.gateway.v1.RelayCallsResponse\"\x16\xaa\xbb\x18\x12\n\x01\x01\"\x0brelay.calls0\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +42,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELAYSERVICE'].methods_by_name['RelayCalls']._serialized_options = b'\252\273\030\022\n\001\001\"\013relay.calls0\002'
   _globals['_RELAYCALLSREQUEST']._serialized_start=128
   _globals['_RELAYCALLSREQUEST']._serialized_end=230
-  _globals['_RELAYEDCALL']._serialized_start=232
-  _globals['_RELAYEDCALL']._serialized_end=355
-  _globals['_RELAYCALLSRESPONSE']._serialized_start=357
-  _globals['_RELAYCALLSRESPONSE']._serialized_end=425
-  _globals['_RELAYEDRESULT']._serialized_start=427
-  _globals['_RELAYEDRESULT']._serialized_end=511
-  _globals['_RELAYSERVICE']._serialized_start=513
-  _globals['_RELAYSERVICE']._serialized_end=636
+  _globals['_RELAYEDCALL']._serialized_start=233
+  _globals['_RELAYEDCALL']._serialized_end=381
+  _globals['_RELAYCALLSRESPONSE']._serialized_start=383
+  _globals['_RELAYCALLSRESPONSE']._serialized_end=451
+  _globals['_RELAYEDRESULT']._serialized_start=453
+  _globals['_RELAYEDRESULT']._serialized_end=537
+  _globals['_RELAYSERVICE']._serialized_start=539
+  _globals['_RELAYSERVICE']._serialized_end=662
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,7 @@ class RelayedCall(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     LOWERED_FIELD_NUMBER: _builtins.int
+    NETWORK_ADDRESS_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """request is the method's request message, as it came."""
     token: _builtins.str
@@ -71,6 +72,8 @@ class RelayedCall(_message.Message):
     """traceparent is the W3C trace context of the call; empty when there is none."""
     lowered: _builtins.bool
     """lowered says that the caller has declared the call batch work."""
+    network_address: _builtins.str
+    """network_address is the address from which the caller reached the gateway; empty when it is not known."""
     def __init__(
         self,
         *,
@@ -80,10 +83,11 @@ class RelayedCall(_message.Message):
         timeout_ms: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         lowered: _builtins.bool = ...,
+        network_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lowered", b"lowered", "request", b"request", "request_id", b"request_id", "timeout_ms", b"timeout_ms", "token", b"token", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lowered", b"lowered", "network_address", b"network_address", "request", b"request", "request_id", b"request_id", "timeout_ms", b"timeout_ms", "token", b"token", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
