@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit.words import WORDS, Words
 
 PARIS: Final = ZoneInfo("Europe/Paris")
 _MOST_NAMES: Final = 200
@@ -32,48 +33,6 @@ PROFESSIONS: Final = {
     "86": "technicien de laboratoire", "91": "orthophoniste", "92": "orthoptiste", "94": "ergothérapeute",
     "95": "diététicien", "96": "psychomotricien", "98": "manipulateur en radiologie",
 }  # fmt: skip
-
-ACTIONS: Final[dict[str, tuple[str, str]]] = {
-    "document.read": ("a lu un document", "a lu {n} documents"),
-    "document.get": ("a vu la fiche d’un document", "a vu la fiche de {n} documents"),
-    "document.search": ("a recherché des documents", "a recherché des documents {n} fois"),
-    "document.submit": ("a ajouté des documents", "a ajouté des documents {n} fois"),
-    "dossier.check": ("a vérifié l’existence de votre dossier", "a vérifié l’existence de votre dossier {n} fois"),
-    "dossier.open": ("a ouvert votre dossier médical partagé", "a ouvert votre dossier médical partagé"),
-    "dossier.close": ("a fermé votre dossier médical partagé", "a fermé votre dossier médical partagé"),
-    "authorization.grant": ("a enregistré une autorisation d’accès", "a enregistré {n} autorisations d’accès"),
-    "authorization.revoke": ("a retiré une autorisation d’accès", "a retiré {n} autorisations d’accès"),
-    "authorization.block": ("a bloqué un professionnel", "a bloqué {n} professionnels"),
-    "authorization.unblock": ("a débloqué un professionnel", "a débloqué {n} professionnels"),
-    "trace.read": ("a consulté l’historique des accès", "a consulté l’historique des accès {n} fois"),
-    "trace.export": ("a exporté l’historique des accès", "a exporté l’historique des accès {n} fois"),
-    "trace.receipt": ("a demandé une preuve d’accès", "a demandé {n} preuves d’accès"),
-    "notice.read": ("a lu les avis qui vous sont adressés", "a lu les avis qui vous sont adressés {n} fois"),
-    "event.report": ("a signalé un événement de son logiciel", "a signalé {n} événements de son logiciel"),
-    "person.verify": ("a vérifié l’identité du patient", "a vérifié l’identité du patient {n} fois"),
-}
-"""The words for one act and for several; other actions are told by their name."""
-
-ATTEMPTS: Final = {
-    "document.read": "lire un document",
-    "document.get": "voir la fiche d’un document",
-    "document.search": "rechercher des documents",
-    "document.submit": "ajouter des documents",
-    "dossier.check": "vérifier l’existence de votre dossier",
-    "dossier.open": "ouvrir votre dossier médical partagé",
-    "dossier.close": "fermer votre dossier médical partagé",
-    "authorization.grant": "enregistrer une autorisation d’accès",
-    "authorization.revoke": "retirer une autorisation d’accès",
-    "authorization.block": "bloquer un professionnel",
-    "authorization.unblock": "débloquer un professionnel",
-    "trace.read": "consulter l’historique des accès",
-    "trace.export": "exporter l’historique des accès",
-    "trace.receipt": "demander une preuve d’accès",
-    "notice.read": "lire les avis qui vous sont adressés",
-    "event.report": "signaler un événement de son logiciel",
-    "person.verify": "vérifier l’identité du patient",
-}
-"""The same, for what was refused."""
 
 BASES: Final[dict[int, str]] = {
     audit_pb2.ACCESS_BASIS_AUTHORIZATION: "l’autorisation que vous avez donnée",
@@ -216,11 +175,11 @@ def _summary(key: GroupKey, members: list[audit_pb2.TrailEvent]) -> audit_pb2.Ac
 def _what(members: list[audit_pb2.TrailEvent], refused: bool) -> list[str]:
     counts = Counter(member.event.action for member in reversed(members))
     if refused:
-        return [ATTEMPTS.get(action, f"faire « {action} »") for action in counts]
+        return [WORDS[action].attempt if action in WORDS else f"faire « {action} »" for action in counts]
     phrases = []
     for action, count in counts.items():
-        one, several = ACTIONS.get(action, (f"a fait « {action} »", f"a fait « {action} » {{n}} fois"))
-        phrases.append(one if count == 1 else several.format(n=count))
+        words = WORDS.get(action) or Words("", f"a fait « {action} »", f"a fait « {action} » {{n}} fois")
+        phrases.append(words.once if count == 1 else words.several.format(n=count))
     return phrases
 
 
