@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dmp.common.v1 import error_reason_pb2
+from dmp.common.v1 import context_pb2, error_reason_pb2
 from dmp.consent.v1 import consent_pb2, rights_pb2
 from ops.consent_acts import ConsentActs, read_tables, write_tables
+from services.runtime.errors import DmpError
 from services.runtime.identifiers import parse_health_id
 
 rights_commands = typer.Typer(no_args_is_help=True, help="Read, compare and replace the tables of who may do what.")
@@ -76,7 +77,9 @@ def explain(
     french: Annotated[bool, typer.Option("--french", help="As the patient reads it.")] = False,
 ) -> None:
     """Say rule by rule why a professional may, or may not, do something in a dossier."""
-    health_id = parse_health_id(dossier.removeprefix("dossiers/"), "dossier")
+    health_id = _health_id(dossier)
+    _known(mode, context_pb2.AccessMode, "ACCESS_MODE_", "--mode")
+    _known(action, consent_pb2.Action, "ACTION_", "--action")
     answer = _act(lambda acts: acts.explain(health_id, professional, profession, structure, mode, action))
     table = Table("rule", "outcome", "in words", "source", box=None)
     for rule in answer.rules:
@@ -91,12 +94,26 @@ def explain(
 @consent_commands.command()
 def history(dossier: Dossier) -> None:
     """List the changes of consent of a dossier, newest first."""
-    health_id = parse_health_id(dossier.removeprefix("dossiers/"), "dossier")
+    health_id = _health_id(dossier)
     table = Table("epoch", "when", "what", "by", "about", box=None)
     for event in _act(lambda acts: acts.history(health_id)):
         when = event.event_time.ToDatetime().isoformat(" ", "seconds")
         table.add_row(str(event.epoch), when, event.kind, event.actor, event.grantee.id)
     _out.print(table)
+
+
+def _health_id(dossier: str) -> int:
+    try:
+        return parse_health_id(dossier.removeprefix("dossiers/"), "dossier")
+    except DmpError:
+        raise typer.BadParameter("not a dossier: 21 digits, the last two of which are their key") from None
+
+
+def _known(word: str, values: Any, prefix: str, option: str) -> None:
+    """BadParameter unless a word names a value of an enumeration of the contract, other than the unspecified one."""
+    names = [name.removeprefix(prefix).lower() for name in values.keys()[1:]]
+    if word.lower() not in names:
+        raise typer.BadParameter(f"{option}: one of {', '.join(names)}")
 
 
 def _show(changes: rights_pb2.DiffRightsResponse) -> None:

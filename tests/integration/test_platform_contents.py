@@ -16,9 +16,9 @@ from ops.local.registrations import INTERNAL
 from ops.session import Statement
 from services.runtime.identifiers import dossier_name
 from tests.documents import new_oid, submission
-from tests.integration.test_platform_documents import dmp
 from tests.platform_calls import bearer, refusal_of
 from tests.platform_fixture import METHODS, Platform
+from tests.platform_process import dmp
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -5,10 +5,7 @@ Each test runs on two corpora: documents of the project's own making, and the ni
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -31,10 +28,10 @@ from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, dossier_of
 from tests.platform_fixture import Platform, eventually
 from tests.platform_people import Caregiver
+from tests.platform_process import dmp
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-DMP: Final = Path(sys.executable).with_name("dmp")
 EXAMPLES: Final = Path(__file__).resolve().parents[3] / "shared" / "data" / "cda"
 EXAMPLE_COUNT: Final = 9
 INS_DOMAINS: Final = tuple(f"1.2.250.1.213.1.4.{last}" for last in (8, 9, 10, 11))
@@ -71,20 +68,6 @@ def write_demo_files(platform: Platform, caregiver: Caregiver, directory: Path) 
             files.append(directory / f"{number}-{kind.name}.xml")
             files[-1].write_bytes(cda_document(person, *caregiver, kind, seed=7))
     return files
-
-
-async def dmp(platform: Platform, *arguments: str) -> tuple[int, str, str]:
-    """The exit code and output of the command, run as a user would."""
-    process = await asyncio.create_subprocess_exec(
-        DMP,
-        *arguments,
-        env={**os.environ, "DMP_STATE": str(platform.state.root), "NO_COLOR": "1"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 def stated_identifier(file: Path) -> str:
