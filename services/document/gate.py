@@ -82,12 +82,19 @@ class Gate:
             basis=decision.basis,
         )
         if elsewhere:
-            await asyncio.gather(*(self._entered(call, health_id, names) for health_id, names in elsewhere.items()))
+            entered = (self._entered(call, decision, health_id, names) for health_id, names in elsewhere.items())
+            await asyncio.gather(*entered)
         await self._trail.record(event, call.remaining())
 
-    async def _entered(self, call: Call, health_id: int, names: Sequence[str]) -> None:
-        outcome, count = audit_pb2.OUTCOME_SUCCESS, len(names)
-        event = build_event(call, outcome=outcome, health_id=health_id, objects=names, result_count=count)
+    async def _entered(self, call: Call, decision: consent_pb2.Decision, health_id: int, names: Sequence[str]) -> None:
+        event = build_event(
+            call,
+            outcome=audit_pb2.OUTCOME_SUCCESS,
+            health_id=health_id,
+            objects=names,
+            result_count=len(names),
+            basis=decision.basis,
+        )
         await self._trail.record(event, call.remaining())
 
     async def record_work(self, call: Call, objects: Sequence[str], count: int) -> None:
