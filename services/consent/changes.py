@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from dmp.audit.v1 import audit_pb2
 from services.consent import store
 from services.consent.acting import Actor
-from services.consent.decision import let_in_by
+from services.consent.basis import let_in_by
 from services.consent.functional_rights import FunctionalRights
 from services.consent.rights_versions import RightsVersions
 from services.consent.values import ConsentRecord, Grantee, LockedDossier

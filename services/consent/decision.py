@@ -16,6 +16,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor
+from services.consent.basis import let_in_by
 from services.consent.functional_rights import Function, FunctionalRights, Right
 from services.consent.seeing import Filter, hidden, sight
 from services.consent.values import (
@@ -141,15 +142,6 @@ class Decision:
         return self.reason is None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """The caller's own standing on a dossier (TD0.2); `state` is a dmp.consent.v1.AuthorizationState."""
-
-    state: int
-    attending_physician: bool
-    expires_at: datetime | None
-
-
 class Case:
     """One access to decide, and what the rules have found out about it: the row, the function and the word."""
 
@@ -228,18 +220,6 @@ def basis_of(case: Case) -> int:
     return let_in_by(actor, attending=attending, held=case.facts is not None and authorised(case.facts, case.now))
 
 
-def let_in_by(actor: Actor, *, attending: bool, held: bool) -> int:
-    """What lets an actor in: himself, the emergency, his role of MT, or an authorisation that he, or his structure,
-    holds. Unspecified where it is none of these, as for asking how one stands."""
-    if actor.in_person:
-        return audit_pb2.ACCESS_BASIS_REPRESENTATIVE if actor.is_representative else audit_pb2.ACCESS_BASIS_PATIENT
-    if actor.mode != NORMAL:
-        return audit_pb2.ACCESS_BASIS_REGULATION if actor.mode == REGULATION else audit_pb2.ACCESS_BASIS_BREAK_GLASS
-    if attending:
-        return audit_pb2.ACCESS_BASIS_ATTENDING_PHYSICIAN
-    return audit_pb2.ACCESS_BASIS_AUTHORIZATION if held else audit_pb2.ACCESS_BASIS_UNSPECIFIED
-
-
 def context_of(actor: Actor, facts: Facts | None, now: datetime) -> str:
     """The actor's row of the rights table in this dossier: the MT's where it is one, with a valid authorisation."""
     if (
@@ -251,21 +231,6 @@ def context_of(actor: Actor, facts: Facts | None, now: datetime) -> str:
     ):
         return actor.attending_context
     return actor.context
-
-
-def standing(actor: Actor, facts: Facts, now: datetime) -> Standing:
-    """What TD0.2 tells the caller about itself. A patient or representative needs no authorisation."""
-    if facts.blocked:
-        return Standing(pb.AUTHORIZATION_STATE_FORBIDDEN, attending_physician=False, expires_at=None)
-    if actor.in_person:
-        return Standing(pb.AUTHORIZATION_STATE_VALID, attending_physician=False, expires_at=None)
-    known = [until for until in (facts.professional_until, facts.structure_until) if until is not None]
-    if not known:
-        return Standing(pb.AUTHORIZATION_STATE_NONE, attending_physician=False, expires_at=None)
-    until = max(known)
-    state = pb.AUTHORIZATION_STATE_VALID if until > now else pb.AUTHORIZATION_STATE_EXPIRED
-    attending = actor.attending_context != "" and context_of(actor, facts, now) == actor.attending_context
-    return Standing(state, attending, until)
 
 
 def authorised(facts: Facts, now: datetime) -> bool:

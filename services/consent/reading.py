@@ -20,16 +20,7 @@ from services.consent import store
 from services.consent.acting import Actor, read_actor
 from services.consent.changes import Clock
 from services.consent.checking import AccessChecks, Check, Found, write_decision
-from services.consent.decision import (
-    Applied,
-    Case,
-    Decision,
-    authorised,
-    basis_of,
-    decide,
-    refuse_without_reason,
-    standing,
-)
+from services.consent.decision import Applied, Case, Decision, authorised, basis_of, decide, refuse_without_reason
 from services.consent.history import HistoryBroken, facts_at, replay
 from services.consent.mapping import (
     read_document,
@@ -42,6 +33,7 @@ from services.consent.mapping import (
     write_time,
 )
 from services.consent.rights_versions import RightsVersions
+from services.consent.standing import standing
 from services.consent.values import GONE, Facts, Grantee, GranteeKind, Refused
 from services.consent.wording import in_words
 from services.runtime.context import Call

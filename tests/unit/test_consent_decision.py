@@ -13,7 +13,8 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import read_actor
-from services.consent.decision import Case, Decision, decide, standing
+from services.consent.decision import Case, Decision, decide
+from services.consent.standing import standing
 from services.consent.values import DossierState, Facts, Representation, RepresentationKind
 from tests.consent_callers import DOSSIER, OTHER, callers
 from tests.consent_service import NOW, RIGHTS, STRUCTURE, patient, professional, representative, staff
