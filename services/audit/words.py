@@ -168,6 +168,9 @@ WORDS: Final[dict[str, Words]] = {
         "enregistrer un représentant", "a enregistré un représentant", "a enregistré {n} représentants"
     ),
     "trace.count": _times("compter les accès à votre dossier", "a compté les accès à votre dossier"),
+    "trace.expire": _times(
+        "effacer les détails d’accès trop anciens", "a effacé les détails d’accès gardés assez longtemps"
+    ),
     "trace.export": _times("exporter l’historique des accès", "a exporté l’historique des accès"),
     "trace.read": _times("consulter l’historique des accès", "a consulté l’historique des accès"),
     "trace.receipt": _W("demander une preuve d’accès", "a demandé une preuve d’accès", "a demandé {n} preuves d’accès"),
