@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -22,6 +22,8 @@ TIMEOUT: Final = 30.0
 """Seconds after which a call counts as failed."""
 
 Metadata = tuple[tuple[str, str], ...]
+Channel: TypeAlias = Any
+"""A `grpc.aio.Channel`, or `bench.light`'s, which has unary calls alone."""
 
 
 class WrongAnswer(Exception):
@@ -108,7 +110,7 @@ class Unary:
 
     def __init__(
         self,
-        channels: Sequence[grpc.aio.Channel],
+        channels: Sequence[Channel],
         path: str,
         pick: Callable[[], tuple[bytes, Metadata]],
         *,
@@ -131,7 +133,7 @@ class Stream:
 
     def __init__(
         self,
-        channels: Sequence[grpc.aio.Channel],
+        channels: Sequence[Channel],
         path: str,
         pick: Callable[[], tuple[bytes, Metadata]],
         *,

@@ -2,7 +2,8 @@
 the grpcio echo of the same run: without TLS for the socket, with it for Envoy.
 
 On the socket the generator is the terminator: it states the client's certificate, as Envoy does. Nothing else is
-different: the same tokens, the same decisions, the same events. Exit status 1 when a ratio is below what is asked for.
+different: the same tokens, the same decisions, the same events. Echo and reads alike are called by the light generator
+(bench.light), so that what is compared are servers. Exit status 1 when a ratio is below what is asked for.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import grpc
-import grpc.aio
 import uvloop
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import load, page, workloads
+from bench import light, load, page, workloads
 from bench.echo import PATH as ECHO_PATH
 from bench.figures import Measurement, Name, Row, Transport, pooled, row
 from bench.ground import echo_server, fresh_state, native_echo_server
+from bench.light import LightChannel
 from bench.load import Metadata, Unary
 from bench.machine import cpu_seconds
 from bench.observer import Observer
@@ -32,11 +32,12 @@ from bench.population import Extent, Population, populate
 from bench.usage import usage_of
 from bench.workloads import Reads
 from ops.endpoints import publish
+from ops.local.pki import Identity
 from ops.local.registrations import INTERNAL
 from ops.local.stack import Stack, terminator_name
 from ops.local.state import SERVICES
 from ops.migrations import migrate
-from ops.session import Session, client_credentials
+from ops.session import Session
 from services.runtime.terminator import FORWARDED_CERTIFICATE
 
 LEVELS: Final = (16, 256)
@@ -121,20 +122,22 @@ async def measure_all(seconds: float, out: Console) -> list[Line]:
 async def _sides(
     stack: Stack, session: Session, population: Population, resources: contextlib.AsyncExitStack
 ) -> tuple[Side, Side]:
-    secure = client_credentials(stack.internal(INTERNAL))
+    secure = stack.internal(INTERNAL)
 
-    async def connect(target: str, credentials: grpc.ChannelCredentials | None) -> list[grpc.aio.Channel]:
-        made = load.connect(target, credentials)
+    async def connect(target: str, credentials: Identity | None) -> list[LightChannel]:
+        made = light.connect(target, credentials, load.CONNECTIONS)
         for channel in made:
             resources.push_async_callback(channel.close)
             await channel.channel_ready()
         return made
 
-    async def echo(target: str, credentials: grpc.ChannelCredentials | None) -> Unary:
+    async def echo(target: str, credentials: Identity | None) -> Unary:
         payload = bytes(_ECHO_BYTES)
         return Unary(await connect(target, credentials), ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
 
-    async def reads(document: str, gateway: str, credentials: Any, stated: Stated | None) -> dict[Name, Reads]:
+    async def reads(
+        document: str, gateway: str, credentials: Identity | None, stated: Stated | None
+    ) -> dict[Name, Reads]:
         direct, relay = await connect(document, credentials), await connect(gateway, credentials)
         return {
             "read_metadata": workloads.read_metadata(session, direct, population, stated),

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import grpc.aio
 
-from bench.load import Metadata, Stream, Unary, Workload
+from bench.load import Channel, Metadata, Stream, Unary, Workload
 from bench.population import CONTENT_BYTES, SEED, Physician, Population, Stored, another, submission
 from dmp.document.v1 import document_pb2
 from ops.session import Session, Statement
@@ -41,7 +41,7 @@ class Reads:
     def __init__(
         self,
         session: Session,
-        channels: Sequence[grpc.aio.Channel],
+        channels: Sequence[Channel],
         population: Population,
         documents: Sequence[Stored],
         statements: Sequence[Statement],
@@ -84,7 +84,7 @@ class Submissions:
     def __init__(
         self,
         session: Session,
-        channels: Sequence[grpc.aio.Channel],
+        channels: Sequence[Channel],
         population: Population,
         made: Callable[[bytes], bytes] = lambda model: model,
     ) -> None:
@@ -117,7 +117,7 @@ class Submissions:
 
 def read_metadata(
     session: Session,
-    channels: Sequence[grpc.aio.Channel],
+    channels: Sequence[Channel],
     population: Population,
     stated: Callable[[Metadata], Metadata] | None = None,
 ) -> Reads:
@@ -127,13 +127,13 @@ def read_metadata(
     return Reads(session, channels, population, small, statements, content=False, at_least=200, stated=stated)
 
 
-def read_content(session: Session, channels: Sequence[grpc.aio.Channel], population: Population) -> Reads:
+def read_content(session: Session, channels: Sequence[Channel], population: Population) -> Reads:
     """ReadDocument of 100 kB, called directly."""
     statements = [physician.direct for physician in population.physicians]
     return Reads(session, channels, population, population.large, statements, content=True, at_least=CONTENT_BYTES)
 
 
-def gateway_read_metadata(session: Session, channels: Sequence[grpc.aio.Channel], population: Population) -> Reads:
+def gateway_read_metadata(session: Session, channels: Sequence[Channel], population: Population) -> Reads:
     """GetDocument through the relay, called as a partner's software."""
     statements = [physician.partner for physician in population.physicians]
     return Reads(session, channels, population, population.small, statements, content=False, at_least=200)
