@@ -25,6 +25,7 @@ _DATE_TIME: Final = re.compile(
     re.ASCII,
 )
 _LONGEST: Final = 40
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, written with its Z)
 PREFIXES: Final = frozenset({"eq", "ge", "gt", "le", "lt", "sa", "eb"})
 
 
@@ -57,9 +58,9 @@ def partial_date(node: Node) -> str:
 
 def write(value: Timestamp) -> str:
     """A timestamp as a FHIR instant, in UTC, to the millisecond where it has one."""
-    moment = value.ToDatetime(tzinfo=UTC)
-    precision = "milliseconds" if moment.microsecond else "seconds"
-    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+    micros = value.nanos // 1000  # not by ToDatetime, which takes thrice as long
+    moment = _EPOCH + timedelta(seconds=value.seconds, microseconds=micros)
+    return moment.isoformat(timespec="milliseconds" if micros else "seconds") + "Z"
 
 
 def narrow(range_: TimeRange, text: str, field: str) -> None:
