@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ class People:
         """Any call, routed as the dispatcher does: dossier and request id are read from the request."""
         if METHODS[f"{_SERVICE}/{method}"].mutation and not request.request_id:
             request.request_id = f"request-{next(self.numbers)}"
-        call = replace(self.call(method, actor, caller=caller), client_id=client)
+        call = self.call(method, actor, caller=caller)._replace(client_id=client)
         return await getattr(self.servicer, method)(request, route(call, request))
 
     def call(

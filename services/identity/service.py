@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from dmp.audit.v1 import audit_pb2
@@ -61,7 +60,7 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
                     outcomes[place] = error
             places = [place for place, outcome in enumerate(outcomes) if outcome is None]
             requests = [request.requests[place] for place in places]
-            calls = [replace(call, request_id=each.request_id) for each in requests]
+            calls = [call._replace(request_id=each.request_id) for each in requests]
             settled = await self._registration.register_many(calls, requests)
         outcomes_by_place = dict(zip(places, zip(calls, settled, strict=True), strict=True))
         results = []

@@ -28,7 +28,7 @@ from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
 from services.runtime.identifiers import dossier_of, is_fictitious
 from services.runtime.tls import PeerIdentity
-from services.runtime.tokens import TokenVerifier
+from services.runtime.tokens import TokenVerifier, VerifiedToken
 
 _NOBODY = ActingContext()
 _VIA_GATEWAY = frozenset({access_pb2.CALLER_KIND_PARTNER, access_pb2.CALLER_KIND_PATIENT})
@@ -78,30 +78,37 @@ class Authenticator:
         """
         if peer is None:
             raise DmpError(reasons.ERROR_REASON_CLIENT_CERTIFICATE)
-        call = Call(
-            actor=_NOBODY,
-            caller=access_pb2.CALLER_KIND_SERVICE,
-            client_id=peer.name,
-            peer=peer.name,
-            request_id=metadata.get("x-request-id", "")[:_LONGEST_ID] or os.urandom(8).hex(),
-            deadline=None if time_remaining is None else time.monotonic() + time_remaining,
-            traceparent=traceparent,
-            method=method,
-            address=read_address(metadata.get(ADDRESS_HEADER, "")) if peer == GATEWAY else address,
-        )
         authorization = metadata.get("authorization")
         if authorization is not None:
-            return self._by_token(call, peer, authorization)
-        if peer.kind == "service" and access_pb2.CALLER_KIND_SERVICE in method.callers:
-            return call
-        raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
+            verified = self._verified(authorization)
+            actor, caller, client_id = verified.claims, verified.caller, verified.client_id
+        elif peer.kind == "service" and access_pb2.CALLER_KIND_SERVICE in method.callers:
+            verified, actor, caller, client_id = None, _NOBODY, access_pb2.CALLER_KIND_SERVICE, peer.name
+        else:
+            raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
+        call = Call(
+            actor,
+            caller,
+            client_id,
+            peer.name,
+            metadata.get("x-request-id", "")[:_LONGEST_ID] or os.urandom(8).hex(),
+            None if time_remaining is None else time.monotonic() + time_remaining,
+            traceparent,
+            method,
+            address=read_address(metadata.get(ADDRESS_HEADER, "")) if peer == GATEWAY else address,
+        )
+        if verified is not None:
+            self._allowed(call, peer, verified)
+        return call
 
-    def _by_token(self, call: Call, peer: PeerIdentity, authorization: str) -> Call:
+    def _verified(self, authorization: str) -> VerifiedToken:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
-        verified = self.verifier.verify(token, time.time())
-        call = call.by(verified.claims, verified.caller, verified.client_id)
+        return self.verifier.verify(token, time.time())
+
+    def _allowed(self, call: Call, peer: PeerIdentity, verified: VerifiedToken) -> None:
+        """Identified unless the token may come on this connection, is not suspended, and reaches the method."""
         if not _bound(verified.caller, verified.client_id, peer):
             raise Identified(call, DmpError(reasons.ERROR_REASON_CLIENT_CERTIFICATE))
         if verified.client_id in self.suspended:
@@ -117,7 +124,6 @@ class Authenticator:
             raise Identified(call, DmpError(reasons.ERROR_REASON_SCOPE_MISSING))
         if verified.claims.sandbox and not method.sandbox:
             raise Identified(call, DmpError(reasons.ERROR_REASON_SANDBOX_ONLY))
-        return call
 
 
 def route(call: Call, request: Message) -> Call:

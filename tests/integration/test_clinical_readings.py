@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -240,7 +239,7 @@ async def reread(
 ) -> clinical_pb2.RereadDocumentsResponse:
     """What an operator is told; with `restart` once for each request_id."""
     request = clinical_pb2.RereadDocumentsRequest(restart=restart, request_id=request_id)
-    return await world.service.clinical.RereadDocuments(request, replace(operator(), request_id=request_id))
+    return await world.service.clinical.RereadDocuments(request, operator()._replace(request_id=request_id))
 
 
 async def test_the_sweep_reads_what_waits_and_reads_all_again_when_told(world: World) -> None:
