@@ -32,6 +32,7 @@ from bench.machine import machine
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.coding_pb2 import Identifier
+from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from ops.local.postgres import SUPERUSER, Postgres
 from ops.local.supervisor import Supervisor
@@ -108,6 +109,13 @@ async def measure(dsn: str, size: int, seconds: float, workers: int, out: Consol
     )
 
 
+class _Nobody:
+    """Consent, which no registration asks."""
+
+    async def check(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision:
+        raise NotImplementedError
+
+
 @contextlib.asynccontextmanager
 async def _register(dsn: str) -> AsyncIterator[IdentityParts]:
     pool = await postgres.connect(dsn, max_size=6, name="bench-identity")
@@ -115,7 +123,7 @@ async def _register(dsn: str) -> AsyncIterator[IdentityParts]:
     async def append(events: list[audit_pb2.AuditEvent]) -> Sequence[audit_pb2.AppendReceipt | DmpError]:
         return [audit_pb2.AppendReceipt() for _ in events]
 
-    parts = IdentityParts(pool, keyring(), Surroundings(trail=Trail(append), tellers={}))
+    parts = IdentityParts(pool, keyring(), Surroundings(trail=Trail(append), tellers={}, checks=_Nobody()))
     rematch = asyncio.create_task(parts.rematch.run())
     try:
         yield parts

@@ -16,6 +16,7 @@ from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.common.v1.links_pb2 import LinkedSet
+from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.insi import NationalIdentityService, NoNationalService
 from services.identity.lookup import Lookups
@@ -109,6 +110,18 @@ class Clock:
         return before
 
 
+class FakeConsent:
+    """Answers every check with `answer`; `actions` are those asked for."""
+
+    def __init__(self) -> None:
+        self.answer = consent_pb2.Decision(permitted=True)
+        self.actions: list[int] = []
+
+    async def check(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision:
+        self.actions.append(action)
+        return self.answer
+
+
 class Sibling:
     """A service that is told of links; `down` makes it unreachable."""
 
@@ -152,6 +165,7 @@ class People:
     events: Events
     siblings: dict[str, Sibling]
     clock: Clock
+    consent: FakeConsent
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @property
@@ -278,15 +292,17 @@ async def identity_service(dsn: str, insi: NationalIdentityService | None = None
     await pool.execute("INSERT INTO identifier_domain VALUES ($1, 'His', 'software-1')", LOCAL_OID)
     events, clock = Events(), Clock()
     siblings = {name: Sibling() for name in SERVICES}
+    consent = FakeConsent()
     around = Surroundings(
         trail=Trail(events.append),
         tellers={name: sibling.tell for name, sibling in siblings.items()},
+        checks=consent,
         insi=insi or NoNationalService(),
         clock=clock,
     )
     parts = IdentityParts(pool, Keyring({1: bytes(range(32))}, current=1, digests=[1]), around)
     try:
-        yield People(pool, parts, events, siblings, clock)
+        yield People(pool, parts, events, siblings, clock, consent)
     finally:
         await parts.close()
         await pool.close()

@@ -13,6 +13,7 @@ from services.identity.parts import IdentityParts, Surroundings
 from services.identity.propagation import SERVICES, Tell
 from services.identity.rotation import KeyringWatch
 from services.identity.settings import IdentitySettings
+from services.runtime.checks import AccessChecks
 from services.runtime.links import APPLY
 from services.runtime.server import Background, Service, StartRefused, open_service, run
 
@@ -28,12 +29,14 @@ async def main() -> None:
 
 async def _serve(service: Service[IdentitySettings]) -> None:
     settings, relay = service.settings, service.outbox_relay()
+    checks = AccessChecks(service.peer("consent"))
     parts = IdentityParts(
         service.pool,
         service.keyring,
         Surroundings(
             trail=service.trail,
             tellers=_tellers(service),
+            checks=checks,
             committed=relay.kick,
             insi=_national_service(settings),
             strict_keys=settings.environment == "production",
@@ -52,6 +55,7 @@ async def _serve(service: Service[IdentitySettings]) -> None:
         await service.serve([(descriptor, parts.servicer)], background=background)
     finally:
         await parts.close()
+        await checks.close()
 
 
 def _tellers(service: Service[IdentitySettings]) -> Mapping[str, Tell]:

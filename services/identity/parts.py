@@ -19,6 +19,7 @@ from services.identity.people import PersonChanges
 from services.identity.propagation import Propagation, Tell
 from services.identity.registration import Registration
 from services.identity.rematch import Rematch
+from services.identity.rights import Checks, Rights
 from services.identity.rotation import KeyRotation
 from services.identity.rpc_directory import DirectoryParts
 from services.identity.rpc_people import PeopleParts
@@ -32,10 +33,11 @@ from services.runtime.trail import Trail
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the service is given: where events go, how others are told of links, the national service, the time."""
+    """What the service is given: where events go, who is told of links, consent, the national service, the time."""
 
     trail: Trail
     tellers: Mapping[str, Tell]
+    checks: Checks
     committed: Callable[[], None] = lambda: None
     insi: NationalIdentityService = field(default_factory=NoNationalService)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -65,7 +67,9 @@ class IdentityParts:
         directory = DirectoryParts(
             Directory(changes, tokens, strict_keys=around.strict_keys), KeyRotation(changes, keyring)
         )
-        self.servicer = IdentityServicer(self.registration, self.lookups, around.trail, people, directory)
+        self.servicer = IdentityServicer(
+            self.registration, self.lookups, around.trail, people, directory, Rights(around.checks)
+        )
 
     async def close(self) -> None:
         """Finish what was accepted."""

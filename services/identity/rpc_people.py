@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.changes import NOBODY, Changes, told
 from services.identity.duplicates import Duplicates
@@ -14,6 +15,7 @@ from services.identity.insi import InsRetrieval
 from services.identity.links import Links
 from services.identity.people import PersonChanges
 from services.identity.recording import Recorded
+from services.identity.rights import Rights
 from services.identity.store import people as store
 from services.runtime.context import Call
 from services.runtime.outbox import OutboxRow
@@ -38,13 +40,15 @@ class PeopleParts:
 class PeopleRpcs(Recorded):
     """People: reading, changing, finding, linking."""
 
-    def __init__(self, trail: Trail, parts: PeopleParts) -> None:
+    def __init__(self, trail: Trail, parts: PeopleParts, rights: Rights) -> None:
         Recorded.__init__(self, trail)
         self._parts = parts
+        self._rights = rights
 
     async def GetPerson(self, request: pb.GetPersonRequest, call: Call) -> pb.GetPersonResponse:
         """TD1.3."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_READ_ADMINISTRATIVE)
             response = await self._parts.finding.get(call.health_id)
             await self._read(call, [response.person])
             return response
@@ -52,6 +56,7 @@ class PeopleRpcs(Recorded):
     async def UpdatePerson(self, request: pb.UpdatePersonRequest, call: Call) -> pb.UpdatePersonResponse:
         """TD1.3."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             validate(request)
             return await self._parts.people.update(call, request)
 
@@ -66,6 +71,7 @@ class PeopleRpcs(Recorded):
     async def FindPatient(self, request: pb.FindPatientRequest, call: Call) -> pb.FindPatientResponse:
         """TD0.5."""
         async with self._recording(call):
+            await self._rights.require(call, 0, consent_pb2.ACTION_FIND_PATIENT)
             validate(request)
             response = await self._parts.finding.find(call, request)
             await self._read(call, (each.person for each in response.candidates))

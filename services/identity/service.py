@@ -13,6 +13,7 @@ from services.identity.civil_identity import PatientIdentifier, sought
 from services.identity.lookup import Lookups, Verification, Verified
 from services.identity.registration import Registered, Registration, result_of
 from services.identity.registration_rules import RegistrationRefused
+from services.identity.rights import Rights
 from services.identity.rpc_directory import DirectoryParts, DirectoryRpcs
 from services.identity.rpc_people import PeopleParts, PeopleRpcs
 from services.runtime.context import Call
@@ -36,8 +37,9 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
         trail: Trail,
         people: PeopleParts,
         directory: DirectoryParts,
+        rights: Rights,
     ) -> None:
-        PeopleRpcs.__init__(self, trail, people)
+        PeopleRpcs.__init__(self, trail, people, rights)
         DirectoryRpcs.__init__(self, trail, directory)
         self._registration = registration
         self._lookups = lookups

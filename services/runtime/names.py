@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 import grpc
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import error_reason_pb2
+from dmp.common.v1 import error_reason_pb2, links_pb2
 from dmp.consent.v1 import consent_pb2, rights_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
 from dmp.gateway.v1 import denial_pb2, partner_pb2, relay_pb2
@@ -32,6 +32,7 @@ RPC_METHODS: Final = tuple(
         partner_pb2,
         denial_pb2,
         relay_pb2,
+        links_pb2,
     )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods

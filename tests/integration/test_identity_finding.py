@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import context_pb2
+from dmp.common.v1 import access_pb2, context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
+from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
@@ -147,3 +149,37 @@ async def test_a_match_is_certain_probable_or_possible(people: People) -> None:
     assert list((await people.ask("MatchPerson", other_ins)).candidates) == []
     stranger = pb.MatchPersonRequest(traits=RUTH_TRAITS)
     assert list((await people.ask("MatchPerson", stranger)).candidates) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "served"),
+    [
+        (reasons.ERROR_REASON_RIGHT_DENIED, False),
+        (reasons.ERROR_REASON_BLOCKED, False),
+        (reasons.ERROR_REASON_ACTING_CONTEXT_INVALID, False),
+        (reasons.ERROR_REASON_DOSSIER_NOT_FOUND, True),
+        (reasons.ERROR_REASON_AUTHORIZATION_MISSING, True),
+    ],
+)
+async def test_what_partners_do_with_administrative_data_is_asked_of_the_rights_table(
+    people: People, reason: reasons.ErrorReason.ValueType, served: bool
+) -> None:
+    health_id = await people.register()
+    people.consent.answer = consent_pb2.Decision(reason=reason)
+    partner = access_pb2.CALLER_KIND_PARTNER
+    find = pb.FindPatientRequest(family_name="Pat-Trois", birth_date="1979-03-28")
+    for method, request, action in (
+        ("GetPerson", pb.GetPersonRequest(name=person_name(health_id)), consent_pb2.ACTION_READ_ADMINISTRATIVE),
+        ("UpdatePerson", update(health_id, homonym=True), consent_pb2.ACTION_CHANGE_ADMINISTRATIVE),
+        ("FindPatient", find, consent_pb2.ACTION_FIND_PATIENT),
+    ):
+        if served:
+            await people.ask(method, request, actor=regulation(), caller=partner)
+        else:
+            with refused(reasons.ErrorReason.Name(reason).removeprefix("ERROR_REASON_")):
+                await people.ask(method, request, actor=regulation(), caller=partner)
+            assert people.events.recorded[-1].reason == reason
+        assert people.consent.actions[-1] == action
+    people.consent.actions.clear()
+    await people.ask("GetPerson", pb.GetPersonRequest(name=person_name(health_id)))
+    assert people.consent.actions == [], "registers have no row in the table"

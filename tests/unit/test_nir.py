@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.identity.nir import NirError, check_insc, compute_insc, insc_first_name, nir_key, parse_nir
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import format_health_id, parse_health_id
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "identity" / "insc_vectors.csv"
 
@@ -110,3 +113,44 @@ def test_an_insc_with_another_key_is_refused(number: int, shift: int) -> None:
     key = 97 - number % 97
     with pytest.raises(NirError):
         check_insc(f"{number:020d}{(key + shift - 1) % 97 + 1:02d}")
+
+
+# --- what the keys catch ---------------------------------------------------------------------------------------------
+# 97 is a prime that divides no difference d * 10**k (0 < |d| < 10) and none of two neighbours exchanged, 9 * d * 10**k:
+# every single wrong digit and every such swap is caught, wherever it leaves a number of the right form.
+
+Numbered = tuple[str, Callable[[str], object]]
+keyed: st.SearchStrategy[Numbered] = st.one_of(
+    nirs.map(lambda number: (f"{number}{nir_key(number):02d}", parse_nir)),
+    st.integers(0, 2**64 - 1).map(lambda number: (f"{number:020d}{97 - number % 97:02d}", check_insc)),
+    st.integers(1, 2**63 - 1).map(
+        lambda number: (format_health_id(number), lambda text: parse_health_id(text, "name"))
+    ),
+)
+
+
+def is_taken(read: Callable[[str], object], text: str) -> bool:
+    try:
+        read(text)
+    except (NirError, DmpError):
+        return False
+    return True
+
+
+@given(keyed, st.data())
+def test_every_single_wrong_digit_is_caught(numbered: Numbered, data: st.DataObject) -> None:
+    number, read = numbered
+    assert is_taken(read, number)
+    place = data.draw(st.sampled_from([i for i, character in enumerate(number) if character.isdigit()]))
+    digit = data.draw(st.sampled_from("0123456789").filter(lambda d: d != number[place]))
+    assert not is_taken(read, number[:place] + digit + number[place + 1 :])
+
+
+@given(keyed, st.data())
+def test_every_swap_of_two_neighbours_is_caught(numbered: Numbered, data: st.DataObject) -> None:
+    number, read = numbered
+    swaps = [i for i in range(len(number) - 1) if number[i] != number[i + 1] and number[i : i + 2].isdigit()]
+    if not swaps:
+        return
+    place = data.draw(st.sampled_from(swaps))
+    assert not is_taken(read, number[:place] + number[place + 1] + number[place] + number[place + 2 :])

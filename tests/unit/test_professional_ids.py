@@ -104,3 +104,14 @@ def test_what_is_no_idnst_is_refused(text: str) -> None:
 def test_the_national_identifiers_are_prefixes() -> None:
     assert parse_idnps(idnps("01234567897")).kind is ProfessionalIdKind.RPPS
     assert parse_idnst(idnst("750803447")).kind is StructureIdKind.FINESS
+
+
+@given(digits, st.data())
+def test_luhn_catches_every_swap_of_neighbours_but_of_nought_and_nine(payload: str, data: st.DataObject) -> None:
+    number = f"{payload}{luhn_digit(payload)}"
+    swaps = [i for i in range(len(number) - 1) if number[i] != number[i + 1]]
+    if not swaps:
+        return
+    place = data.draw(st.sampled_from(swaps))
+    swapped = number[:place] + number[place + 1] + number[place] + number[place + 2 :]
+    assert is_luhn(swapped) == ({number[place], number[place + 1]} == {"0", "9"})
