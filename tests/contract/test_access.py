@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from dmp.common.v1 import access_pb2
+from dmp.common.v1 import access_pb2, links_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.gateway.v1 import denial_pb2, partner_pb2, relay_pb2
 from ops.local.registrations import ALL_SCOPES, INTERNAL, OPERATOR
@@ -39,7 +39,7 @@ KINDS: Final = {
 def test_every_method_has_its_rule() -> None:
     own = methods_of(
         service
-        for file in (partner_pb2, denial_pb2, relay_pb2)
+        for file in (partner_pb2, denial_pb2, relay_pb2, links_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
     )
     assert {*METHODS, *own} == set(RPC_METHODS)
