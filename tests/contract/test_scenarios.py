@@ -1,34 +1,61 @@
-"""The stories about access, played by the whole platform: tokens and changes through the gateway.
+"""The stories about access, played by the whole platform: tokens, changes and questions through the gateway.
 
-A question is asked by its own subject through the relay (`ExplainAccess`, which decides as every check does). Stories
-in which time passes are played where the clock can be moved.
+What has a FHIR form is done over FHIR: a dossier's operations; and a plain document is really fed, searched and read.
+Of any other, its own subject asks through the relay (`ExplainAccess`, which decides as every check does). Stories in
+which time passes are played where the clock can be moved.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import random
 import time
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import grpc
+import httpx
 import pytest
 from google.protobuf.message import Message
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
+from gateway.fhir.codesystems import IDNPS
 from ops.session import TokenRefused
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
-from tests.consent_scenarios import Stage, Story, play, read
-from tests.platform_fixture import Platform, method
+from tests.consent_scenarios import Cast, Stage, Story, play, read
+from tests.consent_service import patient, professional
+from tests.platform_calls import outcome_reason
+from tests.platform_fixture import Patient, Platform, method
 from tests.platform_statements import statement
 
 STORIES = [story for story in read()[0] if not story.moves_time]
 _NOT_NOW = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """What a busy machine may say, and means neither yes nor no."""
+
+
+_OPERATIONS: Final = {
+    "OpenDossier": "open",
+    "ReopenDossier": "reopen",
+    "CloseDossier": "close",
+    "GrantAuthorization": "authorise",
+    "RevokeAuthorization": "revoke",
+    "RemoveAttendingPhysician": "stop-attending",
+    "BlockProfessional": "block",
+    "UnblockProfessional": "unblock",
+    "UpdatePreferences": "preferences",
+}
+_PARAMETERS: Final = {
+    "attending_physician": "attendingPhysician",
+    "patient_consented": "patientConsented",
+    "break_glass_opposed": "breakGlassOpposed",
+    "regulation_opposed": "regulationOpposed",
+    "masked_shown_in_emergency": "maskedShownInEmergency",
+}
 
 
 class Gateway(Stage):
@@ -69,7 +96,99 @@ class Gateway(Stage):
                 await asyncio.sleep(0.2)
 
 
+class Fhir(Gateway):
+    """The platform over FHIR, wherever there is a form for it."""
+
+    def __init__(self, platform: Platform, patient: Patient) -> None:
+        super().__init__(platform)
+        self._patient = patient
+        self._binary = ""
+
+    async def do(self, method: str, request: Message, actor: ActingContext, health_id: int) -> None:
+        operation = _OPERATIONS.get(method)
+        if operation is None:
+            await super().do(method, request, actor, health_id)
+            return
+        answer = await self._send("POST", f"/Patient/$dossier-{operation}", actor, json=self._said(request))
+        _raise_refusal(answer)
+        if method == "OpenDossier":
+            self._binary = await self._fed()
+
+    async def ask(
+        self,
+        actor: ActingContext,
+        action: pb.Action.ValueType,
+        document: pb.DocumentAttributes | None,
+        health_id: int,
+    ) -> pb.Decision:
+        whose = {"patient.identifier": self._patient.identifier}
+        plain = document is None or document == pb.DocumentAttributes(type_code="11488-4")
+        if action == pb.ACTION_SUBMIT:
+            answer = await self._feed(actor)
+        elif action == pb.ACTION_LIST_AUTHORIZATIONS:
+            answer = await self._send("GET", "/Consent", actor, params=whose)
+        elif action == pb.ACTION_READ and plain and self._binary:
+            answer = await self._send("GET", self._binary, actor)
+        elif action == pb.ACTION_SEARCH and plain:
+            answer = await self._send("GET", "/DocumentReference", actor, params=whose)
+        else:
+            return await super().ask(actor, action, document, health_id)
+        _raise_refusal(answer)
+        return pb.Decision(permitted=True)
+
+    async def _fed(self) -> str:
+        """Where the bytes of a document lie that somebody else of the field has fed."""
+        answer = await self._feed(professional("899700000099", structure="1750000099"))
+        _raise_refusal(answer)
+        shown = await self._send("GET", answer.headers["location"], patient(self._patient.health_id))
+        return str(shown.json()["content"][0]["attachment"]["url"])
+
+    async def _feed(self, actor: ActingContext) -> httpx.Response:
+        content = self._patient.cda(seed=random.randrange(1 << 30))
+        system, _, value = self._patient.identifier.partition("|")
+        attachment = {"contentType": "text/xml", "data": base64.b64encode(content).decode(), "size": len(content)}
+        resource = {
+            "resourceType": "DocumentReference",
+            "status": "current",
+            "subject": {"identifier": {"system": system, "value": value}},
+            "content": [{"attachment": attachment}],
+        }
+        return await self._send("POST", "/DocumentReference", actor, json=resource)
+
+    def _said(self, request: Any) -> dict[str, Any]:
+        """A request of consent as the parameters of an operation."""
+        system, _, value = self._patient.identifier.partition("|")
+        said: list[dict[str, Any]] = [{"name": "patient", "valueIdentifier": {"system": system, "value": value}}]
+        for field, value in request.ListFields():
+            name = _PARAMETERS.get(field.name)
+            if name is not None:
+                said.append({"name": name, "valueBoolean": value})
+            elif field.name == "grantee":
+                said.append({"name": "grantee", "valueIdentifier": {"system": f"urn:oid:{IDNPS}", "value": value.id}})
+        return {"resourceType": "Parameters", "parameter": said}
+
+    async def _send(self, verb: str, path: str, actor: ActingContext, **more: Any) -> httpx.Response:
+        http, patience = self._platform.session.http, time.monotonic() + 30.0
+        try:
+            token = await self._platform.session.token(statement(actor))
+        except TokenRefused as refused:  # what the gateway does not even give a token for
+            raise DmpError(reasons.ERROR_REASON_ACTING_CONTEXT_INVALID) from refused
+        while True:
+            answer = await http.request(verb, path, headers={"authorization": f"Bearer {token}"}, **more)
+            if answer.status_code not in (503, 504) or time.monotonic() > patience:
+                return answer
+            await asyncio.sleep(0.2)
+
+
+def _raise_refusal(answer: httpx.Response) -> None:
+    if answer.status_code >= 400:
+        name = outcome_reason(answer.json())
+        raise DmpError(reasons.ErrorReason.Value(f"ERROR_REASON_{name}"))
+
+
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("story", STORIES, ids=[story.name for story in STORIES])
 async def test_the_platform_decides_as_the_story_tells(platform: Platform, story: Story) -> None:
-    assert await play(story, Gateway(platform)) == []
+    registered = await platform.registered()
+    stage = Fhir(platform, registered)
+    assert await play(story, stage, Cast(registered.health_id)) == []
