@@ -264,8 +264,8 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-async def run(sizes: Sequence[int], seconds: float, out: Console) -> list[Row]:
-    """All sizes, in turn, on one server."""
+async def run(sizes: Sequence[int], seconds: float, out: Console) -> tuple[list[Row], list[str]]:
+    """All sizes, in turn, on one server; and the plans at the last."""
     busy = os.getloadavg()[0]
     rows: list[Row] = []
     async with _server() as (dsn, version):
@@ -274,9 +274,10 @@ async def run(sizes: Sequence[int], seconds: float, out: Console) -> list[Row]:
         for size in sizes:
             rows.append(await measure(dsn, size, seconds, at.cores, out))
             out.print(rows[-1])
-        for plan in await plans(dsn):
+        made = await plans(dsn)
+        for plan in made:
             out.print(plan, style="dim", markup=False)
-    return rows
+    return rows, made
 
 
 def verdict(rows: Sequence[Row], out: Console) -> int:
@@ -300,11 +301,17 @@ def main() -> int:
     sizes = QUICK if arguments.quick else (SIZES[0], arguments.people) if arguments.people else SIZES
     seconds = arguments.seconds or (2.0 if arguments.quick else 12.0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows = runner.run(run(sizes, seconds, out))
+        rows, made = runner.run(run(sizes, seconds, out))
     shown = table(rows)
     out.print(shown)
     if not arguments.quick:
-        page.publish("identity", "The register of people", shown, busy=busy)
+        page.publish(
+            "identity",
+            "The register of people",
+            shown,
+            *("`" + " ".join(plan.split()) + "`" for plan in made),
+            busy=busy,
+        )
     return 0 if arguments.quick else verdict(rows, out)
 
 
