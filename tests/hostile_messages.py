@@ -80,6 +80,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "BatchResolveIdentifiers": resolve,
         "BatchVerifyPatients": verify,
         "BatchCompareNames": _names(health_id),
+        "BatchReadContacts": identity_pb2.BatchReadContactsRequest(health_ids=[health_id]),
         **hostile_people.well_formed(health_id, _person()),
         "OpenDossier": opening,
         "CloseDossier": consent_pb2.CloseDossierRequest(

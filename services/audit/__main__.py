@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dmp.audit.v1 import audit_pb2
 from services.audit.append import AuditLog, LogDamaged
+from services.audit.contacts import Contacts
 from services.audit.derivation import Derivation
 from services.audit.detectors import load
 from services.audit.entry import EntryDigests
@@ -94,7 +95,7 @@ def _derivations(service: Service[AuditSettings], keys: DossierKeys, log: AuditL
         )
         for number in range(log.log_count)
     ]
-    outbox = Outbox(service.pool, _delivery(service.settings), metrics, Lease(service.pool, "notices"))
+    outbox = Outbox(service.pool, _delivery(service), metrics, Lease(service.pool, "notices"))
     return [*(each.run for each in derivations), outbox.run]
 
 
@@ -109,17 +110,19 @@ def _retention(service: Service[AuditSettings], keys: DossierKeys, digests: Entr
     return Jobs(service.pool, [job], lease=Lease(service.pool, "retention"), metrics=service.telemetry.metrics).run
 
 
-def _delivery(settings: AuditSettings) -> Delivery:
+def _delivery(service: Service[AuditSettings]) -> Delivery:
+    settings = service.settings
     if settings.audit_smtp_host is None:
         return LogDelivery()
-    if settings.audit_notice_sender is None or settings.audit_notice_recipient is None:
-        raise StartRefused("DMP_AUDIT_SMTP_HOST needs DMP_AUDIT_NOTICE_SENDER and DMP_AUDIT_NOTICE_RECIPIENT")
+    if settings.audit_notice_sender is None:
+        raise StartRefused("DMP_AUDIT_SMTP_HOST needs DMP_AUDIT_NOTICE_SENDER")
     return SmtpDelivery(
         settings.audit_smtp_host,
         settings.audit_smtp_port,
         settings.audit_notice_sender,
         settings.audit_notice_recipient,
         settings.audit_smtp_start_tls,
+        email_of=Contacts(service.peer("identity")).email,
     )
 
 

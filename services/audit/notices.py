@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from email.message import EmailMessage
@@ -22,6 +23,7 @@ from dmp.common.v1 import context_pb2
 from services.audit import derived_store
 from services.audit.derived_store import NoticeRow
 from services.audit.french import paris, spoken_day, who
+from services.runtime.errors import DmpError
 from services.runtime.identifiers import format_health_id
 from services.runtime.jobs import Lease
 from services.runtime.metrics import Metrics
@@ -46,11 +48,19 @@ class DeliveryFailed(Exception):
     """A notice could not be delivered now; it is tried again."""
 
 
+class NobodyToWriteTo(Exception):
+    """No address is known: the notice is read in the platform, where it is."""
+
+
+EmailOf = Callable[[int], Awaitable[str]]
+"""The mail address of the patient of a dossier; empty if none is known."""
+
+
 class Delivery(Protocol):
     """How notices leave the platform."""
 
     async def deliver(self, notice: NoticeRow) -> None:
-        """Returns when the notice is on its way; raises DeliveryFailed."""
+        """Returns when the notice is on its way; raises DeliveryFailed or NobodyToWriteTo."""
         ...
 
 
@@ -65,22 +75,27 @@ class LogDelivery:
 class SmtpDelivery:
     """Sends a mail that says that a notice waits.
 
-    `recipient` makes the address: an alias in the operator's own mail domain, with `{health_id}` and `{recipient}`
-    (`patient` or `physician`), which the mail service turns into the contact that the person gave. So this service
-    keeps no contact, and asks for none.
+    The address comes from `email_of`, which asks identity what the patient gave. Where `recipient` is set, it is
+    an alias in the operator's own mail domain, with `{health_id}` and `{recipient}` (`patient` or `physician`), which
+    the mail service turns into a contact. Either way this service keeps none.
     """
 
     host: str
     port: int
     sender: str
-    recipient: str
+    recipient: str | None = None
     start_tls: bool = True
     timeout: float = 10.0
+    email_of: EmailOf | None = None
 
     async def deliver(self, notice: NoticeRow) -> None:
+        try:
+            address = await self.address(notice)
+        except DmpError as error:
+            raise DeliveryFailed(error.reason_name) from error
         message = EmailMessage()
         message["From"] = self.sender
-        message["To"] = self.address(notice)
+        message["To"] = address
         message["Subject"] = SUBJECT
         message["Message-ID"] = f"<{notice.notice_id}@{self.sender.rpartition('@')[2]}>"
         message.set_content(BODY)
@@ -91,9 +106,14 @@ class SmtpDelivery:
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             raise DeliveryFailed(type(error).__name__) from error
 
-    def address(self, notice: NoticeRow) -> str:
-        """Where a notice goes."""
+    async def address(self, notice: NoticeRow) -> str:
+        """Where a notice goes. NobodyToWriteTo, or DmpError when it cannot be told now."""
         patient = notice.recipient == notice_pb2.NOTICE_RECIPIENT_PATIENT
+        if self.recipient is None:
+            email = await self.email_of(notice.health_id) if patient and self.email_of is not None else ""
+            if not email:
+                raise NobodyToWriteTo
+            return email
         return self.recipient.format(
             health_id=format_health_id(notice.health_id), recipient="patient" if patient else "physician"
         )
@@ -131,18 +151,26 @@ class Outbox:
             due = await derived_store.due(conn, _AT_ONCE)
         delivered = 0
         for notice in due:
+            outcome = "ok"
             try:
                 await self._delivery.deliver(notice)
-            except DeliveryFailed as error:
+            except NobodyToWriteTo:
+                outcome = "remembered"
+            except Exception as error:  # noqa: BLE001 (a boundary: one notice failed, the others go on)
                 delay = timedelta(seconds=min(_LONGEST_DELAY, _FIRST_DELAY * 2**notice.attempts))
-                _log.warning("notice_not_delivered", event_id=str(notice.notice_id), error=str(error))
+                _log.warning("notice_not_delivered", event_id=str(notice.notice_id), error_type=_kind(error))
                 await self._pool.execute(derived_store.FAILED, notice.health_id, notice.notice_id, delay)
                 self._outcomes.add(1, "failed")
                 continue
             await self._pool.execute(derived_store.DELIVERED, notice.health_id, notice.notice_id)
-            self._outcomes.add(1, "ok")
-            delivered += 1
+            self._outcomes.add(1, outcome)
+            delivered += outcome == "ok"
         return delivered
+
+
+def _kind(error: Exception) -> str:
+    """What kind of failure: what a mail server or a library says of it may hold an address."""
+    return str(error) if isinstance(error, DeliveryFailed) else type(error).__name__
 
 
 def emergency_text(event: audit_pb2.AuditEvent, recipient: int) -> str:

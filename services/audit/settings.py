@@ -37,4 +37,5 @@ class AuditSettings(ServiceSettings):
     audit_notice_sender: str | None = None
     """The address that notices come from."""
     audit_notice_recipient: str | None = None
-    """The address that a notice goes to: an alias with `{health_id}` and `{recipient}` in the operator's domain."""
+    """Where notices go: an alias with `{health_id}` and `{recipient}` in the operator's domain. Without it patients are
+    written to at the address that they gave, which identity holds; physicians read their notices in the platform."""

@@ -14,6 +14,7 @@ from typing import Final
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import PatientIdentifier, Traits, normalise_name, sought
+from services.identity.contacts import emails
 from services.identity.digests import Digests
 from services.identity.nir import INS_OIDS, INSC_OID
 from services.identity.records import open_person
@@ -86,6 +87,10 @@ class Lookups:
             health_id in people and health_id in keys and _names(name, open_person(people[health_id], keys).traits)
             for health_id, name in asked
         ]
+
+    async def emails(self, health_ids: Sequence[int]) -> list[str]:
+        """Where each person can be written to; empty for nobody, or who gave no address."""
+        return await emails(self._pool, self._keys, health_ids)
 
     def read(self, request: pb.VerifyPatientRequest) -> Verification:
         """A verification as asked for. Raises INVALID_FIELD."""

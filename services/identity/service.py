@@ -10,6 +10,7 @@ from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import PatientIdentifier, sought
+from services.identity.contacts import READER
 from services.identity.lookup import Lookups, Verification, Verified
 from services.identity.registration import Registered, Registration, result_of
 from services.identity.registration_rules import RegistrationRefused
@@ -122,6 +123,13 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
         validate(request)
         asked = [(each.health_id, each.name) for each in request.requests]
         return pb.BatchCompareNamesResponse(same_family_names=await self._lookups.same_family_names(asked))
+
+    async def BatchReadContacts(self, request: pb.BatchReadContactsRequest, call: Call) -> pb.BatchReadContactsResponse:
+        """Mail addresses, for the one service that sends notices; it records each notice itself."""
+        validate(request)
+        if call.peer != READER:
+            raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
+        return pb.BatchReadContactsResponse(emails=await self._lookups.emails(request.health_ids))
 
     async def _record_resolution(self, call: Call, owners: Sequence[int | None]) -> None:
         found = {owner for owner in owners if owner is not None}

@@ -123,6 +123,7 @@ AuditAction = Literal[
     "keys.rotate",
     "links.apply",
     "person.compare",
+    "person.contact",
     "person.create",
     "person.crossreference",
     "person.find",

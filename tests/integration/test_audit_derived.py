@@ -136,6 +136,51 @@ async def test_notices_leave_by_mail_until_they_are_taken_and_say_nothing_of_car
     assert (await audit.ask("ListNotices", request)).notices[0].HasField("deliver_time")
 
 
+async def test_patients_are_written_to_where_identity_says_and_others_read_in_the_platform(audit: Asked) -> None:
+    glass = context_pb2.ACCESS_MODE_BREAK_GLASS
+    places(await audit.log.append(happened(mode=glass), happened(mode=glass, health_id=OTHER_DOSSIER)))
+    await audit.derive()
+    known, asked = {DOSSIER: "claire@example.test"}, list[int]()
+
+    async def email_of(health_id: int) -> str:
+        asked.append(health_id)
+        if len(asked) == 1:
+            raise unavailable("identity")
+        return known.get(health_id, "")
+
+    mailbox = Mailbox(refusals=0)
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        delivery = SmtpDelivery("127.0.0.1", server.port, "dmp@notices.test", start_tls=False, email_of=email_of)
+        outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
+        await outbox.step()
+        assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL") == 1
+        await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
+        await outbox.step()
+        known[DOSSIER] = "not an address\r\nBcc: x"
+    finally:
+        server.stop()
+    assert [to for to, _ in mailbox.received] == ["claire@example.test"]
+    assert DOSSIER in asked
+    assert OTHER_DOSSIER in asked
+    assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL") == 0
+    rows = await audit.log.pool.fetch("SELECT * FROM notice")
+    assert not any("example.test" in str(value) for row in rows for value in row.values()), "no address is kept"
+
+
+async def test_an_address_that_cannot_be_written_to_delays_its_notice_alone(audit: Asked) -> None:
+    places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS)))
+    await audit.derive()
+
+    async def email_of(_health_id: int) -> str:
+        return "claire@example.test\r\nBcc: everybody@example.test"
+
+    delivery = SmtpDelivery("127.0.0.1", free_port(), "dmp@notices.test", start_tls=False, email_of=email_of)
+    assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 0
+    assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL AND attempts = 1") == 1
+
+
 async def test_unusual_accesses_are_found_once_explained_and_decided_by_a_person(audit: Asked) -> None:
     many = [happened(health_id=DOSSIER + number, subject=NURSE) for number in range(35)]
     again = [happened(health_id=DOSSIER + number, subject=NURSE) for number in range(35)]

@@ -2368,6 +2368,54 @@ class CompareNameRequest(_message.Message):
 Global___CompareNameRequest: _TypeAlias = CompareNameRequest  # noqa: Y015
 
 @_typing.final
+class BatchReadContactsRequest(_message.Message):
+    """BatchReadContactsRequest names the dossiers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def health_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """health_ids are the dossiers of the people to write to."""
+
+    def __init__(
+        self,
+        *,
+        health_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_ids", b"health_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchReadContactsRequest: _TypeAlias = BatchReadContactsRequest  # noqa: Y015
+
+@_typing.final
+class BatchReadContactsResponse(_message.Message):
+    """BatchReadContactsResponse holds the addresses, in the order of the requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAILS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def emails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """emails are mail addresses; empty for a person who gave none, or for nobody."""
+
+    def __init__(
+        self,
+        *,
+        emails: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emails", b"emails"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchReadContactsResponse: _TypeAlias = BatchReadContactsResponse  # noqa: Y015
+
+@_typing.final
 class BatchCompareNamesResponse(_message.Message):
     """BatchCompareNamesResponse holds the answers, in the order of the requests."""
 

@@ -57,6 +57,11 @@ class IdentityServiceStub(object):
                 request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesRequest.SerializeToString,
                 response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesResponse.FromString,
                 _registered_method=True)
+        self.BatchReadContacts = channel.unary_unary(
+                '/dmp.identity.v1.IdentityService/BatchReadContacts',
+                request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchReadContactsRequest.SerializeToString,
+                response_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchReadContactsResponse.FromString,
+                _registered_method=True)
         self.BatchCreatePeople = channel.unary_unary(
                 '/dmp.identity.v1.IdentityService/BatchCreatePeople',
                 request_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCreatePeopleRequest.SerializeToString,
@@ -231,6 +236,14 @@ class IdentityServiceServicer(object):
     def BatchCompareNames(self, request, context):
         """BatchCompareNames tells whether somebody's name is the family name of a dossier's
         person, for the audit service's detectors. It returns no name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchReadContacts(self, request, context):
+        """BatchReadContacts gives the address to which the audit service sends a notice that
+        something waits to be read. Only that service may ask; it keeps no address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -477,6 +490,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.BatchCompareNames,
                     request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesRequest.FromString,
                     response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesResponse.SerializeToString,
+            ),
+            'BatchReadContacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchReadContacts,
+                    request_deserializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchReadContactsRequest.FromString,
+                    response_serializer=dmp_dot_identity_dot_v1_dot_identity__pb2.BatchReadContactsResponse.SerializeToString,
             ),
             'BatchCreatePeople': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchCreatePeople,
@@ -728,6 +746,33 @@ class IdentityService(object):
             '/dmp.identity.v1.IdentityService/BatchCompareNames',
             dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesRequest.SerializeToString,
             dmp_dot_identity_dot_v1_dot_identity__pb2.BatchCompareNamesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchReadContacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.identity.v1.IdentityService/BatchReadContacts',
+            dmp_dot_identity_dot_v1_dot_identity__pb2.BatchReadContactsRequest.SerializeToString,
+            dmp_dot_identity_dot_v1_dot_identity__pb2.BatchReadContactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class IdentityServiceStub:
     """BatchCompareNames tells whether somebody's name is the family name of a dossier's
     person, for the audit service's detectors. It returns no name.
     """
+    BatchReadContacts: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchReadContactsRequest, _identity_pb2.BatchReadContactsResponse]
+    """BatchReadContacts gives the address to which the audit service sends a notice that
+    something waits to be read. Only that service may ask; it keeps no address.
+    """
     BatchCreatePeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchCreatePeopleRequest, _identity_pb2.BatchCreatePeopleResponse]
     """BatchCreatePeople registers many people in one call, each by the rules of
     CreatePerson and idempotent by its own request_id; for loading a register.
@@ -177,6 +181,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_identity_pb2.BatchCompareNamesResponse]:
         """BatchCompareNames tells whether somebody's name is the family name of a dossier's
         person, for the audit service's detectors. It returns no name.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchReadContacts(
+        self,
+        request: _identity_pb2.BatchReadContactsRequest,
+        context: _aio.ServicerContext[_identity_pb2.BatchReadContactsRequest, _abc.Awaitable[_identity_pb2.BatchReadContactsResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.BatchReadContactsResponse]:
+        """BatchReadContacts gives the address to which the audit service sends a notice that
+        something waits to be read. Only that service may ask; it keeps no address.
         """
 
     @_abc_1.abstractmethod
