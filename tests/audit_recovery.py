@@ -42,7 +42,7 @@ def patience(seconds: float) -> float:
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-async def serves(platform: Platform) -> None:
+async def serves(platform: Platform, process: asyncio.subprocess.Process) -> None:
     """Returns once the process takes connections: it has imported, migrated nothing, and checked its log."""
     host, _, port = platform.address.rpartition(":")
     deadline = time.monotonic() + 60
@@ -50,6 +50,9 @@ async def serves(platform: Platform) -> None:
         try:
             _, writer = await asyncio.open_connection(host, int(port))
         except OSError:
+            if process.returncode is not None:
+                _, errors = await process.communicate()
+                raise AssertionError(f"it ended with {process.returncode}: {errors.decode()[-2000:]}") from None
             assert time.monotonic() < deadline, "it starts"
             await asyncio.sleep(0.02)
             continue
@@ -62,7 +65,7 @@ async def recovered(platform: Platform, acknowledged: dict[bytes, int], seen: di
     takes events; no published checkpoint is contradicted."""
     process = await platform.spawn()
     try:
-        await serves(platform)
+        await serves(platform, process)
         began = time.monotonic()
         await covered(platform, max(acknowledged.values(), default=-1) + 1)
         took = time.monotonic() - began

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -387,22 +386,3 @@ async def test_names_are_compared_with_the_family_names_and_no_name_comes_back(p
     call = people.call("BatchCompareNames", ActingContext(), caller=access_pb2.CALLER_KIND_SERVICE)
     answer = await people.servicer.BatchCompareNames(request, call)
     assert list(answer.same_family_names) == [True, True, False, False, False, True, False]
-
-
-async def test_contacts_are_told_to_the_service_that_sends_notices_and_to_no_other(people: People) -> None:
-    written = pb.Contact(email="claire@example.test", phone="+33 1 23 45 67 89", city="Lyon")
-    made = people.call("CreatePerson")
-    request_to_register = pb.CreatePersonRequest(
-        person=pb.Person(traits=traits(), contact=written), request_id=made.request_id
-    )
-    health_id = health_id_of((await people.servicer.CreatePerson(request_to_register, made)).person)
-    silent = await people.register(traits(birth_name="AUTRE"))
-    request = pb.BatchReadContactsRequest(health_ids=[silent, health_id, health_id ^ 1])
-    for peer in ("document", "consent", "gateway"):
-        call = replace(people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE), peer=peer)
-        with pytest.raises(DmpError) as refused:
-            await people.servicer.BatchReadContacts(request, call)
-        assert refused.value.reason == reasons.ERROR_REASON_CALLER_NOT_ALLOWED
-    call = replace(people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE), peer="audit")
-    answer = await people.servicer.BatchReadContacts(request, call)
-    assert list(answer.emails) == ["", "claire@example.test", ""], "the address alone"

@@ -1,0 +1,33 @@
+"""Contacts stay in identity, but for one question of one service."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dmp.common.v1 import access_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.identity.v1 import identity_pb2 as pb
+from services.runtime.errors import DmpError
+from tests.identity_service import People, health_id_of, traits
+from tests.integration.test_identity_service import database, people  # noqa: F401 (fixtures)
+
+
+async def test_contacts_are_told_to_the_service_that_sends_notices_and_to_no_other(people: People) -> None:  # noqa: F811
+    written = pb.Contact(email="claire@example.test", phone="+33 1 23 45 67 89", city="Lyon")
+    made = people.call("CreatePerson")
+    request_to_register = pb.CreatePersonRequest(
+        person=pb.Person(traits=traits(), contact=written), request_id=made.request_id
+    )
+    health_id = health_id_of((await people.servicer.CreatePerson(request_to_register, made)).person)
+    silent = await people.register(traits(birth_name="AUTRE"))
+    request = pb.BatchReadContactsRequest(health_ids=[silent, health_id, health_id ^ 1])
+    for peer in ("document", "consent", "gateway"):
+        call = replace(people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE), peer=peer)
+        with pytest.raises(DmpError) as refused:
+            await people.servicer.BatchReadContacts(request, call)
+        assert refused.value.reason == reasons.ERROR_REASON_CALLER_NOT_ALLOWED
+    call = replace(people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE), peer="audit")
+    answer = await people.servicer.BatchReadContacts(request, call)
+    assert list(answer.emails) == ["", "claire@example.test", ""], "the address alone"
