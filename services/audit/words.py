@@ -141,6 +141,7 @@ WORDS: Final[dict[str, Words]] = {
     "links.apply": _times("relier vos dossiers", "a relié vos dossiers"),
     "notice.read": _times("lire les avis qui vous sont adressés", "a lu les avis qui vous sont adressés"),
     "person.compare": _times("comparer votre identité à une autre", "a comparé votre identité à une autre"),
+    "person.contact": _times("lire l’adresse où vous écrire", "a lu l’adresse où vous écrire"),
     "person.create": _times("enregistrer votre identité", "a enregistré votre identité"),
     "person.crossreference": _times("retrouver vos identifiants", "a retrouvé vos identifiants"),
     "person.find": _times("vous rechercher sans votre numéro INS", "vous a recherché sans votre numéro INS"),
