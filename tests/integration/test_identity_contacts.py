@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from dmp.common.v1 import access_pb2
@@ -24,10 +22,10 @@ async def test_contacts_are_told_to_the_service_that_sends_notices_and_to_no_oth
     silent = await people.register(traits(birth_name="AUTRE"))
     request = pb.BatchReadContactsRequest(health_ids=[silent, health_id, health_id ^ 1])
     for peer in ("document", "consent", "gateway"):
-        call = replace(people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE), peer=peer)
+        call = people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE)._replace(peer=peer)
         with pytest.raises(DmpError) as refused:
             await people.servicer.BatchReadContacts(request, call)
         assert refused.value.reason == reasons.ERROR_REASON_CALLER_NOT_ALLOWED
-    call = replace(people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE), peer="audit")
+    call = people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE)._replace(peer="audit")
     answer = await people.servicer.BatchReadContacts(request, call)
     assert list(answer.emails) == ["", "claire@example.test", ""], "the address alone"
