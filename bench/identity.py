@@ -82,12 +82,8 @@ class Row:
     candidates: float
 
 
-async def measure(dsn: str, size: int, seconds: float, workers: int, out: Console) -> Row:
-    """Loads a register of a size, and measures."""
-    begun = time.monotonic()
-    await load(dsn, size, SEED, workers)
-    loaded = time.monotonic() - begun
-    out.print(f"{size:,} people loaded in {loaded:.0f} s", style="dim")
+async def measure(dsn: str, size: int, seconds: float, loaded: float) -> Row:
+    """Measures on a register of a size that was loaded in so many seconds."""
     known = list(islice(people(0, SEED), min(size, _KNOWN, CHUNK)))
     async with _register(dsn) as parts:
         await _registrations(parts, known, min(2.0, seconds), size)  # warms plans, caches and pages
@@ -230,8 +226,8 @@ async def plans(dsn: str) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _server() -> AsyncIterator[tuple[str, str]]:
-    """A durable cluster that is gone afterwards, tuned for loading alone; a DSN, and the server's version."""
+async def _server(names: Sequence[str]) -> AsyncIterator[tuple[list[str], str]]:
+    """A durable cluster that is gone afterwards, tuned for loading alone; its databases, and the server's version."""
     async with fresh_state() as state:
         supervisor = Supervisor(state)
         cluster = Postgres(state, supervisor, int(free_address().rpartition(":")[2]))
@@ -240,14 +236,16 @@ async def _server() -> AsyncIterator[tuple[str, str]]:
         version = str(connection.get_server_version().major)
         for setting in ("wal_level = minimal", "max_wal_senders = 0", "max_parallel_maintenance_workers = 2"):
             await connection.execute(f"ALTER SYSTEM SET {setting}")
-        await connection.execute("CREATE DATABASE identity")
+        for name in names:
+            await connection.execute(f"CREATE DATABASE {name}")
         await connection.close()
         await cluster.stop()
         await cluster.start()
         try:
-            dsn = cluster.dsn("identity", SUPERUSER)
-            await postgres.migrate(dsn, _MIGRATIONS, service="identity")
-            yield dsn, version
+            found = [cluster.dsn(name, SUPERUSER) for name in names]
+            for dsn in found:
+                await postgres.migrate(dsn, _MIGRATIONS, service="identity")
+            yield found, version
         finally:
             await supervisor.stop_all()
 
@@ -265,16 +263,22 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 async def run(sizes: Sequence[int], seconds: float, out: Console) -> tuple[list[Row], list[str]]:
-    """All sizes, in turn, on one server; and the plans at the last."""
+    """All sizes, each in a database of one server, loaded first and then measured in turn; the plans at the last."""
     busy = os.getloadavg()[0]
     rows: list[Row] = []
-    async with _server() as (dsn, version):
+    async with _server([f"identity_{size}" for size in sizes]) as (databases, version):
         at = machine(version, busy)
         out.print(f"{at.cores} cores of {at.processor}, {at.memory_gib} GiB, PostgreSQL {version}", style="dim")
-        for size in sizes:
-            rows.append(await measure(dsn, size, seconds, at.cores, out))
+        loaded = []
+        for size, dsn in zip(sizes, databases, strict=True):
+            begun = time.monotonic()
+            await load(dsn, size, SEED, at.cores)
+            loaded.append(time.monotonic() - begun)
+            out.print(f"{size:,} people loaded in {loaded[-1]:.0f} s", style="dim")
+        for size, dsn, took in zip(sizes, databases, loaded, strict=True):
+            rows.append(await measure(dsn, size, seconds, took))
             out.print(rows[-1])
-        made = await plans(dsn)
+        made = await plans(databases[-1])
         for plan in made:
             out.print(plan, style="dim", markup=False)
     return rows, made
