@@ -8,7 +8,9 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import coding_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2 as pb
+from services.document.upkeep import UniqueIdIndex
 from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.jobs import Lease
 from tests import documents
 from tests.document_world import World
 from tests.documents import call, cda, decision, new_oid, plain_metadata, submission
@@ -148,6 +150,19 @@ async def test_a_feeder_gets_technical_ids_with_and_without_the_patient(world: W
         answer = await world.service.servicer.ResolveUniqueId(request, made)
         assert [(d.name, d.entry_id) for d in answer.documents] == [(document.name, document.entry_id)]
         assert world.last_event().health_id == world.dossier
+
+
+async def test_the_same_unique_id_in_two_dossiers_is_counted_for_operators(world: World) -> None:
+    unique_id = new_oid()
+    await world.submit((pb.Document(), cda(unique_id)))
+    await world.index()
+    counted: list[int] = []
+    index = UniqueIdIndex(world.pool, Lease(world.pool, "unique-ids"), counted.append)
+    assert counted == []
+    await world.submit((pb.Document(), cda(unique_id)), dossier=new_health_id())
+    while await index.feed():
+        pass
+    assert counted == [1]
 
 
 # --- changes since, watching -----------------------------------------------------------------------------------------

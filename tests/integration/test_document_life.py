@@ -90,6 +90,26 @@ async def test_a_correction_is_hidden_as_what_it_corrects(world: World) -> None:
     assert (await world.search()).total_size == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"), [(pb.RELATIONSHIP_TYPE_TRANSFORMS, "XFRM"), (APPENDS, "APND")], ids=["transform", "append"]
+)
+async def test_what_transforms_or_completes_leaves_the_other_in_its_place(world: World, kind: int, code: str) -> None:
+    """Stated by the request, or by the header of a CDA alone."""
+    first = await world.add()
+    request = submission(world.dossier, (pb.Document(), cda(new_oid())))
+    request.documents[0].relationships.add(type=kind, target=first.name)
+    stated = (await world.send(request)).documents[0]
+    parent = f'<parentDocument><id root="{first.unique_id}"/></parentDocument>'
+    related = f'<relatedDocument typeCode="{code}">{parent}</relatedDocument>'
+    by_header = await world.add_version(new_oid(), related)
+    for document in (stated, by_header):
+        assert [(r.type, r.target) for r in document.relationships] == [(kind, first.name)]
+    now = await world.get(first.name)
+    assert (now.status, now.version, now.replaced_by) == (APPROVED, 1, "")
+    found = {d.name for d in (await world.search(related_to=first.name)).documents}
+    assert found == {stated.name, by_header.name}
+
+
 async def test_relations_to_what_is_not_there_are_refused(world: World) -> None:
     absent = f"{dossier_name(world.dossier)}/documents/{uuid.uuid4()}"
     for kind in (REPLACES, APPENDS):
