@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import os
 import random
+import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count as counted
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,7 @@ _CLIENTS: Final = 64
 _RESOLVERS: Final = 16
 _RESOLVED_AT_ONCE: Final = 100
 _KNOWN: Final = 5_000
+_ROUNDS: Final = 4
 _SERVICE: Final = "/dmp.identity.v1.IdentityService"
 _METHODS: Final = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
 _MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "services" / "identity" / "migrations"
@@ -82,27 +84,62 @@ class Row:
     candidates: float
 
 
-async def measure(dsn: str, size: int, seconds: float, loaded: float) -> Row:
-    """Measures on a register of a size that was loaded in so many seconds."""
-    known = list(islice(people(0, SEED), min(size, _KNOWN, CHUNK)))
-    async with _register(dsn) as parts:
-        await _registrations(parts, known, min(2.0, seconds), size)  # warms plans, caches and pages
+@dataclass(slots=True)
+class Register:
+    """A loaded register, and what was measured on it so far; times in seconds."""
+
+    people: int
+    dsn: str
+    loaded: float
+    parts: IdentityParts
+    known: list[tuple[pb.Traits, Identifier]]
+    times: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+    resolved: list[float] = field(default_factory=list)
+
+    async def warm(self, seconds: float) -> None:
+        """Makes plans, fills caches and pages."""
+        await _registrations(self.parts, self.known, seconds, self.people)
+
+    async def measure(self, seconds: float, number: int) -> None:
+        """One round."""
         cpu, begun = time.process_time(), time.monotonic()
-        times = await _registrations(parts, known, seconds, size + 1)
-        elapsed = time.monotonic() - begun
-        spent = (time.process_time() - cpu) * 1000 / max(1, len(times))
-        resolved = await _resolves(parts, [ins for _, ins in known], seconds / 2)
-        gigabytes, in_block = await _shape(dsn)
-    return Row(
-        people=size,
-        registrations=round(len(times) / elapsed, 1),
-        registration_cpu_ms=round(spent, 2),
-        median_ms=round(sorted(times)[len(times) // 2] * 1000, 1),
-        resolves=round(resolved, 0),
-        load_seconds=round(loaded, 1),
-        gigabytes=gigabytes,
-        candidates=in_block,
-    )
+        times = await _registrations(self.parts, self.known, seconds, self.people + number)
+        self.rates.append(len(times) / (time.monotonic() - begun))
+        self.cpu += time.process_time() - cpu
+        self.times += times
+        self.resolved.append(await _resolves(self.parts, [ins for _, ins in self.known], seconds / 2))
+
+    async def row(self) -> Row:
+        """All rounds; rates are those of the middle one."""
+        gigabytes, in_block = await _shape(self.dsn)
+        return Row(
+            people=self.people,
+            registrations=round(statistics.median(self.rates), 1),
+            registration_cpu_ms=round(self.cpu * 1000 / len(self.times), 2),
+            median_ms=round(statistics.median(self.times) * 1000, 1),
+            resolves=round(statistics.median(self.resolved), 0),
+            load_seconds=round(self.loaded, 1),
+            gigabytes=gigabytes,
+            candidates=in_block,
+        )
+
+
+async def measure(loaded: Sequence[tuple[int, str, float]], seconds: float, rounds: int) -> list[Row]:
+    """A row for each register (people, DSN, seconds of loading), measured in turn: all see the same machine."""
+    async with contextlib.AsyncExitStack() as stack:
+        registers = []
+        for size, dsn, took in loaded:
+            known = list(islice(people(0, SEED), min(size, _KNOWN, CHUNK)))
+            parts = await stack.enter_async_context(_register(dsn))
+            registers.append(Register(size, dsn, took, parts, known))
+        for register in registers:
+            await register.warm(min(2.0, seconds))
+        for number in range(1, rounds + 1):
+            for register in registers if number % 2 else reversed(registers):
+                await register.measure(seconds / rounds, number)
+        return [await register.row() for register in registers]
 
 
 class _Nobody:
@@ -265,7 +302,6 @@ def table(rows: Sequence[Row]) -> Table:
 async def run(sizes: Sequence[int], seconds: float, out: Console) -> tuple[list[Row], list[str]]:
     """All sizes, each in a database of one server, loaded first and then measured in turn; the plans at the last."""
     busy = os.getloadavg()[0]
-    rows: list[Row] = []
     async with _server([f"identity_{size}" for size in sizes]) as (databases, version):
         at = machine(version, busy)
         out.print(f"{at.cores} cores of {at.processor}, {at.memory_gib} GiB, PostgreSQL {version}", style="dim")
@@ -275,9 +311,7 @@ async def run(sizes: Sequence[int], seconds: float, out: Console) -> tuple[list[
             await load(dsn, size, SEED, at.cores)
             loaded.append(time.monotonic() - begun)
             out.print(f"{size:,} people loaded in {loaded[-1]:.0f} s", style="dim")
-        for size, dsn, took in zip(sizes, databases, loaded, strict=True):
-            rows.append(await measure(dsn, size, seconds, took))
-            out.print(rows[-1])
+        rows = await measure(list(zip(sizes, databases, loaded, strict=True)), seconds, _ROUNDS)
         made = await plans(databases[-1])
         for plan in made:
             out.print(plan, style="dim", markup=False)
@@ -299,11 +333,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.identity", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short look at small registers; writes nothing")
     parser.add_argument("--people", type=int, help="50 thousand and this many, such as 60000000")
-    parser.add_argument("--seconds", type=float, help="for each measurement (12)")
+    parser.add_argument("--seconds", type=float, help="for each register, over all rounds (16)")
     arguments = parser.parse_args()
     out, busy = Console(highlight=False, soft_wrap=True), page.load_before()
     sizes = QUICK if arguments.quick else (SIZES[0], arguments.people) if arguments.people else SIZES
-    seconds = arguments.seconds or (2.0 if arguments.quick else 12.0)
+    seconds = arguments.seconds or (2.0 if arguments.quick else 16.0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows, made = runner.run(run(sizes, seconds, out))
     shown = table(rows)
