@@ -32,12 +32,13 @@ run: .venv/.project-stamp ## start the whole platform here; Ctrl-C stops it, its
 
 ##@ Test
 
-# Whole files go to as many processes as there are processors; WORKERS=0 runs all in one.
+# Whole files go to as many processes as there are processors, and all tests of the shared platform to one of them;
+# WORKERS=0 runs all in one.
 WORKERS ?= auto
 
 .PHONY: test
 test: .venv/.dev-stamp ## unit, contract, integration, conformance and fault tests
-	@$(PYTHON) -m tests.supervise --numprocesses=$(WORKERS) --dist=loadfile $(SUITES) $(ARGS)
+	@$(PYTHON) -m tests.supervise --numprocesses=$(WORKERS) --dist=loadgroup $(SUITES) $(ARGS)
 
 .PHONY: test-system
 test-system: .venv/.dev-stamp tests/system/node_modules/.stamp ## tests that need root, or programs of the system

@@ -26,11 +26,12 @@ from ops.local.supervisor import ChildFailed
 from ops.partner_commands import commands as partner_commands
 from ops.register_commands import directory_commands, duplicate_commands, key_commands, person_commands
 from ops.session import Session, Statement, TokenRefused
+from ops.terminal import console
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import child_of, dossier_name, parse_health_id
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The shared medical record platform.")
-_out = Console()
+_out = console()
 _err = Console(stderr=True)
 
 Dossier = Annotated[str, typer.Argument(help="The dossier: 21 digits, or an INS of the demo people.")]

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from dmp.common.v1 import context_pb2, error_reason_pb2
 from dmp.consent.v1 import consent_pb2, rights_pb2
 from ops.consent_acts import ConsentActs, read_tables, write_tables
+from ops.terminal import console
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import parse_health_id
 
 rights_commands = typer.Typer(no_args_is_help=True, help="Read, compare and replace the tables of who may do what.")
 consent_commands = typer.Typer(no_args_is_help=True, help="Say why somebody may enter a dossier, and what changed.")
-_out = Console()
+_out = console()
 Directory = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Where the two CSV files are.")]
 Dossier = Annotated[str, typer.Argument(help="The dossier: 21 digits.")]
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from google.protobuf.message import Message
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dmp.document.v1 import document_pb2 as pb
@@ -18,12 +17,13 @@ from ops.local.registrations import OPERATOR
 from ops.local.state import State
 from ops.reread_command import reread
 from ops.session import Session, Statement
+from ops.terminal import console
 
 commands = typer.Typer(help="Look after stored contents (document service).", no_args_is_help=True)
 commands.command()(reread)
 Response = TypeVar("Response", bound=Message)
 Token = Annotated[str, typer.Option("--from", help="Go on from this token, printed by a run that was broken off.")]
-_out = Console()
+_out = console()
 _TIMEOUT = 300.0
 
 

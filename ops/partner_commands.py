@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf import json_format
-from rich.console import Console
 from rich.table import Table
 
 from dmp.gateway.v1 import partner_pb2 as pb
 from ops.partners import Partners
+from ops.terminal import console
 
 commands = typer.Typer(no_args_is_help=True, help="Register, watch and stop the software that may call.")
-_out = Console()
+_out = console()
 Client = Annotated[str, typer.Argument(help="The client id.")]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from ops.endpoints import published
 from ops.local.registrations import INTERNAL, OPERATOR
 from ops.local.state import State
 from ops.session import Session, Statement
+from ops.terminal import console
 from services.runtime.keyring import Keyring
 
 _ROWS_A_CALL: Final = 500
@@ -38,7 +38,7 @@ directory_commands = typer.Typer(no_args_is_help=True, help="Professionals and s
 duplicate_commands = typer.Typer(no_args_is_help=True, help="The work list of possible duplicates.")
 key_commands = typer.Typer(no_args_is_help=True, help="The keys by which people are found and sealed.")
 
-_out = Console()
+_out = console()
 PersonName = Annotated[str, typer.Argument(help="A person: 21 digits or people/….")]
 Why = Annotated[str, typer.Option(help="Why, for the history.")]
 

@@ -10,16 +10,16 @@ import uuid
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dmp.document.v1 import clinical_pb2 as pb
 from ops.endpoints import published
 from ops.local.registrations import OPERATOR
 from ops.local.state import State
 from ops.session import Session, Statement
+from ops.terminal import console
 
 _EVERY = 2.0
-_out = Console()
+_out = console()
 
 
 def reread(

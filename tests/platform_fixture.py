@@ -312,8 +312,16 @@ async def platform() -> AsyncIterator[Platform]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at everything that the run has left behind comes last."""
+    """What looks at everything that the run has left behind comes last, after all that the platform is asked.
+
+    Where tests run in several processes, one of them has the platform and all its tests, one the fleet, and other files
+    stay whole.
+    """
     items.sort(key=lambda item: _LAST_MODULE in item.nodeid)
+    for item in items:
+        used = getattr(item, "fixturenames", ())
+        shared = next((name for name in ("platform", "fleet") if name in used), item.nodeid.partition("::")[0])
+        item.add_marker(pytest.mark.xdist_group(shared))
 
 
 def lines_of(state: State) -> Iterator[tuple[str, bytes]]:

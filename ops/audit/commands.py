@@ -23,13 +23,14 @@ from ops.audit.sources import OPERATOR_STATEMENT, DirectorySource, RpcSource, So
 from ops.audit.verify import Progress, Verdict, Verification
 from ops.local.state import write_private
 from ops.session import Session, Statement
+from ops.terminal import console
 from services.runtime.identifiers import dossier_name
 from services.runtime.tlog.note import COSIGNATURE, ED25519, NoteWrong, Signer, Verifier
 from services.runtime.tlog.policy import Policy, PolicyWrong, parse_policy
 from services.runtime.tlog.tree import ProofWrong
 
 app = typer.Typer(no_args_is_help=True, help="The trail of a dossier, receipts, and verifying the logs.")
-_out = Console()
+_out = console()
 
 Dossier = Annotated[str, typer.Argument(help="The dossier: 21 digits, or an INS of the demo people.")]
 PolicyFile = Annotated[

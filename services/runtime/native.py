@@ -97,6 +97,11 @@ class _BehindContext:
         """As that of `NativeContext`."""
         return _forwarded(self.invocation_metadata())
 
+    def peer(self) -> str:
+        """The other end of the socket, which is the native server."""
+        peer: str = self._context.peer()
+        return peer
+
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
     ) -> NoReturn:

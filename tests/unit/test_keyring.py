@@ -148,11 +148,11 @@ class KeyTable:
     rows: dict[int, bytes | None] = field(default_factory=dict)
     statements: int = 0
 
-    async def fetch(self, statement: str, asked: Sequence[int] | int) -> list[dict[str, Any]]:
+    async def fetch(self, statement: str, asked: Sequence[int] | int) -> list[tuple[int, bytes | None]]:
         self.statements += 1
         assert (statement == dossier_keys._READ_AND_HOLD) == isinstance(asked, int)
         health_ids = [asked] if isinstance(asked, int) else asked
-        return [{"health_id": i, "wrapped": self.rows[i]} for i in health_ids if i in self.rows]
+        return [(i, self.rows[i]) for i in health_ids if i in self.rows]
 
     async def execute(self, statement: str, *arguments: Any) -> str:
         self.statements += 1

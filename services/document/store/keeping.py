@@ -189,7 +189,7 @@ async def folders_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[St
 async def projections_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[tuple[int, ProjectionRow]]:
     """The projections of these documents, each with its dossier."""
     records = await pool.fetch(PROJECTIONS_OF, *_ids(documents))
-    return [(record[0], ProjectionRow._make(tuple(record)[1:])) for record in records]
+    return [(record[0], ProjectionRow._make(record)) for record in records]
 
 
 def _ids(documents: Sequence[StoredDocument]) -> tuple[list[int], list[uuid.UUID]]:
