@@ -38,7 +38,8 @@ WORKERS ?= auto
 
 .PHONY: test
 test: .venv/.dev-stamp ## unit, contract, integration, conformance and fault tests
-	@$(PYTHON) -m tests.supervise --numprocesses=$(WORKERS) --dist=loadgroup $(SUITES) $(ARGS)
+	@$(PYTHON) -m tests.supervise --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder \
+		$(SUITES) $(ARGS)
 
 .PHONY: test-system
 test-system: .venv/.dev-stamp tests/system/node_modules/.stamp ## tests that need root, or programs of the system

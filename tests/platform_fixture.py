@@ -69,6 +69,8 @@ TRANSPORT: Final = cast(Transport, os.environ.get("TEST_TRANSPORT", "grpcio"))
 """What the platforms of this run are served by: `TEST_TRANSPORT=native make test` tries the other."""
 
 _LAST_MODULE: Final = "test_platform_privacy"
+_SHARED: Final = ("platform", "fleet")
+"""Fixtures of a whole run."""
 _EVENTS: Final = """
 SELECT log_id, leaf_index, health_id, event_id, sealed FROM event WHERE leaf_index >= $1 ORDER BY log_id, leaf_index
 """
@@ -311,17 +313,22 @@ async def platform() -> AsyncIterator[Platform]:
         yield running
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at everything that the run has left behind comes last, after all that the platform is asked.
+    """What looks at everything that the run has left behind comes after all that the platform is asked.
 
-    Where tests run in several processes, one of them has the platform and all its tests, one the fleet, and other files
-    stay whole.
+    Where tests run in several processes, one of them has the platform and all its tests, another the fleet and its own;
+    they take longest and begin first. Other files stay whole.
     """
-    items.sort(key=lambda item: _LAST_MODULE in item.nodeid)
     for item in items:
-        used = getattr(item, "fixturenames", ())
-        shared = next((name for name in ("platform", "fleet") if name in used), item.nodeid.partition("::")[0])
-        item.add_marker(pytest.mark.xdist_group(shared))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    rank = {name: place for place, name in enumerate(_SHARED)}
+    items.sort(key=lambda item: (rank.get(_group(item), len(rank)), _LAST_MODULE in item.nodeid))
+
+
+def _group(item: pytest.Item) -> str:
+    used = getattr(item, "fixturenames", ())
+    return next((name for name in _SHARED if name in used), item.nodeid.partition("::")[0])
 
 
 def lines_of(state: State) -> Iterator[tuple[str, bytes]]:

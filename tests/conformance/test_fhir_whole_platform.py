@@ -230,7 +230,8 @@ async def test_people_in_person_reach_their_own_dossier_only(platform: Platform,
     http = Http(platform, statement)
     own = await http.send("GET", "DocumentReference", **{"patient.identifier": patient.identifier})
     foreign = await http.send("GET", "DocumentReference", **{"patient.identifier": other.identifier})
-    nobody = await http.send("GET", "DocumentReference", **{"patient.identifier": f"{patient.identifier[:-1]}9"})
+    wrong = f"{patient.identifier[:-1]}{(int(patient.identifier[-1]) + 1) % 10}"
+    nobody = await http.send("GET", "DocumentReference", **{"patient.identifier": wrong})
     assert own.status_code == (200 if who == "patient" else 403), own.text
     assert foreign.status_code == 403
     assert nobody.status_code in (403, 400)

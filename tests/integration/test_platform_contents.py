@@ -69,6 +69,8 @@ async def test_a_content_comes_in_one_stream_and_is_submitted(platform: Platform
     )
     assert submitted.documents[0].size == len(content)
     assert "document.upload" in {event.action for event in await platform.trail(patient.health_id, "document.upload")}
+    call = stream(metadata=metadata, timeout=60)  # a client that goes on sending may miss why it was refused
+    await call.write(await anext(sent(without_dossier.health_id)))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await stream(sent(without_dossier.health_id), metadata=metadata, timeout=60)
+        await call
     assert refusal_of(refused.value).reason == reasons.ERROR_REASON_DOSSIER_NOT_FOUND
