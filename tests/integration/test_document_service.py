@@ -101,10 +101,11 @@ async def test_large_contents_and_plain_formats_come_back_too(world: World) -> N
 async def test_nothing_personal_is_stored_in_clear(world: World) -> None:
     await world.add()
     for table in ("document", "content", "submission_set", "idempotency", "outbox"):
-        for record in await world.pool.fetch(f"SELECT t::text AS line, t.* FROM {table} t"):  # noqa: S608
+        for record in await world.pool.fetch(f"SELECT * FROM {table}"):  # noqa: S608
             blobs = b"".join(value for value in record.values() if isinstance(value, bytes))
+            line = " ".join(str(value) for value in record.values() if not isinstance(value, bytes))
             for secret in ("PATIENTE", "279035121518989", "1979-03-28", "19790328", "Consultation du"):
-                assert secret not in record["line"]
+                assert secret not in line
                 assert secret.encode() not in blobs
 
 

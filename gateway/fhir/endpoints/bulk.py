@@ -39,7 +39,6 @@ from services.runtime.identifiers import dossier_name
 _KIND: Final = "Export"
 _WHOLE: Final = uuid.UUID(int=0)
 _DOCUMENTS_A_FILE: Final = 50
-_MOST_FILES: Final = 400
 _INLINE: Final[Mapping[bool, list[tuple[str, str]]]] = {True: [("_contents", "inline")], False: []}
 _STATUSES: Final = (
     document_pb2.DOCUMENT_STATUS_APPROVED,
@@ -71,11 +70,11 @@ class Bulk(Endpoints):
         return Response(status_code=202, headers={"Content-Location": location, "Cache-Control": "no-store"})
 
     async def status(self, exchange: Exchange) -> Response:
-        """The files: found by going through the pages once."""
+        """The files: found by going through the pages once. All of them, or the refusal that came in between."""
         wanted, inline = await _wanted(exchange)
         health_id, _ = await self._read_id(exchange, _KIND)
         job, output, token = exchange.request.path_params["id"], [], ""
-        for _ in range(_MOST_FILES):
+        while True:
             page = await self._or_nobody(self._page(exchange, health_id, token, _DOCUMENTS_A_FILE), "id")
             for kind in wanted if page.documents else ():
                 pairs = [*([("_page", token)] if token else []), *_INLINE[inline]]
