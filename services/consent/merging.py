@@ -23,7 +23,7 @@ from services.consent.changes import Clock, outbox_row
 from services.consent.mapping import write_time
 from services.consent.values import READ_TOGETHER, Dossier, DossierState, LockedDossier, Refused
 from services.runtime.identifiers import dossier_name, uuid7
-from services.runtime.links import linked_with
+from services.runtime.links import hold, linked_with
 from services.runtime.outbox import put
 from services.runtime.postgres import Connection
 
@@ -45,8 +45,9 @@ class Merging:
 
 
 async def refuse_merged(conn: Connection, health_id: int, locked: LockedDossier | None) -> tuple[int, ...]:
-    """All who are one person with this one; DOSSIER_MERGED for who was merged into another: that one's is opened."""
-    members = (await linked_with(conn, [health_id]))[health_id]
+    """All who are one person with this one, for the rest of the transaction: a dossier opened beside a link that is
+    being told would be open beside the survivor's. DOSSIER_MERGED for who was merged: the survivor's is opened."""
+    members = await hold(conn, health_id)
     if members[0] != health_id:
         raise Refused(reasons.ERROR_REASON_DOSSIER_MERGED, locked.dossier.epoch if locked else 0, members[0])
     return members

@@ -1,6 +1,6 @@
 """Linked people (design §8, merges): rows never move; a service keeps who is one person and reads their rows together.
 
-Lives here: the statements on ``linked_set`` (``sql/linked_set.sql``), in every service that keeps rows by health id.
+Lives here: the statements on ``linked_set`` (``sql/linked_set.sql``), in a service that identity tells of links.
 May not live here: what it means for a service that two dossiers are one person's.
 """
 
@@ -28,7 +28,11 @@ INSERT INTO linked_set (health_id, revision, member_ids) VALUES ($1, $2, $3)
 ON CONFLICT (health_id) DO UPDATE SET revision = excluded.revision, member_ids = excluded.member_ids
 WHERE linked_set.revision < excluded.revision
 """
-
+_STAND_ALONE: Final = """
+INSERT INTO linked_set (health_id, revision, member_ids) VALUES ($1, 0, ARRAY[$1]::bigint[])
+ON CONFLICT (health_id) DO NOTHING
+"""
+_HOLD: Final = "SELECT member_ids FROM linked_set WHERE health_id = $1 FOR SHARE"
 
 Also = Callable[[Connection, Sequence[LinkedSet]], Awaitable[None]]
 """What a service does besides, in the same transaction."""
@@ -64,6 +68,15 @@ async def apply_links(conn: Connection, sets: Iterable[LinkedSet]) -> None:
     """Keep what identity told, in the caller's transaction."""
     rows = {member: (each.revision, list(each.health_ids)) for each in sets for member in each.health_ids}
     await conn.executemany(_APPLY, [(member, *rows[member]) for member in sorted(rows)])
+
+
+async def hold(conn: Connection, health_id: int) -> tuple[int, ...]:
+    """All who are one person with this one, the survivor first; nobody is linked with it until the transaction ends.
+
+    A set that is being told is waited for and seen; one that comes later waits, and sees what this transaction did.
+    """
+    await conn.execute(_STAND_ALONE, health_id)
+    return tuple(await conn.fetchval(_HOLD, health_id))
 
 
 async def linked_with(reader: Reader, health_ids: Sequence[int]) -> Mapping[int, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ from services.runtime.postgres import transaction
 from tests.consent_service import NOW, Consent, grantee_of, professional
 from tests.integration.test_consent_duties import Elsewhere, delivered, duties
 from tests.integration.test_consent_life import reopen
+
+_WAITING_FOR_THE_OUTBOX = "SELECT count(*) FROM pg_locks WHERE relation = 'outbox'::regclass AND NOT granted"
 
 
 async def told(consent: Consent, revision: int, *sets: tuple[int, ...]) -> None:
@@ -56,6 +59,22 @@ async def test_an_authorisation_holds_on_the_dossier_that_it_was_given_for(conse
     await told(consent, 1, (one, other))
     assert (await consent.check(other)).permitted
     assert await reason(consent, one) == reasons.ERROR_REASON_AUTHORIZATION_MISSING
+
+
+async def test_a_dossier_opened_while_its_person_is_being_linked_is_merged_all_the_same(consent: Consent) -> None:
+    one, other = await consent.open(), new_health_id()
+    async with transaction(consent.pool) as held:
+        await held.execute("LOCK TABLE outbox IN EXCLUSIVE MODE")  # an opening waits for it, all but committed
+        opening = asyncio.create_task(consent.open(other))
+        async with asyncio.timeout(10):
+            while not await held.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'outbox'::regclass AND NOT granted"
+            ):
+                await asyncio.sleep(0.01)
+        linking = asyncio.create_task(told(consent, 1, (one, other)))
+        await asyncio.wait({linking}, timeout=0.3)
+    await asyncio.gather(opening, linking)
+    assert await states(consent, one, other) == ["open", "merged"]
 
 
 @contextmanager
