@@ -25,7 +25,7 @@ SETTINGS: Final[Mapping[ServiceName, type[ServiceSettings]]] = {
     "gateway": GatewaySettings,
 }
 CALLS: Final[Mapping[ServiceName, frozenset[str]]] = {
-    "identity": frozenset({"consent", "document", "audit"}),
+    "identity": frozenset({"consent", "audit"}),
     "consent": frozenset({"audit", "document"}),
     "document": frozenset({"identity", "consent", "audit"}),
     "audit": frozenset({"identity", "consent"}),

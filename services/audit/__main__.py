@@ -20,7 +20,6 @@ from services.audit.sequencer import AppendLimits
 from services.audit.service import PRODUCER, AuditService, Parts, own_trail
 from services.audit.settings import AuditSettings
 from services.audit.tiles import ForkFound
-from services.runtime import links
 from services.runtime.checks import AccessChecks
 from services.runtime.jobs import Job, Jobs, Lease
 from services.runtime.keyring import DossierKeys
@@ -52,10 +51,7 @@ async def main() -> None:
         parts = Parts(service.pool, keys, digests, tokens, log, logs)
         servicer = AuditService(parts, reader, checks, trail)
         await service.serve(
-            [
-                (audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer),
-                (links.SERVICE, links.LinksServicer(service.pool)),
-            ],
+            [(audit_pb2.DESCRIPTOR.services_by_name["AuditService"], servicer)],
             background=[
                 *(each.run for each in logs.integrators),
                 *_derivations(service, keys, log),

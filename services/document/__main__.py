@@ -42,7 +42,6 @@ from services.document.unique_ids import UniqueIds
 from services.document.upkeep import Deadlines, UniqueIdIndex
 from services.document.uploads import Uploads
 from services.document.verification import Verifier
-from services.runtime import links
 from services.runtime.checks import AccessChecks
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.jobs import Job, Jobs, Lease
@@ -179,7 +178,6 @@ async def _serve(service: Service[DocumentSettings]) -> None:
     housekeeping = service.housekeeping([document.deadlines.job()])
     background = [relay.run, index.run, housekeeping.run, readings.run, document.ahead.run]
     try:
-        servicers.append((links.SERVICE, links.LinksServicer(pool)))
         await service.serve(servicers, background=background)
     finally:
         await document.close()

@@ -1,6 +1,6 @@
-"""Telling the other services who is linked with whom: consent before a link is answered, document and audit soon after.
+"""Telling consent who is linked with whom, before a link is answered. The others learn it from its decisions.
 
-What is due is in `link_delivery` since the commit of the change, so nothing is lost when a service, or this process, is
+What is due is in `link_delivery` since the commit of the change, so nothing is lost when consent, or this process, is
 down; it is told again until it is acknowledged. A set is read when it is told, whole and with its revision, so that the
 order in which sets arrive does not matter.
 """
@@ -20,7 +20,7 @@ from services.runtime.postgres import Pool, is_transient
 Tell = Callable[[Sequence[LinkedSet]], Awaitable[None]]
 
 CONSENT: Final = "consent"
-SERVICES: Final = (CONSENT, "document", "audit")
+SERVICES: Final = (CONSENT,)
 _AT_ONCE: Final = 64
 _POLL: Final = 2.0
 _TIMEOUT: Final = 5.0

@@ -8,11 +8,10 @@ from services.runtime.settings import ServiceSettings, Target
 
 
 class IdentitySettings(ServiceSettings):
-    """The service cannot do without audit, and tells consent, document and audit of links."""
+    """The service cannot do without audit, asks consent for decisions, and tells it of links."""
 
     audit_address: Target
     consent_address: Target
-    document_address: Target
 
     insi_simulator_file: FilePath | None = None
     """Identities from which a simulated national identity service answers (CSV); refused in production. Without it

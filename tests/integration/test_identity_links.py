@@ -170,15 +170,17 @@ async def test_a_link_is_answered_only_when_consent_has_applied_it(people: Peopl
     await states(people, [one, other], {other: one})
 
 
-async def test_a_service_that_was_down_is_told_the_newest_set_when_it_is_back(people: People) -> None:
+async def test_consent_that_was_down_is_told_the_newest_set_when_it_is_back(people: People) -> None:
     one, other = await someone(people, 0), await someone(people, 1)
-    people.siblings["document"].down = True
-    await people.ask("LinkPeople", link(one, other))
-    await people.ask("UnlinkPeople", unlink(other))
-    await people.ask("LinkPeople", link(other, one))
-    with refused("DEPENDENCY_UNAVAILABLE"):
-        await people.parts.propagation.deliver("document")
-    people.siblings["document"].down = False
+    people.siblings["consent"].down = True
+    for act, request in (
+        ("LinkPeople", link(one, other)),
+        ("UnlinkPeople", unlink(other)),
+        ("LinkPeople", link(other, one)),
+    ):
+        with refused("DEPENDENCY_UNAVAILABLE"):
+            await people.ask(act, request)
+    people.siblings["consent"].down = False
     await states(people, [one, other], {one: other})
     assert await people.pool.fetchval("SELECT count(*) FROM link_delivery") == 0
 

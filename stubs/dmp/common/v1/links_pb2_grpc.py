@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class LinksServiceStub(object):
-    """LinksService is how identity tells a service which people are one person. Every
-    service that keeps rows by health id serves it beside its own.
+    """LinksService is how identity tells which people are one person. Consent serves
+    it beside its own, and names linked dossiers to the others with each decision.
     """
 
     def __init__(self, channel):
@@ -44,8 +44,8 @@ class LinksServiceStub(object):
 
 
 class LinksServiceServicer(object):
-    """LinksService is how identity tells a service which people are one person. Every
-    service that keeps rows by health id serves it beside its own.
+    """LinksService is how identity tells which people are one person. Consent serves
+    it beside its own, and names linked dossiers to the others with each decision.
     """
 
     def ApplyLinks(self, request, context):
@@ -74,8 +74,8 @@ def add_LinksServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LinksService(object):
-    """LinksService is how identity tells a service which people are one person. Every
-    service that keeps rows by health id serves it beside its own.
+    """LinksService is how identity tells which people are one person. Consent serves
+    it beside its own, and names linked dossiers to the others with each decision.
     """
 
     @staticmethod
