@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import Final
 
-from services.consent.__main__ import ConsentService
-from services.consent.terms import ConsentTerms
 from services.runtime import postgres
-from services.runtime.paging import PageTokens
-from services.runtime.trail import Trail
-from tests.consent_service import KEYRING, NOW, RIGHTS, YEAR, Consent, Events
+from tests.consent_service import NOW, Consent, consent_on
 
 _REPLICAS: Final = 3
 
@@ -28,29 +25,8 @@ class Replicas:
         made = []
         for number in range(_REPLICAS):
             pool = await postgres.connect(dsn, min_size=1, max_size=2, name="test-oracle")
-            events, terms = Events(), ConsentTerms(YEAR, "national")
-            service = ConsentService(
-                pool,
-                RIGHTS,
-                PageTokens(KEYRING),
-                Trail(events.append),
-                terms,
-                clock=lambda: self.clock[0],
-                kick=lambda: None,
-            )
-            made.append(
-                Consent(
-                    pool,
-                    service.servicer,
-                    service.rights_servicer,
-                    service.checks,
-                    terms,
-                    events,
-                    self.clock,
-                    [],
-                    itertools.count(number << 32),
-                )
-            )
+            replica, _ = consent_on(pool, self.clock)
+            made.append(replace(replica, numbers=itertools.count(number << 32)))
         return made
 
     def begin(self) -> None:

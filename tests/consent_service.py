@@ -312,16 +312,9 @@ def migrated(dsn: str) -> str:
     return dsn
 
 
-@asynccontextmanager
-async def consent_service(dsn: str) -> AsyncIterator[Consent]:
-    """The service on a migrated database, which is emptied first."""
-    pool = await postgres.connect(dsn, max_size=6, name="test-consent")
-    await pool.execute(f"TRUNCATE {TABLES}, linked_set")
-    await pool.execute("UPDATE rights_in_force SET version = 0")
-    events = Events()
-    now = [NOW]
-    kicks: list[int] = []
-    terms = ConsentTerms(YEAR, "national")
+def consent_on(pool: postgres.Pool, now: list[datetime]) -> tuple[Consent, ConsentService]:
+    """The service over a pool, at the time `now[0]`, as the tests drive it; and itself, to be closed."""
+    events, kicks, terms = Events(), list[int](), ConsentTerms(YEAR, "national")
     service = ConsentService(
         pool,
         RIGHTS,
@@ -331,8 +324,18 @@ async def consent_service(dsn: str) -> AsyncIterator[Consent]:
         clock=lambda: now[0],
         kick=lambda: kicks.append(1),
     )
+    return Consent(pool, service.servicer, service.rights_servicer, service.checks, terms, events, now, kicks), service
+
+
+@asynccontextmanager
+async def consent_service(dsn: str) -> AsyncIterator[Consent]:
+    """The service on a migrated database, which is emptied first."""
+    pool = await postgres.connect(dsn, max_size=6, name="test-consent")
+    await pool.execute(f"TRUNCATE {TABLES}, linked_set")
+    await pool.execute("UPDATE rights_in_force SET version = 0")
+    made, service = consent_on(pool, [NOW])
     try:
-        yield Consent(pool, service.servicer, service.rights_servicer, service.checks, terms, events, now, kicks)
+        yield made
     finally:
         await service.close()
         await pool.close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
@@ -306,3 +308,16 @@ async def identity_service(dsn: str, insi: NationalIdentityService | None = None
     finally:
         await parts.close()
         await pool.close()
+
+
+@pytest.fixture(scope="module")
+def identity_database(postgres_url: Callable[[], str]) -> str:
+    """A database with the service's tables, for the tests of one module."""
+    return migrated(postgres_url())
+
+
+@pytest.fixture
+async def people(identity_database: str) -> AsyncIterator[People]:
+    """The service on that database, emptied."""
+    async with identity_service(identity_database) as service:
+        yield service

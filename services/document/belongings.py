@@ -111,13 +111,13 @@ class Belongings:
     async def _projections(self, documents: Sequence[StoredDocument], keys: Mapping[int, DossierKey]) -> list[Fault]:
         """Each opens; how many there are is the reader's business, who may read all again."""
         broken: dict[_Of, None] = {}
-        for health_id, row in await keeping.projections_of(self._pool, documents):
+        for row in await keeping.projections_of(self._pool, documents):
 
-            def opens(key: DossierKey = keys[health_id], row: ProjectionRow = row) -> bool:
+            def opens(key: DossierKey = keys[row.health_id], row: ProjectionRow = row) -> bool:
                 return (clinical_envelope.opened(key, row) is None) == (not row.sealed)
 
             if not _holds(opens):
-                broken[health_id, row.document_id] = None
+                broken[row.health_id, row.document_id] = None
         return [Fault(of, _PROJECTION) for of in broken]
 
 

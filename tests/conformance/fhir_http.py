@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from typing import Any, Final
 
@@ -33,14 +34,8 @@ class Http:
         **parameters: Any,
     ) -> httpx.Response:
         """One request; `resource` is its body."""
-        token = await self._platform.session.token(self._statement)
-        return await self._platform.session.http.request(
-            method,
-            path,
-            params=parameters or None,
-            json=resource,
-            headers={**FHIR, "Authorization": f"Bearer {token}", **(headers or {})},
-        )
+        body = b"" if resource is None else json.dumps(resource).encode()
+        return await self.send_bytes(method, path, body, {**FHIR, **(headers or {})}, **parameters)
 
     async def send_bytes(
         self, method: str, path: str, body: bytes, headers: dict[str, str], /, **parameters: Any

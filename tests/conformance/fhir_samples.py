@@ -179,3 +179,17 @@ def bundle(count: int = 1, content: bytes = CDA) -> Json:
         "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition/pdsm-comprehensive-provide-document-bundle"
     )
     return {"resourceType": "Bundle", "meta": {"profile": [profile]}, "type": "transaction", "entry": entries}
+
+
+def reported(*entities: Json) -> Json:
+    """An AuditEvent of a partner's software (ITI-20): what it did with these."""
+    return {
+        "resourceType": "AuditEvent",
+        "type": {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "110106"},
+        "subtype": [{"system": "urn:ihe:event-type-code", "code": "ITI-68"}],
+        "recorded": "2026-06-12T10:00:00+02:00",
+        "outcome": "0",
+        "agent": [{"who": {"display": "LPS"}, "requestor": True}],
+        "source": {"observer": {"display": "poste 3"}},
+        "entity": list(entities),
+    }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import uuid
 
 import httpx
 import orjson
+import pytest
 
+from dmp.document.v1.document_pb2 import Document
+from gateway.fhir.endpoints import bulk
 from tests.conformance.fhir_platform import FakePlatform, client_of, issues, parsed
 from tests.conformance.fhir_samples import CDA, HEALTH_ID, INS, INS_OID, simplified
 
@@ -42,6 +46,23 @@ async def test_a_dossier_is_exported_whole_file_by_file() -> None:
             contents += [base64.b64decode(each["data"]) for each in resources if each["resourceType"] == "Binary"]
     assert len(ids) == len(set(ids)) == 120
     assert contents == [CDA] * 120
+
+
+async def test_the_status_lists_every_file_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "_DOCUMENTS_A_FILE", 1)
+    platform = FakePlatform()
+    async with client_of(platform) as client:
+        assert (await client.post("/DocumentReference", json=simplified(), headers=FHIR)).status_code == 201
+        [(first, content)] = platform.documents.values()
+        for _ in range(450):
+            another = Document()
+            another.CopyFrom(first)
+            another.name = f"{first.name[:-36]}{uuid.uuid4()}"
+            platform.documents[another.name] = (another, content)
+        url = f"/Patient/{await patient_id(client)}/$export"
+        begun = await client.get(url, params={"_type": "DocumentReference"})
+        manifest = (await client.get(begun.headers["content-location"])).json()
+    assert len({file["url"] for file in manifest["output"]}) == len(manifest["output"]) == 451
 
 
 async def test_only_the_files_asked_for_are_listed_and_rights_are_asked_at_each_file() -> None:

@@ -89,6 +89,15 @@ class TestErrors:
         )
         assert ("retry-after" in response.headers) == (response.status_code in (429, 503, 504))
 
+    @pytest.mark.parametrize("reason", [reasons.ERROR_REASON_DOSSIER_MERGED, reasons.ERROR_REASON_PERSON_MERGED])
+    async def test_of_what_was_merged_it_says_where_it_went(
+        self, client: httpx.AsyncClient, platform: FakePlatform, reason: int
+    ) -> None:
+        platform.fails = DmpError(reason, metadata={"merged_into": "dossiers/1234567890123456789012"})
+        response = await client.get("/DocumentReference", params=PATIENT)
+        (issue,) = issues(response, REASONS[reason].http)
+        assert issue["diagnostics"] == "merged into dossiers/1234567890123456789012"
+
     async def test_a_defect_says_nothing_of_itself(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
         platform.fails = RuntimeError("the secret")
         response = await client.get("/DocumentReference", params=PATIENT)

@@ -9,7 +9,7 @@ import pytest
 
 from dmp.audit.v1 import audit_pb2
 from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, parsed_xml
-from tests.conformance.fhir_samples import ALL_SCOPES, INS, INS_OID, SUBJECT
+from tests.conformance.fhir_samples import ALL_SCOPES, INS, INS_OID, SUBJECT, reported
 
 FHIR = {"Content-Type": "application/fhir+json"}
 PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
@@ -69,26 +69,17 @@ class TestTrail:
         assert len(seen) == len(set(seen)) == 5
 
     async def test_an_event_of_a_partner_is_recorded(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
-        sent = {
-            "resourceType": "AuditEvent",
-            "type": {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "110106"},
-            "subtype": [{"system": "urn:ihe:event-type-code", "code": "ITI-68"}],
-            "recorded": "2026-06-12T10:00:00+02:00",
-            "outcome": "0",
-            "agent": [{"who": {"display": "LPS"}, "requestor": True}],
-            "source": {"observer": {"display": "poste 3"}},
-            "entity": [
-                {"what": dict(SUBJECT), "role": {"code": "1"}},
-                {"what": {"identifier": {"value": "1.2.3"}}, "role": {"code": "3"}},
-            ],
-        }
+        sent = reported(
+            {"what": dict(SUBJECT), "role": {"code": "1"}},
+            {"what": {"identifier": {"value": "1.2.3"}}, "role": {"code": "3"}},
+        )
         created = await client.post("/AuditEvent", json=sent, headers=FHIR)
         assert created.status_code == 201, created.text
         parsed(created.json())
-        reported = platform.events[0].event.reported
-        assert (reported.type, reported.subtype, reported.source) == ("110106", "ITI-68", "poste 3")
+        told = platform.events[0].event.reported
+        assert (told.type, told.subtype, told.source) == ("110106", "ITI-68", "poste 3")
         assert list(platform.events[0].event.objects) == ["1.2.3"]
-        sent["entity"].pop(0)  # type: ignore[attr-defined]
+        sent["entity"].pop(0)
         assert expressions(issues(await client.post("/AuditEvent", json=sent, headers=FHIR), 422)) == [
             "AuditEvent.entity"
         ]

@@ -18,7 +18,7 @@ from services.runtime.identifiers import format_health_id
 from tests.conformance.fhir_day import FLAGS, by_identifier, identifier, patch, said
 from tests.conformance.fhir_http import FHIR, Http, of, simplified, unique_id
 from tests.conformance.fhir_platform import issues, parsed
-from tests.conformance.fhir_samples import Json
+from tests.conformance.fhir_samples import Json, reported
 from tests.platform_fixture import Platform, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -108,16 +108,7 @@ async def test_consents_are_created_found_read_ended_and_their_versions_kept(pla
 async def test_a_partners_own_event_is_in_the_trail_with_a_receipt(platform: Platform) -> None:
     patient = await platform.patient()
     http = of(platform, patient)
-    sent = {
-        "resourceType": "AuditEvent",
-        "type": {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "110106"},
-        "subtype": [{"system": "urn:ihe:event-type-code", "code": "ITI-68"}],
-        "recorded": "2026-06-12T10:00:00+02:00",
-        "outcome": "0",
-        "agent": [{"who": {"display": "LPS"}, "requestor": True}],
-        "source": {"observer": {"display": "poste 3"}},
-        "entity": [{"what": {"identifier": identifier(patient)}, "role": {"code": "1"}}],
-    }
+    sent = reported({"what": {"identifier": identifier(patient)}, "role": {"code": "1"}})
     created = await http.send("POST", "AuditEvent", sent)
     assert created.status_code == 201, created.text
     parsed(created.json())

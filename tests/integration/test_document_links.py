@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from dmp.document.v1 import document_pb2
+from dmp.document.v1 import clinical_pb2, document_pb2
 from services.runtime.identifiers import document_name, dossier_name, new_health_id
 from services.runtime.postgres import connect
+from tests import clinical_documents as bodies
 from tests.document_world import World, document_database, world
 from tests.documents import FakeAudit, FakeConsent, FakeIdentity, call, cda, new_oid
 from tests.refusals import refused
@@ -143,6 +144,35 @@ async def test_titles_sets_and_unique_ids_are_found_in_both(
     resolve = document_pb2.ResolveUniqueIdRequest(parent=dossier_name(one), unique_id=document.unique_id)
     answer = await world.service.servicer.ResolveUniqueId(resolve, call("ResolveUniqueId", one))
     assert [each.name for each in answer.documents] == [document_name(one, uuid.UUID(theirs[0]))]
+
+
+async def test_what_documents_of_either_say_is_listed_as_one_page_by_page(world: World) -> None:
+    one, other = int(new_health_id()), int(new_health_id())
+    named: dict[int, str] = {}
+    for world.dossier in (one, other):
+        document = await world.add(type_code="57833-6", body=bodies.prescription(bodies.prescribed()))
+        named[world.dossier] = document.name[-36:]
+
+    async def listed(dossier: int) -> list[str]:
+        sources, token = [], ""
+        while True:
+            request = clinical_pb2.ListMedicationsRequest(parent=dossier_name(dossier), page_size=1, page_token=token)
+            page = await world.service.clinical.ListMedications(request, call("ListMedications", dossier))
+            sources += [entry.source.document for entry in page.entries]
+            assert page.total_size == len(documents)
+            token = page.next_page_token
+            if not token:
+                return sources
+
+    link(world, (one, other))
+    documents = sorted(named.values())
+    for dossier in (one, other):
+        world.audit.events.clear()
+        assert sorted(await listed(dossier)) == [document_name(dossier, uuid.UUID(each)) for each in documents]
+        assert {event.health_id for event in world.audit.events} == {one, other}
+    link(world)
+    documents = [named[one]]
+    assert await listed(one) == [document_name(one, uuid.UUID(named[one]))]
 
 
 async def test_a_watch_wakes_for_either_dossier(world: World, two: tuple[int, int, list[str], list[str]]) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
-
-import pytest
 
 from bench.identity_loader import people as strangers
 from dmp.common.v1.coding_pb2 import Identifier
@@ -19,7 +16,7 @@ from services.identity.parts import IdentityParts, Surroundings
 from services.runtime.keyring import Keyring
 from services.runtime.trail import Trail
 from tests.faults.campaign import amount
-from tests.identity_service import FakeConsent, People, health_id_of, identity_service, local, migrated, traits
+from tests.identity_service import FakeConsent, People, health_id_of, local, traits
 
 CLIENTS: Final = 64
 PROCESSES: Final = 4
@@ -34,17 +31,6 @@ class Wish:
     who: int
     person: pb.Person
     request_id: str
-
-
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
-@pytest.fixture
-async def people(database: str) -> AsyncIterator[People]:
-    async with identity_service(database) as service:
-        yield service
 
 
 def wishes(count: int) -> list[Wish]:

@@ -9,10 +9,9 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.runtime.errors import DmpError
 from tests.identity_service import People, health_id_of, traits
-from tests.integration.test_identity_service import database, people  # noqa: F401 (fixtures)
 
 
-async def test_contacts_are_told_to_the_service_that_sends_notices_and_to_no_other(people: People) -> None:  # noqa: F811
+async def test_contacts_are_told_to_the_service_that_sends_notices_and_to_no_other(people: People) -> None:
     written = pb.Contact(email="claire@example.test", phone="+33 1 23 45 67 89", city="Lyon")
     made = people.call("CreatePerson")
     request_to_register = pb.CreatePersonRequest(

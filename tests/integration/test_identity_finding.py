@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,25 +19,12 @@ from tests.identity_service import (
     DOMINIQUE,
     SOFTWARE,
     People,
-    identity_service,
     ins,
-    migrated,
     traits,
 )
 
 RUTH_TRAITS = traits("Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220")
 QUALIFIED = pb.IDENTITY_STATUS_QUALIFIED
-
-
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
-@pytest.fixture
-async def people(database: str) -> AsyncIterator[People]:
-    async with identity_service(database) as service:
-        yield service
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -25,24 +24,12 @@ from tests.identity_service import (
     identity_service,
     ins,
     local,
-    migrated,
     traits,
 )
 
 PEOPLE = 5
 Model = dict[int, int]
 """Who is merged into whom."""
-
-
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
-@pytest.fixture
-async def people(database: str) -> AsyncIterator[People]:
-    async with identity_service(database) as service:
-        yield service
 
 
 @contextmanager
@@ -124,10 +111,10 @@ acts = st.lists(
 @given(acts=acts)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_merging_and_undoing_in_any_order_is_what_the_model_says(
-    database: str, acts: list[tuple[str, int, int]]
+    identity_database: str, acts: list[tuple[str, int, int]]
 ) -> None:
     async def play() -> None:
-        async with identity_service(database) as people:
+        async with identity_service(identity_database) as people:
             everyone = [await someone(people, number) for number in range(PEOPLE)]
             model: Model = {}
             moments: list[tuple[datetime, Model]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from tests.identity_service import (
     health_id_of,
     identity_service,
     local,
-    migrated,
     traits,
 )
 
@@ -54,14 +53,9 @@ def twin(given: str, place: str, birth_date: str = "1955-06-01") -> pb.Traits:
     return traits("Jumelle", given, given=given, birth_date=birth_date, birth_place=place)
 
 
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
 @pytest.fixture
-async def people(database: str, tmp_path: Path) -> AsyncIterator[People]:
-    async with identity_service(database, simulator(tmp_path)) as service:
+async def people(identity_database: str, tmp_path: Path) -> AsyncIterator[People]:
+    async with identity_service(identity_database, simulator(tmp_path)) as service:
         yield service
 
 

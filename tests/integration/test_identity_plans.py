@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-
-import pytest
 
 from services.identity.store import directory as directory_store
 from services.identity.store import links as link_store
 from services.identity.store import people as store
-from tests.identity_service import People, identity_service, migrated
+from tests.identity_service import People
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 STATEMENTS = (
@@ -47,17 +44,6 @@ structures AS (INSERT INTO structure SELECT number::text, 'n', md5(number::text)
 roles AS (INSERT INTO practitioner_role SELECT number::text, number::text, '10', '', '', true, now() FROM numbered)
 INSERT INTO match_block SELECT number, number FROM numbered
 """
-
-
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
-@pytest.fixture
-async def people(database: str) -> AsyncIterator[People]:
-    async with identity_service(database) as service:
-        yield service
 
 
 async def test_every_statement_of_the_request_path_uses_its_index(people: People) -> None:

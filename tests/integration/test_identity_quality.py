@@ -6,30 +6,16 @@ are in docs/reference/matching.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Final
-
-import pytest
 
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.registration_rules import RegistrationRefused
 from tests.faults.campaign import amount, publish
 from tests.identity_population import Quality, Record, judge, population
-from tests.identity_service import People, health_id_of, identity_service, migrated
+from tests.identity_service import People, health_id_of
 
 SEED: Final = 2111
 _AT_ONCE: Final = 64
-
-
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
-@pytest.fixture
-async def people(database: str) -> AsyncIterator[People]:
-    async with identity_service(database) as service:
-        yield service
 
 
 async def test_certain_is_always_right_and_little_is_missed(people: People) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,27 +27,14 @@ from tests.identity_service import (
     People,
     claim,
     health_id_of,
-    identity_service,
     ins,
     local,
-    migrated,
     traits,
 )
 
 RUTH_TRAITS = traits(
     "Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220", used_name="Decourcy"
 )
-
-
-@pytest.fixture(scope="module")
-def database(postgres_url: Callable[[], str]) -> str:
-    return migrated(postgres_url())
-
-
-@pytest.fixture
-async def people(database: str) -> AsyncIterator[People]:
-    async with identity_service(database) as service:
-        yield service
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import shutil
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.fhir_day import digest, feed, identifier, replacement
+from tests.conformance.fhir_day import feed, replacement
+from tests.conformance.fhir_http import simplified
 from tests.conformance.fhir_platform import parsed
 from tests.conformance.fhir_samples import Json
 from tests.platform_fixture import Patient, Platform
@@ -48,7 +48,7 @@ async def test_fhir_kit_client_lives_a_day(platform: Platform, tmp_path: Path) -
     task = {
         "token": token,
         "patient": patient.identifier,
-        "documents": [document(patient, seed) for seed in (1, 2, 3)],
+        "documents": [simplified(patient, seed) for seed in (1, 2, 3)],
         "replacement": replaced(patient, metadata),
         "described": {
             "resourceType": "Patient",
@@ -75,18 +75,6 @@ async def test_fhir_kit_client_lives_a_day(platform: Platform, tmp_path: Path) -
     assert len(answers) >= 15
     for answer in answers:
         parsed(answer)
-
-
-def document(patient: Patient, seed: int) -> Json:
-    """An ITI-105 of a CDA."""
-    content = patient.cda(seed=seed)
-    attachment = {"contentType": "text/xml", "data": base64.b64encode(content).decode(), **digest(content)}
-    return {
-        "resourceType": "DocumentReference",
-        "status": "current",
-        "subject": {"identifier": identifier(patient)},
-        "content": [{"attachment": attachment}],
-    }
 
 
 async def colleague(platform: Platform, patient: Patient) -> Patient:

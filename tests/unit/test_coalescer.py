@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Sequence
 
 import pytest
+import uvloop
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.coalescer import Coalescer
@@ -230,8 +231,6 @@ def test_bounds_below_one_are_refused() -> None:
 
 
 def test_it_runs_on_uvloop() -> None:
-    uvloop = pytest.importorskip("uvloop")
-
     async def main() -> list[int]:
         async def send(items: list[int]) -> list[int]:
             await asyncio.sleep(0)

@@ -186,10 +186,9 @@ async def folders_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[St
     return [StoredFolder._make(record) for record in await pool.fetch(FOLDERS_OF, _ids(documents)[0], ids)]
 
 
-async def projections_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[tuple[int, ProjectionRow]]:
-    """The projections of these documents, each with its dossier."""
-    records = await pool.fetch(PROJECTIONS_OF, *_ids(documents))
-    return [(record[0], ProjectionRow._make(record)) for record in records]
+async def projections_of(pool: Pool, documents: Sequence[StoredDocument]) -> list[ProjectionRow]:
+    """The projections of these documents."""
+    return [ProjectionRow._make(record) for record in await pool.fetch(PROJECTIONS_OF, *_ids(documents))]
 
 
 def _ids(documents: Sequence[StoredDocument]) -> tuple[list[int], list[uuid.UUID]]:
