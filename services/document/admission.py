@@ -39,6 +39,7 @@ from services.document.succession import Newcomer, Place, Wanted, place_all
 from services.document.times import instant, timestamp
 from services.document.unique_ids import UniqueIds, spellings
 from services.runtime.context import Call
+from services.runtime.dossier_keys import DossierKeyBatch
 from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import document_name, submission_set_name, uuid7
 from services.runtime.sealing import DossierKey
@@ -67,6 +68,8 @@ class Prospect:
     epoch: int
     basis: int
     uploads: Sequence[uuid.UUID]
+    dossiers: Sequence[int]
+    """The dossier that it is for, and the others of the person, which are one with it (decision 0023)."""
 
 
 class Identifiers(NamedTuple):
@@ -81,7 +84,7 @@ class Identifiers(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What the dossier holds that bears on a submission."""
+    """What the dossier, and those linked with it, hold that bears on a submission."""
 
     documents: Sequence[Fact]
     taken: Sequence[Taken]
@@ -92,7 +95,8 @@ class Admitted(NamedTuple):
 
     submission: Submission
     answer: document_pb2.SubmitDocumentsResponse
-    event: audit_pb2.AuditEvent
+    events: Sequence[audit_pb2.AuditEvent]
+    """The submission's, and one for each other dossier in which it replaces documents."""
 
 
 class Admission:
@@ -125,13 +129,14 @@ class Admission:
     def admit(
         self,
         prospect: Prospect,
-        key: DossierKey,
-        moment: Moment,
+        keys: DossierKeyBatch,
+        moments: Mapping[int, Moment],
         around: Surroundings,
         placed: Mapping[uuid.UUID, NewContent],
     ) -> Admitted:
         """What is to be written, or the DmpError that says why not."""
         request, call = prospect.request, prospect.call
+        key, moment = keys[call.health_id], moments[call.health_id]
         set_digest = self._unique_ids.of_set(request.submission_set.unique_id)
         if any(taken.folder_id is None and taken.unique_id_digest == set_digest for taken in around.taken):
             field = FieldViolation("submission_set.unique_id", "unique", "the dossier holds a submission set with it")
@@ -152,13 +157,13 @@ class Admission:
                     key, made[0].content_id, prospect.prepared[index]
                 )
         revisions = [
-            _replaced(key, row, moment, prospect.document_ids[index])
+            _replaced(keys[row.health_id], row, moments[row.health_id], prospect.document_ids[index])
             for index, place in enumerate(places)
             for row in place.replaces
         ]
         submission = Submission(
             call.health_id,
-            moment,
+            {health_id: moments[health_id] for health_id in prospect.dossiers},
             self._set(key, set_id, set_digest, answer.submission_set, moment),
             new,
             list(contents.values()),
@@ -167,7 +172,7 @@ class Admission:
             revisions,
             prospect.uploads,
         )
-        return Admitted(submission, answer, _event(prospect, answer, revisions))
+        return Admitted(submission, answer, _events(prospect, answer, revisions))
 
     def _newcomers(self, prospect: Prospect) -> list[Newcomer]:
         return [
@@ -320,30 +325,55 @@ def _content(key: DossierKey, content_id: uuid.UUID, prepared: Prepared) -> NewC
 
 
 def _replaced(key: DossierKey, row: DocumentRow, moment: Moment, by: uuid.UUID) -> Revision:
-    state = changed(state_of(row), REPLACE)
-    if state is None:  # succession lets only approved documents be replaced
-        raise DmpError(reasons.ERROR_REASON_REPLACE_FAILED)
+    # Succession lets approved documents be replaced, and those whose replacement went away with another dossier.
+    state = changed(state_of(row), REPLACE) or state_of(row)
     return revision(key, row, state, REPLACE, moment.now, replaced_by=by)
 
 
-def _event(
+def _events(
     prospect: Prospect, answer: document_pb2.SubmitDocumentsResponse, revisions: Sequence[Revision]
-) -> audit_pb2.AuditEvent:
-    objects = [answer.submission_set.name, *(document.name for document in answer.documents)]
-    replaced = [document_name(r.row.health_id, r.row.document_id) for r in revisions]
-    changes = [
-        audit_pb2.AttributeChange(attribute="replaced", before=name, after=document_name(r.row.health_id, by))
-        for name, r in zip(replaced, revisions, strict=True)
-        if (by := r.row.replaced_by) is not None
-    ]
-    return build_event(
-        prospect.call,
+) -> list[audit_pb2.AuditEvent]:
+    """Of the dossier, by its own names; and of each other dossier in which something was replaced, by that one's."""
+    call = prospect.call
+    made = [answer.submission_set.name, *(document.name for document in answer.documents)]
+    own = build_event(
+        call,
         outcome=audit_pb2.OUTCOME_SUCCESS,
-        objects=[*objects, *replaced],
+        objects=[*made, *(document_name(call.health_id, r.row.document_id) for r in revisions)],
         epoch=prospect.epoch,
-        changes=changes,
+        changes=_replacements(call.health_id, revisions),
         basis=prospect.basis,
     )
+    others: dict[int, list[Revision]] = {}
+    for one in revisions:
+        if one.row.health_id != call.health_id:
+            others.setdefault(one.row.health_id, []).append(one)
+    return [
+        own,
+        *(
+            build_event(
+                call,
+                outcome=audit_pb2.OUTCOME_SUCCESS,
+                health_id=health_id,
+                objects=[document_name(health_id, r.row.document_id) for r in replaced],
+                changes=_replacements(health_id, replaced),
+                basis=prospect.basis,
+            )
+            for health_id, replaced in others.items()
+        ),
+    ]
+
+
+def _replacements(health_id: int, revisions: Sequence[Revision]) -> list[audit_pb2.AttributeChange]:
+    return [
+        audit_pb2.AttributeChange(
+            attribute="replaced",
+            before=document_name(health_id, r.row.document_id),
+            after=document_name(health_id, by),
+        )
+        for r in revisions
+        if (by := r.row.replaced_by) is not None
+    ]
 
 
 def _author_of(actor: context_pb2.ActingContext) -> coding_pb2.Author:

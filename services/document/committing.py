@@ -1,9 +1,9 @@
 """The commit of submissions: many of them in one transaction, each whole or not at all.
 
 Submissions that are ready wait for the commit under way and leave together in the next one (a coalescer). A group holds
-at most one of each dossier; dossiers are locked first, so that what the group reads of them stays true until it
-commits, and every refusal (duplicate, replaced meanwhile) is decided before anything is written. If the database
-refuses a group for what one of them holds, each is tried alone.
+at most one of each dossier, those linked with it included; dossiers are locked first, so that what the group reads of
+them stays true until it commits, and every refusal (duplicate, replaced meanwhile) is decided before anything is
+written. If the database refuses a group for what one of them holds, each is tried alone.
 
     lock the dossiers' clocks → keys → answers kept, documents concerned → decide and seal → write → commit
 """
@@ -22,6 +22,7 @@ from services.document.admission import Admission, Prospect, Surroundings
 from services.document.store import writing
 from services.document.store.reading import translated
 from services.document.store.writing import Moment, NewContent
+from services.document.succession import successors
 from services.runtime import faults, idempotency, outbox
 from services.runtime.coalescer import Coalescer
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
@@ -29,7 +30,6 @@ from services.runtime.errors import DmpError
 from services.runtime.idempotency import IdempotencyKey, Kept
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection, Pool, is_transient, transaction
-from services.runtime.sealing import DossierKey
 
 Response = document_pb2.SubmitDocumentsResponse
 
@@ -52,6 +52,11 @@ class Pending:
     @property
     def health_id(self) -> int:
         return self.key.health_id
+
+    @property
+    def dossiers(self) -> Sequence[int]:
+        """Its dossier first, then those linked with it."""
+        return self.prospect.dossiers
 
     @property
     def size(self) -> int:
@@ -120,12 +125,14 @@ class Committer:
         try:
             async with transaction(self._pool) as conn:
                 faults.point("submit.begun")
-                moments = await writing.lock(conn, {p.health_id: _STEPS for p in group}, self._clock())
+                steps = {health_id: _STEPS for p in group for health_id in p.dossiers}
+                moments = await writing.lock(conn, steps, self._clock())
                 faults.point("submit.locked")
                 keys = await self._keys.for_write(conn, [p.health_id for p in group])
                 faults.point("submit.keyed")
                 kept = await idempotency.find_many(conn, [p.key for p in group])
                 surroundings = await self._surroundings(conn, group)
+                keys |= await self._keys_elsewhere(conn, surroundings)
                 faults.point("submit.read")
                 handled = sum(p.size for p in group)
                 decide = self._decide
@@ -140,12 +147,12 @@ class Committer:
         except _NothingToWrite:
             return outcomes
         faults.point("submit.after_commit")
-        self._committed([submission.health_id for submission in writes.submissions])
+        self._committed(sorted({row.health_id for row in writes.events}))
         return outcomes
 
     async def _surroundings(self, conn: Connection, group: Sequence[Pending]) -> dict[int, Surroundings]:
-        """What the dossiers hold that bears on the group."""
-        ids = [p.health_id for p in group]
+        """What the dossiers hold that bears on the group, by the dossier that each submission is for."""
+        ids = [health_id for p in group for health_id in p.dossiers]
         wanted = [self._admission.wanted(p.prospect) for p in group]
         facts = await writing.facts(
             conn,
@@ -154,6 +161,9 @@ class Committer:
             [digest for one in wanted for digest in one.sets],
             [document for one in wanted for document in one.documents],
         )
+        if later := [one for known in facts.values() for one in successors(known)]:
+            for health_id, more in (await writing.facts(conn, ids, [], [], later)).items():
+                facts[health_id] += more
         taken = await writing.taken(
             conn,
             ids,
@@ -161,7 +171,19 @@ class Committer:
             [digest for one in wanted for digest in one.folders],
             [folder for one in wanted for folder in one.folder_ids],
         )
-        return {health_id: Surroundings(facts[health_id], taken[health_id]) for health_id in ids}
+        return {
+            p.health_id: Surroundings(
+                [fact for health_id in p.dossiers for fact in facts[health_id]],
+                [one for health_id in p.dossiers for one in taken[health_id]],
+            )
+            for p in group
+        }
+
+    async def _keys_elsewhere(self, conn: Connection, surroundings: Mapping[int, Surroundings]) -> DossierKeyBatch:
+        """The keys of documents in linked dossiers, which may be replaced; nearly nobody has any."""
+        owners = {fact.row.health_id for around in surroundings.values() for fact in around.documents}
+        others = sorted(owners - surroundings.keys())
+        return await self._keys.for_write(conn, others) if others else DossierKeyBatch({})
 
     def _decide(
         self,
@@ -175,25 +197,31 @@ class Committer:
         writes = _Writes([], [], {})
         for pending in group:
             try:
-                key = keys[pending.health_id]
                 known = idempotency.replay(kept.get(pending.key), pending.body_digest)
                 if known is not None:
+                    key = keys[pending.health_id]
                     outcomes[pending] = envelope.open_answer(key, pending.body_digest, known, Response)
                     continue
-                moment, around = moments[pending.health_id], surroundings[pending.health_id]
-                outcomes[pending] = self._admit(pending, key, moment, around, writes)
+                outcomes[pending] = self._admit(pending, keys, moments, surroundings[pending.health_id], writes)
             except DmpError as error:
                 outcomes[pending] = error
         return outcomes, writes
 
     def _admit(
-        self, pending: Pending, key: DossierKey, moment: Moment, around: Surroundings, writes: _Writes
+        self,
+        pending: Pending,
+        keys: DossierKeyBatch,
+        moments: Mapping[int, Moment],
+        around: Surroundings,
+        writes: _Writes,
     ) -> Response:
-        admitted = self._admission.admit(pending.prospect, key, moment, around, pending.placed)
-        event = admitted.event
+        admitted = self._admission.admit(pending.prospect, keys, moments, around, pending.placed)
         writes.submissions.append(admitted.submission)
-        writes.events.append(OutboxRow(pending.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString()))
-        sealed = envelope.seal_answer(key, pending.body_digest, admitted.answer)
+        writes.events.extend(
+            OutboxRow(event.health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())
+            for event in admitted.events
+        )
+        sealed = envelope.seal_answer(keys[pending.health_id], pending.body_digest, admitted.answer)
         writes.answers[pending.key] = Kept(pending.body_digest, sealed)
         return admitted.answer
 
@@ -216,12 +244,12 @@ def _groups(batch: Sequence[Pending]) -> Iterator[list[Pending]]:
         dossiers: set[int] = set()
         size = 0
         for pending in waiting:
-            if pending.health_id in dossiers or (group and size + pending.size > _GROUP_BYTES):
+            if not dossiers.isdisjoint(pending.dossiers) or (group and size + pending.size > _GROUP_BYTES):
                 later.append(pending)
             else:
                 group.append(pending)
                 size += pending.size
-            dossiers.add(pending.health_id)
+            dossiers.update(pending.dossiers)
         yield group
         waiting = later
 

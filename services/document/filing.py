@@ -30,12 +30,18 @@ class Filing:
         answer: document_pb2.SubmitDocumentsResponse,
         moment: Moment,
     ) -> tuple[list[NewFolder], list[list[uuid.UUID]]]:
-        """The new folders, and for each document those that it lies in."""
-        held: dict[bytes, uuid.UUID] = {t.unique_id_digest: t.folder_id for t in taken if t.folder_id is not None}
+        """The new folders, and for each document those that it lies in: folders of its own dossier."""
+        held: dict[bytes, uuid.UUID] = {}
+        linked: set[bytes] = set()
+        for one in taken:
+            if one.folder_id is not None and one.health_id == key.health_id:
+                held[one.unique_id_digest] = one.folder_id
+            elif one.folder_id is not None:
+                linked.add(one.unique_id_digest)
         new: list[NewFolder] = []
         for index, folder in enumerate(request.folders):
             digest = self._unique_ids.of_folder(folder.unique_id)
-            if digest in held:
+            if digest in held or digest in linked:
                 field = FieldViolation(f"folders[{index}].unique_id", "unique", "the dossier holds a folder with it")
                 raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, fields=(field,))
             folder_id = held[digest] = uuid7()

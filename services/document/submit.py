@@ -34,6 +34,7 @@ from services.document.store.writing import NewContent
 from services.document.unique_ids import UniqueIds
 from services.document.uploads import Uploads
 from services.runtime import faults, idempotency
+from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
@@ -148,7 +149,8 @@ class Submitter:
         faults.point("submit.content_stored")
         uploads = [uuid.UUID(submitted.upload[-36:]) for submitted in request.documents if submitted.upload]
         ids = [uuid7() for _ in prepared]
-        prospect = Prospect(call, request, prepared, ids, decision.epoch, decision.basis, uploads)
+        dossiers = dossiers_read(call.health_id, decision)
+        prospect = Prospect(call, request, prepared, ids, decision.epoch, decision.basis, uploads, dossiers)
         pending = Pending(prospect, _key(call, request), digest, placed)
         return await self._committer.commit(pending, call.remaining())
 

@@ -5,6 +5,9 @@ its parent; an older version never overwrites a newer one: one that comes late i
 A version may be missing for ever; the newest that is there is the current one.
 
 What replaces a document is hidden from those from whom that one was hidden: otherwise a correction would unmask.
+
+Documents of linked dossiers count as one dossier's. Who was replaced from a dossier that has been parted since may be
+replaced again: nobody who reads it finds what took its place.
 """
 
 from __future__ import annotations
@@ -131,7 +134,7 @@ def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID]) -> P
         for fact in older:
             if fact.row.status == _APPROVED and fact.row.document_id not in gone:
                 related[_REPLACES, fact.row.document_id] = fact.row
-    replaces = [row for (kind, _), row in related.items() if kind == _REPLACES and row.status == _APPROVED]
+    replaces = [row for (kind, _), row in related.items() if kind == _REPLACES and _is_current(row, known)]
     place = Place(
         status=_APPROVED if newer is None else _DEPRECATED,
         replaced_by=None if newer is None else newer.row.document_id,
@@ -171,9 +174,23 @@ def _target(
         return row
     if wanted.expected_version and wanted.expected_version != row.version:
         raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
-    if row.status != _APPROVED or row.document_id in gone:
+    if not _is_current(row, known) or row.document_id in gone:
         raise _failed(newcomer, wanted, "that document is not approved any more")
     return row
+
+
+def _is_current(row: DocumentRow, known: Iterable[Fact]) -> bool:
+    """Whether nothing that is read with the document has taken its place."""
+    if row.status == _DEPRECATED and row.replaced_by is not None:
+        return all(fact.row.document_id != row.replaced_by for fact in known)
+    return row.status == _APPROVED
+
+
+def successors(known: Sequence[Fact]) -> list[uuid.UUID]:
+    """What took the place of these documents and is not among them: to be looked for, before `place_all`."""
+    there = {fact.row.document_id for fact in known}
+    deprecated = (fact.row.replaced_by for fact in known if fact.row.status == _DEPRECATED)
+    return [one for one in deprecated if one is not None and one not in there]
 
 
 def _is(fact: Fact, wanted: Wanted) -> bool:

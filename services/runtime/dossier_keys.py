@@ -135,6 +135,9 @@ class DossierKeyBatch:
         """Whether the dossier has a usable key."""
         return isinstance(self._keys.get(health_id), DossierKey)
 
+    def __or__(self, other: DossierKeyBatch) -> DossierKeyBatch:
+        return DossierKeyBatch({**self._keys, **other._keys}) if other._keys else self
+
     def __len__(self) -> int:
         return sum(isinstance(key, DossierKey) for key in self._keys.values())
 

@@ -7,7 +7,7 @@ Statements take many dossiers at once: submissions are committed in groups (`com
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -118,6 +118,7 @@ class Fact(NamedTuple):
 class Taken(NamedTuple):
     """A submission set (no folder id) or a folder that bears on a submission."""
 
+    health_id: int
     unique_id_digest: bytes
     folder_id: uuid.UUID | None
     sealed: bytes | None
@@ -212,10 +213,11 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """All that one submission writes. `moment.sequence` is the number of its first change."""
+    """All that one submission writes. `moments` are those of its dossier and of the others that it changes: `sequence`
+    is the number of the first change in each."""
 
     health_id: int
-    moment: Moment
+    moments: Mapping[int, Moment]
     new_set: NewSet
     documents: Sequence[NewDocument]
     contents: Sequence[NewContent]
@@ -266,7 +268,7 @@ async def taken(
     """Submission sets and folders of these dossiers with one of these identifiers."""
     by_dossier: dict[int, list[Taken]] = {health_id: [] for health_id in health_ids}
     for record in await conn.fetch(TAKEN, health_ids, sets, folders, folder_ids):
-        by_dossier[record[0]].append(Taken(record[1], record[2], record[3]))
+        by_dossier[record[0]].append(Taken._make(record))
     return by_dossier
 
 
@@ -328,11 +330,13 @@ async def put_change(conn: Connection, row: DocumentRow, sequence: int) -> None:
 
 
 def _changes(submission: Submission) -> list[tuple[int, int, uuid.UUID, int, datetime | None]]:
-    rows = [*(r.row for r in submission.revisions), *(d.row for d in submission.documents)]
-    return [
-        (row.health_id, submission.moment.sequence + step, row.document_id, row.change, row.changed_at)
-        for step, row in enumerate(rows)
-    ]
+    changes = []
+    steps = dict.fromkeys(submission.moments, 0)
+    for row in (*(r.row for r in submission.revisions), *(d.row for d in submission.documents)):
+        sequence = submission.moments[row.health_id].sequence + steps[row.health_id]
+        changes.append((row.health_id, sequence, row.document_id, row.change, row.changed_at))
+        steps[row.health_id] += 1
+    return changes
 
 
 def _set_values(submission: Submission) -> tuple[object, ...]:
@@ -352,7 +356,7 @@ def _set_values(submission: Submission) -> tuple[object, ...]:
 
 
 async def _insert_folders(conn: Connection, submission: Submission) -> None:
-    set_id, now = submission.new_set.submission_set_id, submission.moment.now
+    set_id, now = submission.new_set.submission_set_id, submission.moments[submission.health_id].now
     for folder in submission.folders:
         await conn.execute(
             PUT_FOLDER,
