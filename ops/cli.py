@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import runpy
 import sys
-from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ops.acts import Acts
 from ops.audit.commands import app as audit_commands
+from ops.command import dossier_typed, errors, fail, perform, platform_session
 from ops.consent_commands import consent_commands, rights_commands
 from ops.content_commands import commands as content_commands
 from ops.demo_platform import demo_professional
-from ops.endpoints import NotRunning, published
-from ops.local.state import SERVICES, ServiceName, State, StateError
-from ops.local.supervisor import ChildFailed
+from ops.local.state import SERVICES, ServiceName, State
 from ops.partner_commands import commands as partner_commands
 from ops.register_commands import directory_commands, duplicate_commands, key_commands, person_commands
-from ops.session import Session, Statement, TokenRefused
+from ops.session import Statement
 from ops.terminal import console
-from services.runtime.errors import DmpError
-from services.runtime.identifiers import child_of, dossier_name, parse_health_id
+from services.runtime.identifiers import child_of, dossier_name
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The shared medical record platform.")
 _out = console()
-_err = Console(stderr=True)
 
-Dossier = Annotated[str, typer.Argument(help="The dossier: 21 digits, or an INS of the demo people.")]
 As = Annotated[str, typer.Option("--as", help="IDNPS of the professional who acts; by default the demo's physician.")]
 Profession = Annotated[str, typer.Option(help="Profession code of that professional.")]
 
@@ -47,7 +40,7 @@ def run(
     """Start the whole platform here: PostgreSQL, Redis, keys, services, demo dossiers. Ctrl-C stops it."""
     from ops.demo_platform import run_platform
 
-    _run(run_platform(State.open(), people if seeded else 0))
+    perform(run_platform(State.open(), people if seeded else 0))
 
 
 @app.command()
@@ -75,7 +68,7 @@ def migrate(
 
     file = dsn_file or Path(os.environ.get("DMP_DSN_FILE", ""))
     if not file.is_file():
-        _fail("name a file that holds the DSN with --dsn-file or DMP_DSN_FILE")
+        fail("name a file that holds the DSN with --dsn-file or DMP_DSN_FILE")
     done = asyncio.run(apply(_checked_service(service), file.read_text("utf-8").strip()))
     _out.print("\n".join(done) or "nothing to apply")
 
@@ -86,10 +79,10 @@ def seed(people: Annotated[int, typer.Option(help="How many demo dossiers.")] = 
     from ops.demo_platform import seed_demo
 
     async def act() -> None:
-        async with _session() as session:
-            await seed_demo(session, people, _err)
+        async with platform_session() as session:
+            await seed_demo(session, people, errors)
 
-    _run(act())
+    perform(act())
 
 
 @app.command()
@@ -102,13 +95,13 @@ def token(
     """Print a platform token of a demo caller, for five minutes."""
 
     async def act() -> None:
-        async with _session() as session:
+        async with platform_session() as session:
             statement = _professional(professional, profession)
             if patient:
-                statement = Statement.patient(await _dossier(session, patient))
+                statement = Statement.patient(await dossier_typed(session, patient))
             _out.print(await session.token(statement, scope), soft_wrap=True, highlight=False)
 
-    _run(act())
+    perform(act())
 
 
 @app.command()
@@ -125,12 +118,12 @@ def submit(
     from ops.feeding import feed
 
     async def act() -> int:
-        async with _session() as session:
+        async with platform_session() as session:
             acts = Acts(session, _professional(professional, profession))
-            target = await _dossier(session, dossier) if dossier else None
-            return await feed(acts, files, target, register=register, out=_out, err=_err)
+            target = await dossier_typed(session, dossier) if dossier else None
+            return await feed(acts, files, target, register=register, out=_out, err=errors)
 
-    raise typer.Exit(_run(act()))
+    raise typer.Exit(perform(act()))
 
 
 @app.command()
@@ -143,10 +136,10 @@ def read(
     """Read a document, or list those of a dossier."""
 
     async def act() -> None:
-        async with _session() as session:
+        async with platform_session() as session:
             acts = Acts(session, _professional(professional, profession))
             if "/documents/" not in name:
-                await _list_documents(acts, await _dossier(session, name))
+                await _list_documents(acts, await dossier_typed(session, name))
                 return
             child_of(name, "documents", "name")
             _, content = await acts.read(name)
@@ -155,7 +148,7 @@ def read(
             else:
                 sys.stdout.buffer.write(content)
 
-    _run(act())
+    perform(act())
 
 
 @app.command()
@@ -163,7 +156,7 @@ def openid() -> None:
     """Run the local OpenID provider of the running platform's state, which `dmp run` starts by itself."""
     from ops.openid.server import serve as serve_openid
 
-    _run(serve_openid(State.open()))
+    perform(serve_openid(State.open()))
 
 
 @app.command()
@@ -178,7 +171,7 @@ def rotate_token_key(
         try:
             keys.retire_token_key(state, retire)
         except ValueError as error:
-            _fail(str(error))
+            fail(str(error))
     else:
         _out.print(keys.rotate_token_key(state).kid)
 
@@ -189,14 +182,7 @@ def doctor() -> None:
     from ops.doctor import examine
 
     state = State.open()
-    raise typer.Exit(_run(examine(state, _out)))
-
-
-@contextlib.asynccontextmanager
-async def _session() -> Any:
-    state = State.open()
-    async with Session(state, published(state)) as session:
-        yield session
+    raise typer.Exit(perform(examine(state, _out)))
 
 
 app.add_typer(content_commands, name="content")
@@ -208,19 +194,6 @@ app.add_typer(key_commands, name="keys")
 app.add_typer(audit_commands, name="audit")
 app.add_typer(rights_commands, name="rights")
 app.add_typer(consent_commands, name="consent")
-
-
-async def _dossier(session: Session, text: str) -> int:
-    """A dossier from 21 digits, a resource name, or an INS of the demo's domain."""
-    from ops.feeding import INS_SYSTEMS, resolve_ins
-
-    digits = text.removeprefix("dossiers/")
-    if len(digits) == 21:
-        return parse_health_id(digits, "dossier")
-    found = await resolve_ins(Acts(session, demo_professional()), digits, INS_SYSTEMS)
-    if found is None:
-        _fail("no registered person has this INS")
-    return found
 
 
 async def _list_documents(acts: Acts, health_id: int) -> None:
@@ -245,35 +218,7 @@ def _checked_service(name: str) -> ServiceName:
     known = next((service for service in SERVICES if service == name), None)
     if known is not None:
         return known
-    return _fail(f"no such service; one of {', '.join(SERVICES)}")
-
-
-def _word(enum_name: str) -> str:
-    return enum_name.split("_", 1)[1].removeprefix("REASON_").lower().replace("unspecified", "")
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command; a refusal is one clear line and exit code 1."""
-    with _clear_refusals():
-        return asyncio.run(work)
-
-
-@contextlib.contextmanager
-def _clear_refusals() -> Iterator[None]:
-    try:
-        yield
-    except DmpError as error:
-        fields = "".join(f"\n  {v.field}: {v.description} ({v.rule})" for v in error.fields)
-        _fail(f"{error.reason_name}: {error.message}{fields}")
-    except (NotRunning, StateError, TokenRefused, ChildFailed) as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"cannot reach the platform: {error}")
-
-
-def _fail(message: str) -> NoReturn:
-    _err.print(message, style="red", soft_wrap=True, highlight=False, markup=False)
-    raise typer.Exit(1)
+    return fail(f"no such service; one of {', '.join(SERVICES)}")
 
 
 if __name__ == "__main__":

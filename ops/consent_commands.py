@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dmp.common.v1 import context_pb2, error_reason_pb2
 from dmp.consent.v1 import consent_pb2, rights_pb2
+from ops.command import perform, platform_session
 from ops.consent_acts import ConsentActs, read_tables, write_tables
 from ops.terminal import console
 from services.runtime.errors import DmpError
@@ -129,10 +130,9 @@ def _show(changes: rights_pb2.DiffRightsResponse) -> None:
 
 def _act(work: Callable[[ConsentActs], Awaitable[Any]]) -> Any:
     """Do `work` at the running platform; a refusal is one clear line."""
-    from ops.cli import _run, _session  # the commands' own: clear refusals, and a session of the running platform
 
     async def act() -> Any:
-        async with _session() as opened:
+        async with platform_session() as opened:
             return await work(ConsentActs(opened))
 
-    return _run(act())
+    return perform(act())

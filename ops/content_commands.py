@@ -12,9 +12,8 @@ from google.protobuf.message import Message
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dmp.document.v1 import document_pb2 as pb
-from ops.endpoints import published
+from ops.command import perform, platform_session
 from ops.local.registrations import OPERATOR
-from ops.local.state import State
 from ops.reread_command import reread
 from ops.session import Session, Statement
 from ops.terminal import console
@@ -109,17 +108,14 @@ async def _call(session: Session, method: str, request: Message, response: type[
 
 def _slices(one: Callable[[Session, str], Awaitable[tuple[str, str]]], token: str) -> None:
     """Slice after slice, with what was done so far; broken off, it says how to go on."""
-    from ops.cli import _run  # the commands' own: clear refusals
-
-    _run(_all_slices(one, token))
+    perform(_all_slices(one, token))
 
 
 async def _all_slices(one: Callable[[Session, str], Awaitable[tuple[str, str]]], token: str) -> None:
-    state = State.open()
     columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     done = ""
     page = token
-    async with Session(state, published(state)) as session:
+    async with platform_session() as session:
         try:
             with Progress(*columns, console=_out, transient=True) as progress:
                 task = progress.add_task("…")

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from rich.table import Table
 
 from dmp.gateway.v1 import partner_pb2 as pb
+from ops.command import perform, platform_session
 from ops.partners import Partners
 from ops.terminal import console
 
@@ -100,13 +101,11 @@ def read_partner(file: Path) -> pb.Partner:
 
 
 def _act(work: Callable[[Partners], Awaitable[Any]]) -> Any:
-    from ops.cli import _run, _session  # the commands' own: clear refusals, and a session of the running platform
-
     async def inside() -> Any:
-        async with _session() as session:
+        async with platform_session() as session:
             return await work(Partners(session))
 
-    return _run(inside())
+    return perform(inside())
 
 
 def _print_state(state: pb.PartnerState) -> None:

@@ -17,8 +17,8 @@ from rich.table import Table
 from dmp.common.v1.coding_pb2 import Coding, Identifier
 from dmp.identity.v1 import directory_pb2, keys_pb2
 from dmp.identity.v1 import identity_pb2 as pb
+from ops.command import perform, platform_session
 from ops.demo_platform import demo_professional
-from ops.endpoints import published
 from ops.local.registrations import INTERNAL, OPERATOR
 from ops.local.state import State
 from ops.session import Session, Statement
@@ -335,11 +335,8 @@ def _card(one: pb.Person, linked: list[str]) -> Table:
 
 
 def _run(act: Any) -> None:
-    from ops.cli import _run as run  # the commands' own: a refusal is one clear line
-
     async def work() -> None:
-        state = State.open()
-        async with Session(state, published(state)) as session:
+        async with platform_session() as session:
             await act(session)
 
-    run(work())
+    perform(work())

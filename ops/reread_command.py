@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from dmp.document.v1 import clinical_pb2 as pb
-from ops.endpoints import published
+from ops.command import perform, platform_session
 from ops.local.registrations import OPERATOR
-from ops.local.state import State
 from ops.session import Session, Statement
 from ops.terminal import console
 
@@ -27,14 +26,11 @@ def reread(
     wait: Annotated[bool, typer.Option(help="Stay until it has come to the end.")] = False,
 ) -> None:
     """Show how far reading has come; with --restart read every document again. It goes on without this command."""
-    from ops.cli import _run  # the commands' own: clear refusals
-
-    _run(_follow(restart=restart, wait=wait))
+    perform(_follow(restart=restart, wait=wait))
 
 
 async def _follow(*, restart: bool, wait: bool) -> None:
-    state = State.open()
-    async with Session(state, published(state)) as session:
+    async with platform_session() as session:
         answer = await _ask(session, restart=restart)
         _show(answer)
         while wait and not answer.done:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -21,6 +20,7 @@ from ops.audit.monitor import Alarm, Monitor
 from ops.audit.receipts import check_receipt
 from ops.audit.sources import OPERATOR_STATEMENT, DirectorySource, RpcSource, Source, SourceFailed, WebSource
 from ops.audit.verify import Progress, Verdict, Verification
+from ops.command import Dossier, dossier_typed, fail, perform, platform_session
 from ops.local.state import write_private
 from ops.session import Session, Statement
 from ops.terminal import console
@@ -32,7 +32,6 @@ from services.runtime.tlog.tree import ProofWrong
 app = typer.Typer(no_args_is_help=True, help="The trail of a dossier, receipts, and verifying the logs.")
 _out = console()
 
-Dossier = Annotated[str, typer.Argument(help="The dossier: 21 digits, or an INS of the demo people.")]
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy", help="Trusted logs and witnesses (c2sp.org/tlog-policy).", dir_okay=False)
 ]
@@ -47,7 +46,7 @@ def trail(dossier: Dossier) -> None:
     """List who did what in a dossier, newest first, as its patient sees it."""
 
     async def act() -> None:
-        async with session_here() as session:
+        async with platform_session() as session:
             table = Table(box=None)
             for title in ("when", "who", "from", "action", "outcome", "reason"):
                 table.add_column(title, no_wrap=True)
@@ -66,7 +65,7 @@ def trail(dossier: Dossier) -> None:
                 )
             _out.print(table)
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -74,14 +73,14 @@ def summary(dossier: Dossier) -> None:
     """Say in French who entered a dossier, and why they could, as its patient reads it."""
 
     async def act() -> None:
-        async with session_here() as session:
+        async with platform_session() as session:
             parent, patient = await _patient(session, dossier)
             request = audit_pb2.SummarizeAccessRequest(parent=parent)
             answer = await session.call("audit", "SummarizeAccess", request, audit_pb2.SummarizeAccessResponse, patient)
             for each in answer.summaries:
                 _out.print(each.sentence, highlight=False)
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -92,7 +91,7 @@ def export(
     """Write the whole trail of a dossier as NDJSON, oldest first."""
 
     async def act() -> None:
-        async with session_here() as session:
+        async with platform_session() as session:
             parent, patient = await _patient(session, dossier)
             request = audit_pb2.ExportEventsRequest(parent=parent)
             events = session.stream("audit", "ExportEvents", request, audit_pb2.ExportEventsResponse, patient)
@@ -100,7 +99,7 @@ def export(
                 async for each in events:
                     stream.write(json.dumps(json_format.MessageToDict(each.event), ensure_ascii=False) + "\n")
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -111,14 +110,14 @@ def receipt(
     """Fetch the receipt of an event, as the patient of its dossier."""
 
     async def act() -> None:
-        async with session_here() as session:
+        async with platform_session() as session:
             _, patient = await _patient(session, event.split("/")[1] if "/" in event else event)
             request = audit_pb2.GetReceiptRequest(name=event)
             answer = await session.call("audit", "GetReceipt", request, audit_pb2.GetReceiptResponse, patient)
             output.write_text(answer.proof, encoding="utf-8")
             _out.print(f"{output}: event {answer.receipt.leaf_index} of the log {answer.log_key}", soft_wrap=True)
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -159,13 +158,13 @@ def verify(
         if url:
             async with httpx.AsyncClient(timeout=30, verify=_trusted_by_the_stack()) as http:
                 return await _verify(WebSource(http, url.rstrip("/")), _policy(policy, log_key), state)
-        async with session_here() as session:
+        async with platform_session() as session:
             source = RpcSource(session, log)
             given = _policy(policy, log_key) if policy or log_key else await _stated(source)
             return await _verify(source, given, state)
 
     try:
-        verdict = run(act())
+        verdict = perform(act())
     except SourceFailed as error:
         fail(str(error))
     for finding in verdict.findings:
@@ -198,12 +197,12 @@ def monitor(
             async with httpx.AsyncClient(timeout=30, verify=_trusted_by_the_stack()) as http:
                 await _watch(Monitor(WebSource(http, url.rstrip("/")), _policy(policy, log_key), state), every, once)
         else:
-            async with session_here() as session:
+            async with platform_session() as session:
                 source = RpcSource(session, log)
                 given = _policy(policy, log_key) if policy or log_key else await _stated(source)
                 await _watch(Monitor(source, given, state), every, once)
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -214,7 +213,7 @@ def counts(
     """Count what happened on the platform by day."""
 
     async def act() -> None:
-        async with session_here() as session:
+        async with platform_session() as session:
             request = audit_pb2.CountEventsRequest(start_day=start, end_day=end)
             answer = await session.call(
                 "audit", "CountEvents", request, audit_pb2.CountEventsResponse, OPERATOR_STATEMENT
@@ -224,7 +223,7 @@ def counts(
                 table.add_row(each.day, each.action, _word(audit_pb2.Outcome.Name(each.outcome)), str(each.event_count))
             _out.print(table)
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -235,7 +234,7 @@ def unusual(
     """List the accesses that look unusual, or close one."""
 
     async def act() -> None:
-        async with session_here() as session:
+        async with platform_session() as session:
             if decide:
                 decision = notice_pb2.UNUSUAL_DECISION_CONFIRMED if confirmed else notice_pb2.UNUSUAL_DECISION_EXPLAINED
                 request = notice_pb2.DecideUnusualAccessRequest(
@@ -257,7 +256,7 @@ def unusual(
                 table.add_row(each.name, each.detector, each.subject, each.explanation)
             _out.print(table)
 
-    run(act())
+    perform(act())
 
 
 @app.command()
@@ -333,9 +332,7 @@ async def _stated(source: RpcSource) -> Policy:
 
 
 async def _patient(session: Session, dossier: str) -> tuple[str, Statement]:
-    from ops.cli import _dossier
-
-    health_id = await _dossier(session, dossier)
+    health_id = await dossier_typed(session, dossier)
     return dossier_name(health_id), Statement.patient(health_id)
 
 
@@ -354,24 +351,3 @@ def _trusted_by_the_stack() -> Any:
 
 def _word(enum_name: str) -> str:
     return enum_name.split("_", 1)[1].removeprefix("REASON_").lower().replace("unspecified", "")
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """As the other commands do: refusals are clear lines."""
-    from ops.cli import _run
-
-    return _run(work)
-
-
-def fail(message: str) -> NoReturn:
-    """One clear line, and exit code 1."""
-    from ops.cli import _fail
-
-    _fail(message)
-
-
-def session_here() -> Any:
-    """A session of the running platform."""
-    from ops.cli import _session
-
-    return _session()
