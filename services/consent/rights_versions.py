@@ -10,7 +10,7 @@ from datetime import datetime
 
 from services.consent import store
 from services.consent.functional_rights import SHIPPED, FunctionalRights, parse_rights
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Reader
 
 _FIRST_PAGE = 200
 
@@ -27,7 +27,7 @@ class RightsVersions:
         """The tables, if they were read before."""
         return self._known.get(version)
 
-    async def of(self, reader: store.Reader | Connection, version: int) -> FunctionalRights:
+    async def of(self, reader: Reader, version: int) -> FunctionalRights:
         """The tables of a version that exists. Raises what asyncpg raises, LookupError for no such version."""
         rights = self._known.get(version)
         if rights is None:
@@ -37,7 +37,7 @@ class RightsVersions:
             rights = self._known[version] = parse_rights(stored.text, version)
         return rights
 
-    async def at(self, reader: store.Reader, now: datetime) -> FunctionalRights:
+    async def at(self, reader: Reader, now: datetime) -> FunctionalRights:
         """The tables that were in force at an instant."""
         before = 1 << 62
         while versions := await store.rights_versions(reader, before, _FIRST_PAGE):

@@ -7,15 +7,14 @@ May not live here: what it means for a service that two dossiers are one person'
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-import asyncpg
 from google.protobuf.descriptor import ServiceDescriptor
 
 from dmp.common.v1 import links_pb2
 from dmp.common.v1.links_pb2 import ApplyLinksRequest, ApplyLinksResponse, LinkedSet
 from services.runtime.context import Call
-from services.runtime.postgres import Connection, Pool, transaction, translate
+from services.runtime.postgres import Connection, Pool, Reader, transaction, translate
 from services.runtime.validation import validate
 
 SERVICE: Final[ServiceDescriptor] = links_pb2.DESCRIPTOR.services_by_name["LinksService"]
@@ -56,12 +55,6 @@ class LinksServicer:
         except Exception as error:  # a boundary: whatever the database's fault is, nothing is acknowledged
             raise translate(error) from error
         return ApplyLinksResponse()
-
-
-class Reader(Protocol):
-    """A pool or a connection."""
-
-    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]: ...
 
 
 async def apply_links(conn: Connection, sets: Iterable[LinkedSet]) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -27,6 +27,7 @@ from services.runtime.migrations import SchemaOutOfDate, check_migrations, migra
 __all__ = [
     "Connection",
     "Pool",
+    "Reader",
     "SchemaOutOfDate",
     "check_migrations",
     "connect",
@@ -40,6 +41,14 @@ __all__ = [
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 PoolConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+
+class Reader(Protocol):
+    """A pool or a connection: each statement by itself."""
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]: ...
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+
 
 T = TypeVar("T")
 

@@ -47,7 +47,6 @@ from services.consent.store.facts import (
     STANDINGS,
     Asked,
     Known,
-    Reader,
     read_facts,
     read_standings,
 )
@@ -93,7 +92,6 @@ __all__ = [
     "GranteeRow",
     "HistoryEntry",
     "Known",
-    "Reader",
     "Recorded",
     "StoredRights",
     "What",

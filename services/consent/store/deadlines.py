@@ -7,8 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from services.consent.store.facts import Reader
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Connection, Reader
 
 _SET: Final = """
 INSERT INTO deadline (health_id, what, whose, due_at) VALUES ($1, $2, $3, $4)

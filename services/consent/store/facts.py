@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -21,6 +21,7 @@ from services.consent.values import (
     Representation,
     RepresentationKind,
 )
+from services.runtime.postgres import Reader
 
 T = TypeVar("T")
 
@@ -62,13 +63,6 @@ d.merged_into
 FACTS: Final = f"SELECT {_FACTS_COLUMNS} {_ASKED}"
 STANDINGS: Final = f"SELECT {_FACTS_COLUMNS}, {DOSSIER_COLUMNS} {_ASKED}"
 _STATES: Final = {state.value: state for state in DossierState}
-
-
-class Reader(Protocol):
-    """A pool or a connection: one statement, one snapshot."""
-
-    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]: ...
-    async def fetchval(self, query: str, *args: object) -> Any: ...
 
 
 class Asked(NamedTuple):

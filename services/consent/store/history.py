@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from services.consent.store.facts import Reader
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Connection, Reader
 
 _REMEMBER: Final = """
 INSERT INTO consent_event (health_id, epoch, kind, payload, actor, request_id, recorded_at)

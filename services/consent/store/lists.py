@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.consent.store.facts import Reader
 from services.consent.values import Authorization, Grantee, GranteeKind, Representation, RepresentationKind, Term
+from services.runtime.postgres import Reader
 
 GRANTEES: Final = """
 SELECT coalesce(g.grantee_kind, b.grantee_kind) AS kind, coalesce(g.grantee_id, b.grantee_id) AS id,

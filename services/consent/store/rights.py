@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.consent.functional_rights import TablesText
 
 if TYPE_CHECKING:
-    from services.consent.store.facts import Reader
-    from services.runtime.postgres import Connection
+    from services.runtime.postgres import Connection, Reader
 
 _IN_FORCE: Final = "SELECT version FROM rights_in_force"
 _HOLD: Final = "SELECT version FROM rights_in_force FOR UPDATE"
@@ -40,13 +39,13 @@ class StoredRights:
     comment: str
 
 
-async def rights_in_force(reader: Reader | Connection) -> int:
+async def rights_in_force(reader: Reader) -> int:
     """The version by which decisions are made now."""
     version: int = await reader.fetchval(_IN_FORCE)
     return version
 
 
-async def read_rights(reader: Reader | Connection, version: int) -> StoredRights | None:
+async def read_rights(reader: Reader, version: int) -> StoredRights | None:
     """One version; None where there is none."""
     rows = await reader.fetch(_READ, version)
     return _stored(rows[0]) if rows else None

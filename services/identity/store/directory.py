@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.identity.store.people import Reader
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Connection, Reader
 
 END: Final = "\U0010ffff"
 """Sorts after every key."""

@@ -9,8 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from services.identity.store.people import Reader
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Connection, Reader
 
 SETS: Final = """
 SELECT health_id, into_id, root_id, revision, member_ids FROM link_set WHERE health_id = ANY($1::bigint[])

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
-import asyncpg
-
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Connection, Reader
 
 _COLUMNS: Final = "health_id, status, sealed, created_at, version, updated_at"
 
@@ -70,12 +68,6 @@ INSERT INTO identifier_domain (system, display_name, client_id) VALUES ($1, $2, 
 ON CONFLICT (system) DO UPDATE SET display_name = excluded.display_name, client_id = excluded.client_id
 """
 DOMAINS: Final = "SELECT system, display_name, client_id FROM identifier_domain ORDER BY system"
-
-
-class Reader(Protocol):
-    """A pool or a connection."""
-
-    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]: ...
 
 
 @dataclass(frozen=True, slots=True)

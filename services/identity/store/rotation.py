@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.identity.store.people import Reader
-from services.runtime.postgres import Connection
+from services.runtime.postgres import Connection, Reader
 
 _COLUMNS: Final = "phase, generation, position, people_done, updated_at"
 STATE: Final = f"SELECT {_COLUMNS} FROM key_rotation WHERE id = 1"  # noqa: S608 (constants)
