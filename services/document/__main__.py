@@ -16,6 +16,7 @@ from services.document.change import Changer
 from services.document.changes import Changes, Watched
 from services.document.clinical import Listings
 from services.document.clinical_envelope import Digests
+from services.document.clinical_linked import Joins
 from services.document.clinical_lists import ClinicalLists
 from services.document.clinical_service import ClinicalServicer
 from services.document.clinical_sources import Documents
@@ -119,8 +120,9 @@ class DocumentService:
         self._opener, self._contents = opener, contents
         self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)
         self.servicer = DocumentServicer(self._rooms, served)
-        listings = Listings(ClinicalStore(pool), documents, self._projector, gate, digests, tokens)
-        self.clinical = ClinicalServicer(ClinicalLists(listings), self.sweep)
+        clinical = ClinicalStore(pool)
+        listings = Listings(clinical, documents, self._projector, gate, digests, tokens)
+        self.clinical = ClinicalServicer(ClinicalLists(listings, Joins(clinical, listings, digests)), self.sweep)
 
     async def close(self) -> None:
         """Finish what was accepted."""

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import Message as AnyMessage
 
+from dmp.common.v1 import coding_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import clinical_pb2, document_pb2
@@ -46,17 +47,20 @@ class Span(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A projection that the caller may read, opened; `message` is None for an unread document."""
+    """A projection that the caller may read, opened; `message` is None for an unread document. `reference_ids` are the
+    document's."""
 
     source: clinical_pb2.Source
     message: Message | None
     row: ProjectionRow
+    reference_ids: Sequence[coding_pb2.Identifier] = ()
 
 
 class _Known(NamedTuple):
-    """A document that the caller may know of, as a source, and its dossier's key."""
+    """A document that the caller may know of, as a source, its reference ids, and its dossier's key."""
 
     source: clinical_pb2.Source
+    reference_ids: Sequence[coding_pb2.Identifier]
     key: DossierKey
 
 
@@ -125,7 +129,7 @@ class Listings:
         """The rows opened, each with its source; one that has just been hidden is left out."""
         found = await self._sources(asked, {DocumentKey(row.health_id, row.document_id) for row in rows})
         return [
-            Item(found[key].source, opened(found[key].key, row), row)
+            Item(found[key].source, opened(found[key].key, row), row, found[key].reference_ids)
             for row in rows
             if (key := DocumentKey(row.health_id, row.document_id)) in found
         ]
@@ -171,7 +175,8 @@ class Listings:
                 if row.health_id != health_id:
                     asked.owners[shown.name] = DocumentKey(row.health_id, row.document_id)
                 source = _source(shown, left_out.get(row.document_id, 0))
-                sources[DocumentKey(row.health_id, row.document_id)] = _Known(source, stored.key)
+                key = DocumentKey(row.health_id, row.document_id)
+                sources[key] = _Known(source, stored.document.reference_ids, stored.key)
         return sources
 
 

@@ -9,8 +9,9 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import clinical_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.clinical import MOST_UNREAD, Asked, Item, Listings, Span, place_bytes, place_of, span_of
+from services.document.clinical_linked import Joins
 from services.document.clinical_sources import translated
-from services.document.clinical_store import Place, ProjectionRow, Rows
+from services.document.clinical_store import Place, ProjectionRow, Rows, Same
 from services.document.reading.model import Kind
 from services.document.reading.results import unit_of
 from services.runtime.context import Call
@@ -62,8 +63,9 @@ Fill: TypeAlias = Callable[[Asked], Awaitable[Shown]]
 class ClinicalLists:
     """Gives the lists."""
 
-    def __init__(self, listings: Listings) -> None:
+    def __init__(self, listings: Listings, joins: Joins) -> None:
         self._listings = listings
+        self._joins = joins
 
     async def medications(
         self, request: clinical_pb2.ListMedicationsRequest, call: Call
@@ -114,12 +116,13 @@ class ClinicalLists:
         async def fill(asked: Asked) -> Shown:
             kinds, span = (int(Kind.IMAGING_REPORT), int(Kind.IMAGING_REFERENCE)), span_of(request.time)
             after, limit = place_of(asked.after), asked.size + 1
+            same = await self._joins.images(asked)
             with translated():
                 page = await self._listings.store.imaging(
-                    asked.dossiers, asked.view, kinds, span=span, after=after, limit=limit
+                    asked.dossiers, asked.view, kinds, span=span, after=after, limit=limit, same=same
                 )
             items = await self._items(asked, page, response)
-            linked = await self._linked(asked, items)
+            linked = await self._linked(asked, items, same)
             for item in items:
                 _imaging_entry(response.entries.add(source=item.source), item, linked)
             sources = [entry.source for entry in response.entries]
@@ -136,9 +139,17 @@ class ClinicalLists:
         async def fill(asked: Asked) -> Shown:
             codes = self._listings.wanted(asked, request.codes)
             span, after, limit = span_of(request.time), _series_place(asked.after), asked.size + 1
+            same = await self._joins.series(asked)
             with translated():
                 page = await self._listings.store.series(
-                    asked.dossiers, asked.view, int(Kind.RESULT), codes=codes, span=span, after=after, limit=limit
+                    asked.dossiers,
+                    asked.view,
+                    int(Kind.RESULT),
+                    codes=codes,
+                    span=span,
+                    after=after,
+                    limit=limit,
+                    same=same,
                 )
             items = await self._items(asked, page, response, lambda row: row.series_digest)
             _series(response, items)
@@ -209,14 +220,14 @@ class ClinicalLists:
             response.pending = await self._listings.pending(asked)
         return await self._listings.items(asked, shown)
 
-    async def _linked(self, asked: Asked, items: Sequence[Item]) -> list[Item]:
+    async def _linked(self, asked: Asked, items: Sequence[Item], same: Same) -> list[Item]:
         """The references that any of these reports is linked to."""
         links = {link for item in items if item.row.kind == Kind.IMAGING_REPORT for link in item.row.link_digests}
         if not links:
             return []
         with translated():
             rows = await self._listings.store.linked(
-                asked.dossiers, asked.view, int(Kind.IMAGING_REFERENCE), sorted(links), _MOST_REFERENCES
+                asked.dossiers, asked.view, int(Kind.IMAGING_REFERENCE), links, _MOST_REFERENCES, same
             )
         return await self._listings.items(asked, rows)
 

@@ -8,7 +8,7 @@ shown to who may not know of its document, and only approved documents have any.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -45,9 +45,11 @@ LEFT JOIN (
 ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
 """  # noqa: S608 (constants of this module)
 # Series one after the other, each newest first: everything descends, so that one row comparison finds the next page.
+# What is one series in linked dossiers ($20) goes by one digest ($21).
 _SERIES: Final = f"""
 WITH known AS MATERIALIZED (
-    SELECT p.health_id, p.document_id, p.place, p.occurred_at, p.series_digest
+    SELECT p.health_id, p.document_id, p.place, p.occurred_at,
+    coalesce(($21::bytea[])[array_position($20::bytea[], p.series_digest)], p.series_digest) AS series_digest
     FROM projection p {_OF_DOCUMENT}
     WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11 AND p.unread = 0
     AND ($12::bytea[] IS NULL OR p.code_digests && $12)
@@ -66,12 +68,16 @@ LEFT JOIN (
     page JOIN projection p ON p.health_id = ANY($1) AND p.health_id = page.health_id
     AND p.document_id = page.document_id AND p.place = page.place
 ) ON true
-ORDER BY p.series_digest DESC, p.occurred_at DESC, p.document_id DESC, p.place DESC
+ORDER BY page.series_digest DESC, p.occurred_at DESC, p.document_id DESC, p.place DESC
 """  # noqa: S608
-# Reports ($11), and the references ($12) that no report which may be known of is linked to.
+# Reports ($11), and the references ($12) that no report which may be known of is linked to. What joins them in linked
+# dossiers ($19) goes by one digest ($20).
 _IMAGING: Final = f"""
 WITH visible AS MATERIALIZED (
-    SELECT p.health_id, p.document_id, p.place, p.kind, p.occurred_at, p.link_digests
+    SELECT p.health_id, p.document_id, p.place, p.kind, p.occurred_at,
+    CASE WHEN cardinality($19::bytea[]) = 0 THEN p.link_digests ELSE ARRAY(
+        SELECT coalesce(($20::bytea[])[array_position($19, link)], link) FROM unnest(p.link_digests) AS link
+    ) END AS link_digests
     FROM projection p {_OF_DOCUMENT}
     WHERE p.health_id = ANY($1::bigint[]) AND p.kind IN ($11, $12) AND {VISIBLE}
 ), known AS (
@@ -100,6 +106,18 @@ FROM projection p {_OF_DOCUMENT}
 WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11 AND p.link_digests && $12::bytea[] AND {VISIBLE}
 ORDER BY p.occurred_at DESC, p.document_id DESC, p.place DESC
 LIMIT $13
+"""  # noqa: S608
+# One of each series, and all images: what is compared between linked dossiers.
+_ONE_OF_EACH_SERIES: Final = f"""
+SELECT DISTINCT ON (p.health_id, p.series_digest) {_COLUMNS}
+FROM projection p {_OF_DOCUMENT}
+WHERE p.health_id = ANY($1::bigint[]) AND p.kind = $11 AND p.unread = 0 AND {VISIBLE}
+ORDER BY p.health_id, p.series_digest
+"""  # noqa: S608
+_IMAGES: Final = f"""
+SELECT {_COLUMNS}
+FROM projection p {_OF_DOCUMENT}
+WHERE p.health_id = ANY($1::bigint[]) AND p.kind IN ($11, $12) AND p.unread = 0 AND {VISIBLE}
 """  # noqa: S608
 _UNREAD: Final = f"""
 SELECT p.health_id, p.document_id
@@ -191,6 +209,33 @@ class Rows(NamedTuple):
     total: int
 
 
+class Same(NamedTuple):
+    """Digests of linked dossiers, and in their places those that they go by: where both say the same, it is one."""
+
+    theirs: list[bytes]
+    ours: list[bytes]
+
+    def rows(self, rows: Sequence[ProjectionRow]) -> list[ProjectionRow]:
+        """The rows, by the digests that they go by."""
+        if not self.theirs:
+            return list(rows)
+        known = dict(zip(self.theirs, self.ours, strict=True))
+        return [
+            row._replace(
+                series_digest=known.get(row.series_digest, row.series_digest),
+                link_digests=[known.get(link, link) for link in row.link_digests],
+            )
+            for row in rows
+        ]
+
+    def all_of(self, digests: Iterable[bytes]) -> list[bytes]:
+        """These digests, and those of linked dossiers that go by them."""
+        wanted = set(digests)
+        return sorted(
+            wanted.union(theirs for theirs, ours in zip(self.theirs, self.ours, strict=True) if ours in wanted)
+        )
+
+
 class NewProjection(NamedTuple):
     """A projection to store."""
 
@@ -237,11 +282,13 @@ class ClinicalStore:
         span: tuple[datetime | None, datetime | None],
         after: tuple[bytes, Place] | None,
         limit: int,
+        same: Same,
     ) -> Rows:
         """Results series by series, each newest first."""
         position = (None, None, None, None) if after is None else (after[0], *after[1])
-        values = (kind, codes, *span, *position, limit)
-        return _rows(await self._pool.fetch(_SERIES, health_ids, *view_values(view), *values))
+        values = (kind, codes, *span, *position, limit, *same)
+        page = _rows(await self._pool.fetch(_SERIES, health_ids, *view_values(view), *values))
+        return page._replace(rows=same.rows(page.rows))
 
     async def imaging(
         self,
@@ -252,16 +299,29 @@ class ClinicalStore:
         span: tuple[datetime | None, datetime | None],
         after: Place | None,
         limit: int,
+        same: Same,
     ) -> Rows:
         """Reports and the references that stand by themselves, newest first."""
-        values = (*kinds, *span, *(after or (None, None, None)), limit)
-        return _rows(await self._pool.fetch(_IMAGING, health_ids, *view_values(view), *values))
+        values = (*kinds, *span, *(after or (None, None, None)), limit, *same)
+        page = _rows(await self._pool.fetch(_IMAGING, health_ids, *view_values(view), *values))
+        return page._replace(rows=same.rows(page.rows))
 
     async def linked(
-        self, health_ids: Sequence[int], view: View, kind: int, links: list[bytes], limit: int
+        self, health_ids: Sequence[int], view: View, kind: int, links: Iterable[bytes], limit: int, same: Same
     ) -> list[ProjectionRow]:
         """Projections of a kind with any of these links, newest first."""
-        records = await self._pool.fetch(_LINKED, health_ids, *view_values(view), kind, links, limit)
+        wanted = same.all_of(links)
+        records = await self._pool.fetch(_LINKED, health_ids, *view_values(view), kind, wanted, limit)
+        return same.rows([ProjectionRow._make(record) for record in records])
+
+    async def one_of_each_series(self, health_ids: Sequence[int], view: View, kind: int) -> list[ProjectionRow]:
+        """One result of each series of each of these dossiers."""
+        records = await self._pool.fetch(_ONE_OF_EACH_SERIES, health_ids, *view_values(view), kind)
+        return [ProjectionRow._make(record) for record in records]
+
+    async def images(self, health_ids: Sequence[int], view: View, kinds: tuple[int, int]) -> list[ProjectionRow]:
+        """All reports and references of these dossiers."""
+        records = await self._pool.fetch(_IMAGES, health_ids, *view_values(view), *kinds)
         return [ProjectionRow._make(record) for record in records]
 
     async def unread(self, health_ids: Sequence[int], view: View, kind: int, limit: int) -> list[DocumentKey]:

@@ -277,7 +277,19 @@ async def test_a_sweep_that_was_stopped_goes_on_from_there(world: World) -> None
 _LISTS: Final = {
     name: statement
     for name, statement in vars(clinical_store).items()
-    if name in {"_LIST", "_SERIES", "_IMAGING", "_LINKED", "_UNREAD", "_PENDING", "_WAITING", "_LEFT_OUT"}
+    if name
+    in {
+        "_LIST",
+        "_SERIES",
+        "_IMAGING",
+        "_LINKED",
+        "_ONE_OF_EACH_SERIES",
+        "_IMAGES",
+        "_UNREAD",
+        "_PENDING",
+        "_WAITING",
+        "_LEFT_OUT",
+    }
 }
 
 

@@ -64,14 +64,24 @@ def report(page: Page, document: Element, sections: Sequence[Section]) -> values
 def projection(read: values.ImagingReport, reference_ids: Iterable[coding_pb2.Identifier]) -> Projection:
     """A report as it is kept."""
     when = read.time if read.HasField("time") else None
-    uids = [act.study_uid for act in read.acts if act.study_uid] + [study.study_uid for study in read.studies]
     return Projection(
         Kind.IMAGING_REPORT,
         read,
         acts.occurred(when),
         codes=codes_of(*(act.code for act in read.acts)),
-        links=links("report", uids, read.accession_numbers, read.order_ids, reference_ids),
+        links=links_of(read, reference_ids),
     )
+
+
+def links_of(
+    read: values.ImagingReport | values.ImagingReference, reference_ids: Iterable[coding_pb2.Identifier]
+) -> tuple[str, ...]:
+    """The `links` of what was read in a document with these reference ids."""
+    uids = [study.study_uid for study in read.studies]
+    side: Side = "reference"
+    if isinstance(read, values.ImagingReport):
+        side, uids = "report", [*(act.study_uid for act in read.acts if act.study_uid), *uids]
+    return links(side, uids, read.accession_numbers, read.order_ids, reference_ids)
 
 
 def links(

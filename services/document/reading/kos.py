@@ -20,7 +20,7 @@ from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.hl7_time import FIRST_YEAR, LAST_YEAR, PARIS
 from services.document.reading.acts import occurred
-from services.document.reading.imaging import links
+from services.document.reading.imaging import links_of
 from services.document.reading.model import Kind, Projection
 from services.document.times import timestamp
 
@@ -100,12 +100,11 @@ def read(content: bytes, mime_type: str) -> values.ImagingReference | None:
 def projection(read: values.ImagingReference, reference_ids: Iterable[coding_pb2.Identifier]) -> Projection:
     """A selection as it is kept."""
     when = read.time if read.HasField("time") else None
-    uids = [study.study_uid for study in read.studies]
     return Projection(
         Kind.IMAGING_REFERENCE,
         read,
         occurred(when),
-        links=links("reference", uids, read.accession_numbers, read.order_ids, reference_ids),
+        links=links_of(read, reference_ids),
     )
 
 

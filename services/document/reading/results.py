@@ -71,8 +71,14 @@ def projection(read: values.Result) -> Projection:
         read,
         acts.occurred(when),
         codes=codes,
-        series="\x1f".join((codes[0] if codes else label_of(read.code), unit_of(read), label_of(read.subject))),
+        series=series_of(read),
     )
+
+
+def series_of(read: values.Result) -> str:
+    """What results of one series have in common: code, unit and subject."""
+    codes = codes_of(read.code)
+    return "\x1f".join((codes[0] if codes else label_of(read.code), unit_of(read), label_of(read.subject)))
 
 
 def unit_of(read: values.Result) -> str:
