@@ -140,13 +140,13 @@ class Lookups:
         try:
             async with self._pool.acquire() as conn:
                 owners = await store.owners(conn, [digest for one in asked for digest in one.digests])
-                about = {one.health_id for one in asked}
-                roots = await link_store.roots(conn, about.union(owners.values()))
-                people = await store.people(conn, about.union(roots[one] for one in about if one in roots))
+                together = await link_store.together(conn, {one.health_id for one in asked}.union(owners.values()))
+                about = {each for one in asked for each in together[one.health_id]}
+                people = await store.people(conn, about)
                 keys = await self._keys.for_read(conn, list(people))
         except Exception as error:  # a boundary: whatever the database's fault is, nothing is verified
             raise translate(error) from error
-        results = iter([_decide(one, people, keys, owners, roots) for one in asked])
+        results = iter([_decide(one, people, keys, owners, together) for one in asked])
         return [list(islice(results, len(verifications))) for verifications in calls]
 
 
@@ -167,15 +167,16 @@ def _decide(
     people: dict[int, store.SealedPerson],
     keys: DossierKeyBatch,
     owners: dict[bytes, int],
-    roots: dict[int, int],
+    together: dict[int, tuple[int, ...]],
 ) -> Verified:
-    """About the person named, or about the survivor whom that one was merged into: one person under two ids."""
-    root = roots.get(one.health_id, one.health_id)
-    rows = [people[each] for each in dict.fromkeys((one.health_id, root)) if each in people]
+    """About the person named, or about any who is one person with it: a merged record's traits may differ, which is why
+    there were two."""
+    root = together[one.health_id][0]
+    rows = [people[each] for each in together[one.health_id] if each in people]
     if not rows:
         return DmpError(reasons.ERROR_REASON_PERSON_NOT_FOUND)
     known = {
-        identifier: roots.get(owners[digest], owners[digest])
+        identifier: together[owners[digest]][0]
         for identifier, digest in zip(one.claim.identifiers, one.digests, strict=True)
         if digest in owners
     }

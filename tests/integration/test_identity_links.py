@@ -216,6 +216,21 @@ async def test_documents_of_a_linked_person_are_verified_under_either_name(peopl
     assert await people.verify((one, about_other), (other, about_other)) == ["PATIENT_MISMATCH", "verified"]
 
 
+async def test_a_document_that_says_what_only_a_merged_record_says_is_about_the_survivor_too(people: People) -> None:
+    """Records differ in what was typed wrong, which is why there were two; software goes on sending what it has."""
+    one = await people.register(None, DOMINIQUE)
+    other = await people.register(traits("Pat-Trois", birth_date="1979-08-23"), local("IPP-7"))
+    third = await people.register(traits("Pat-Trois", birth_date="1978-03-28"), local("IPP-8"))
+    about_third = claim(local("IPP-8"), family=["Pat-Trois"], given=["Dominique"], birth_date="1978-03-28")
+    await people.ask("LinkPeople", link(other, third))
+    await people.ask("LinkPeople", link(one, other))
+    about = [(each, about_third) for each in (one, other, third)]
+    assert await people.verify(*about) == ["verified"] * 3
+    assert await people.verify((one, claim(RUTH)), (third, claim(DOMINIQUE))) == ["PATIENT_MISMATCH", "verified"]
+    await people.ask("UnlinkPeople", unlink(other))
+    assert await people.verify(*about) == ["PATIENT_MISMATCH", "verified", "verified"]
+
+
 async def test_a_collision_is_split_and_both_start_again_as_provisional(people: People) -> None:
     mixed = health_id_of(
         (await people.create(None, DOMINIQUE, local("IPP-9"), status=pb.IDENTITY_STATUS_QUALIFIED)).person

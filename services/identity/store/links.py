@@ -116,6 +116,19 @@ async def roots(reader: Reader, health_ids: Iterable[int]) -> dict[int, int]:
     return {one.health_id: one.root_id for one in (await linked(reader, health_ids)).values() if one.into_id}
 
 
+async def together(reader: Reader, health_ids: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """For each of these people all who are one person with it, the survivor first; oneself alone without links."""
+    wanted = set(health_ids)
+    places = await linked(reader, wanted)
+    if above := {place.root_id for place in places.values()} - places.keys():
+        places |= await linked(reader, above)
+    found: dict[int, tuple[int, ...]] = {one: (one,) for one in wanted}
+    for one in wanted & places.keys():
+        root = places[places[one].root_id]
+        found[one] = (root.health_id, *(each for each in root.members if each != root.health_id))
+    return found
+
+
 async def members(reader: Reader, root_id: int) -> list[Linked]:
     """Everyone merged into a survivor, and the survivor, by health id; empty for who never was in a link."""
     place = (await linked(reader, [root_id])).get(root_id)
