@@ -120,9 +120,8 @@ class DocumentService:
         self._opener, self._contents = opener, contents
         self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)
         self.servicer = DocumentServicer(self._rooms, served)
-        clinical = ClinicalStore(pool)
-        listings = Listings(clinical, documents, self._projector, gate, digests, tokens)
-        self.clinical = ClinicalServicer(ClinicalLists(listings, Joins(clinical, listings, digests)), self.sweep)
+        listings = Listings(ClinicalStore(pool), documents, self._projector, gate, digests, tokens)
+        self.clinical = ClinicalServicer(ClinicalLists(listings, Joins(listings, digests)), self.sweep)
 
     async def close(self) -> None:
         """Finish what was accepted."""

@@ -15,7 +15,7 @@ from dmp.document.v1 import clinical_values_pb2 as values
 from services.document.clinical import Asked, Listings
 from services.document.clinical_envelope import Digests
 from services.document.clinical_sources import translated
-from services.document.clinical_store import ClinicalStore, Same
+from services.document.clinical_store import Same
 from services.document.reading.imaging import links_of
 from services.document.reading.model import Kind
 from services.document.reading.results import series_of
@@ -26,8 +26,7 @@ ALONE: Final = Same([], [])
 class Joins:
     """Joins what lies in linked dossiers."""
 
-    def __init__(self, store: ClinicalStore, listings: Listings, digests: Digests) -> None:
-        self._store = store
+    def __init__(self, listings: Listings, digests: Digests) -> None:
         self._listings = listings
         self._digests = digests
 
@@ -36,7 +35,7 @@ class Joins:
         if len(asked.dossiers) == 1:
             return ALONE
         with translated():
-            rows = await self._store.one_of_each_series(asked.dossiers, asked.view, int(Kind.RESULT))
+            rows = await self._listings.store.one_of_each_series(asked.dossiers, asked.view, int(Kind.RESULT))
         pairs: dict[bytes, bytes] = {}
         for item in await self._listings.items(asked, rows):
             if isinstance(item.message, values.Result):
@@ -50,7 +49,7 @@ class Joins:
             return ALONE
         kinds = int(Kind.IMAGING_REPORT), int(Kind.IMAGING_REFERENCE)
         with translated():
-            rows = await self._store.images(asked.dossiers, asked.view, kinds)
+            rows = await self._listings.store.images(asked.dossiers, asked.view, kinds)
         pairs: dict[bytes, bytes] = {}
         for item in await self._listings.items(asked, rows):
             if isinstance(item.message, values.ImagingReport | values.ImagingReference):
