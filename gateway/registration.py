@@ -6,7 +6,7 @@ that it may be given (design: who calls). `"*"` in `professions` or `structures`
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +17,8 @@ from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import format_health_id
 
 ANY = "*"
+HOST = r"^[a-z0-9][a-z0-9.-]{0,63}$"
+"""How a home host is named."""
 ClientKind = Literal["partner", "internal", "operator"]
 ActorName = Literal["professional", "structure_staff", "structure", "patient", "representative", "system", "operator"]
 ModeName = Literal["normal", "regulation", "break_glass"]
@@ -83,6 +85,8 @@ class Registration(BaseModel):
     quota: QuotaRegistration | None = None
     sandbox: bool = False
     reflection: bool = False
+    takes_over_hosts: frozenset[Annotated[str, Field(pattern=HOST)]] = frozenset()
+    """The home hosts whose dossiers it may hand over or take over whole, as a system that names one of them."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -96,6 +100,8 @@ class Registration(BaseModel):
                 raise ValueError("a redirect URI is https, or http on loopback, without a fragment")
         if not self.jwks.get("keys") and not self.certificate_uri:
             raise ValueError("a client has a key or a certificate")
+        if self.takes_over_hosts and ("system" not in self.actors or self.sandbox):
+            raise ValueError("who takes over a host has system among actors, and is no sandbox")
         return self
 
 
@@ -117,6 +123,7 @@ class Statement(BaseModel):
     patient_health_id: int = Field(default=0, ge=0, le=(1 << 63) - 1)
     secret_connection: bool = False
     occupational_physician: bool = False
+    takes_over_host: str = Field(default="", max_length=64)
 
 
 def allowed_redirect(uri: str) -> bool:
@@ -162,6 +169,7 @@ def acting_context(registration: Registration, statement: Statement) -> context_
         client_id=registration.client_id,
         caller=caller_kind(registration, statement),
         occupational_physician=statement.occupational_physician,
+        takes_over_host=statement.takes_over_host,
         sandbox=registration.sandbox,
     )
 
@@ -204,6 +212,10 @@ def _beyond(registration: Registration, statement: Statement) -> list[str]:
         fields.append("break_glass_reason")
     if statement.authentication_mode not in registration.authentication_modes:
         fields.append("authentication_mode")
+    if statement.takes_over_host and not (
+        statement.actor == "system" and statement.takes_over_host in registration.takes_over_hosts
+    ):
+        fields.append("takes_over_host")
     if statement.actor in ("patient", "representative") and not statement.patient_health_id:
         fields.append("patient_health_id")
     if statement.actor == "patient" and statement.subject != format_health_id(statement.patient_health_id):

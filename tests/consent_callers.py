@@ -17,6 +17,7 @@ from tests.consent_service import (
     professional,
     representative,
     staff,
+    taking_over,
 )
 
 DOSSIER = 4_611_686_018_427_387_904
@@ -39,6 +40,7 @@ def callers() -> Mapping[str, ActingContext]:
         "structure_staff/normal": staff(),
         "patient/normal": patient(DOSSIER),
         "representative/normal": representative(OTHER, DOSSIER),
+        "host/normal": taking_over("national"),
     }
     for name, mode in _MODES.items():
         by_row[f"physician/{name}"] = professional(PHYSICIAN, mode=mode)

@@ -99,6 +99,12 @@ def operator() -> ActingContext:
     return ActingContext(actor_kind=context_pb2.ACTOR_KIND_OPERATOR, subject="operator-1")
 
 
+def taking_over(host: str, **more: Any) -> ActingContext:
+    """A system that takes over the dossiers of a home host."""
+    kind = context_pb2.ACTOR_KIND_SYSTEM
+    return ActingContext(**{"actor_kind": kind, "subject": "intake-1", "takes_over_host": host, **more})
+
+
 def certificate(structure: str = STRUCTURE) -> ActingContext:
     """A structure with its certificate."""
     return ActingContext(actor_kind=context_pb2.ACTOR_KIND_STRUCTURE, subject=structure, structure=structure)

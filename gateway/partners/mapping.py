@@ -118,6 +118,7 @@ def _fields(partner: pb.Partner) -> dict[str, Any]:
         "quota": _quota(partner),
         "sandbox": partner.sandbox,
         "reflection": partner.reflection,
+        "takes_over_hosts": list(partner.takes_over_hosts),
     }
 
 
@@ -148,6 +149,7 @@ def state_of(row: ClientRow) -> pb.PartnerState:
         certificate_uri=registration.certificate_uri,
         sandbox=registration.sandbox,
         reflection=registration.reflection,
+        takes_over_hosts=sorted(registration.takes_over_hosts),
     )
     if registration.quota is not None:
         partner.quota.CopyFrom(pb.Quota(**registration.quota.model_dump()))

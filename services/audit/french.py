@@ -43,6 +43,7 @@ BASES: Final[dict[int, str]] = {
     audit_pb2.ACCESS_BASIS_REPRESENTATIVE: "son rôle de représentant légal",
     audit_pb2.ACCESS_BASIS_FEEDING: "le droit d’alimenter un dossier ouvert",
     audit_pb2.ACCESS_BASIS_LAW: "une opération prévue par la loi",
+    audit_pb2.ACCESS_BASIS_TAKEOVER: "la reprise des dossiers de votre hébergeur par un autre",
 }
 
 REFUSALS: Final[dict[int, str]] = {
@@ -124,6 +125,8 @@ def who(actor: context_pb2.ActingContext) -> str:
         return "vous-même"
     if actor.actor_kind == context_pb2.ACTOR_KIND_REPRESENTATIVE:
         return "votre représentant légal"
+    if actor.takes_over_host and actor.subject_name:
+        return actor.subject_name
     if actor.actor_kind in (context_pb2.ACTOR_KIND_SYSTEM, context_pb2.ACTOR_KIND_OPERATOR):
         return "l’hébergeur du dossier"
     name = actor.subject_name or (

@@ -111,6 +111,9 @@ WORDS: Final[dict[str, Words]] = {
     "dossier.list_accessible": _times(
         "lister les dossiers qui lui sont ouverts", "a listé les dossiers qui lui sont ouverts, dont le vôtre"
     ),
+    "host.list_dossiers": _times(
+        "lister les dossiers de votre hébergeur", "a listé les dossiers de votre hébergeur, dont le vôtre"
+    ),
     "dossier.merge": _times("réunir deux de vos dossiers", "a réuni deux de vos dossiers"),
     "dossier.move": _times("changer l’hébergeur de votre dossier", "a changé l’hébergeur de votre dossier"),
     "dossier.open": _times("ouvrir votre dossier médical partagé", "a ouvert votre dossier médical partagé"),

@@ -45,6 +45,7 @@ _AUTHENTICATED: Final = frozenset(
     }
 )
 _OCCUPATIONAL: Final = "occupational_physician/any"
+_HOST: Final = f"host/{NORMAL}"
 _PLATFORM: Final = {
     context_pb2.ACTOR_KIND_SYSTEM: "system",
     context_pb2.ACTOR_KIND_OPERATOR: "operator",
@@ -59,6 +60,7 @@ class Actor:
     is false when the acting context lacks what its kind needs: nothing can be decided then. `patient` is the only
     dossier that the token allows; `representative` the health id of who acts for the patient. `platform` is `system`
     or `operator` for those who run the platform. `for_care` is false for a purpose that no dossier may be entered for.
+    `takes_over` is the home host whose dossiers are handed over whole: a system with one enters those and no others.
     """
 
     context: str = ""
@@ -76,6 +78,7 @@ class Actor:
     secret: bool = False
     for_care: bool = True
     platform: str = ""
+    takes_over: str = ""
 
     @property
     def is_representative(self) -> bool:
@@ -87,7 +90,7 @@ class Actor:
         """How a dossier's history names it: never by a health id."""
         if self.in_person:
             return "representative" if self.is_representative else "patient"
-        return self.professional or self.structure or self.platform
+        return self.professional or self.structure or self.platform or ("system" if self.takes_over else "")
 
     def as_professional(self) -> Grantee:
         """The professional as a grantee."""
@@ -121,6 +124,8 @@ def read_actor(context: ActingContext) -> Actor:
         for_care=context.purpose_of_use in CARE_PURPOSES,
     )
     kind = context.actor_kind
+    if context.takes_over_host:
+        return _host(context, common)
     if kind == context_pb2.ACTOR_KIND_PROFESSIONAL:
         return _professional(context, common, subject, structure)
     if kind == context_pb2.ACTOR_KIND_PATIENT:
@@ -136,6 +141,24 @@ def read_actor(context: ActingContext) -> Actor:
         row = f"structure_certificate/{mode}"
         return replace(common, context=row, structure=structure or subject, may_feed=True, complete=True)
     return replace(common, platform=_PLATFORM.get(kind, ""), complete=kind in _PLATFORM)
+
+
+def _host(context: ActingContext, common: Actor) -> Actor:
+    """A system that takes over a host's dossiers, in no emergency and for no one patient. Nobody else names a host. It
+    holds no office of the platform: its row says what it may do."""
+    complete = (
+        context.actor_kind == context_pb2.ACTOR_KIND_SYSTEM
+        and common.mode == NORMAL
+        and not common.patient
+        and not common.secret
+    )
+    return replace(
+        common,
+        context=_HOST,
+        may_feed=True,
+        complete=complete,
+        takes_over=context.takes_over_host,
+    )
 
 
 def _representative(common: Actor, subject: str) -> Actor:

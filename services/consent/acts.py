@@ -55,6 +55,7 @@ def facts_of(locked: LockedDossier | None, actor: Actor) -> Facts | None:
         representation=locked.representations.get(actor.representative),
         died=dossier.died_at is not None,
         merged_into=dossier.merged_into,
+        home_host=dossier.home_host,
     )
 
 

@@ -91,6 +91,8 @@ _WITHOUT_DOSSIER: Final = frozenset({pb.ACTION_FIND_PATIENT, pb.ACTION_LIST_ACCE
 _FEEDING: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE, pb.ACTION_DELETE})
 _NEEDS_NO_AUTHORISATION: Final = _FEEDING | _WITHOUT_DOSSIER | {pb.ACTION_CHECK_DOSSIER}
 _OF_THE_ARCHIVE: Final = frozenset({pb.ACTION_SEARCH, pb.ACTION_READ, pb.ACTION_CHECK_DOSSIER})
+# What is handed over of a dossier, a closed one too: whole, for its archive goes on elsewhere (domain §6).
+_HANDED_OVER: Final = _OF_THE_ARCHIVE | {pb.ACTION_LIST_AUTHORIZATIONS, pb.ACTION_READ_ADMINISTRATIVE}
 
 
 class Rule(StrEnum):
@@ -99,6 +101,7 @@ class Rule(StrEnum):
     CONTEXT = "context"
     PURPOSE = "purpose"
     BINDING = "binding"
+    HOST = "host"
     DOSSIER = "dossier"
     BLOCKED = "blocked"
     REPRESENTATION = "representation"
@@ -197,7 +200,8 @@ def decide(case: Case, applied: list[Applied] | None = None) -> Decision:
             return Decision(reason, epoch, None, version)
     if applied is not None:
         applied += (Applied(rule, pb.RULE_OUTCOME_NARROWED) for rule in _narrowing(bounds))
-    linked = () if facts is None else facts.linked
+    # Who takes over a host's dossiers reads each by itself: nothing twice, and nothing of another host.
+    linked = () if facts is None or case.actor.takes_over else facts.linked
     return Decision(None, epoch, bounds, version, linked, basis=basis_of(case))
 
 
@@ -214,6 +218,8 @@ def refuse_entry(actor: Actor, health_id: int, facts: Facts | None, now: datetim
 def basis_of(case: Case) -> int:
     """What lets the actor of a permitted case in, a dmp.audit.v1.AccessBasis: feeding needs nothing but the dossier."""
     actor = case.actor
+    if actor.takes_over:
+        return audit_pb2.ACCESS_BASIS_TAKEOVER
     if case.action in _FEEDING and not actor.in_person:
         return audit_pb2.ACCESS_BASIS_FEEDING
     attending = actor.attending_context != "" and case.row == actor.attending_context
@@ -263,6 +269,14 @@ def _binding(case: Case) -> int | None:
     return reasons.ERROR_REASON_TOKEN_PATIENT_MISMATCH
 
 
+def _host(case: Case) -> int | None:
+    """Who takes over a host's dossiers learns nothing of others: not whether they exist, nor what became of them."""
+    host, facts = case.actor.takes_over, case.facts
+    if not host or case.action in _WITHOUT_DOSSIER or (facts is not None and facts.home_host == host):
+        return None
+    return reasons.ERROR_REASON_DOSSIER_NOT_FOUND
+
+
 def _dossier(case: Case) -> int | None:
     if case.action in _WITHOUT_DOSSIER:
         return None
@@ -297,6 +311,8 @@ def _state(case: Case) -> int | None:
     if facts is None or case.action == pb.ACTION_CHECK_DOSSIER:
         return None
     held = facts.representation
+    if case.actor.takes_over and case.action in _HANDED_OVER:
+        return None
     if case.actor.representative and held is not None and held.kind in ARCHIVE_READERS:
         return None if case.action in _OF_THE_ARCHIVE else reasons.ERROR_REASON_DOSSIER_CLOSED
     if facts.state is DossierState.MERGED and case.action == pb.ACTION_SUBMIT:
@@ -329,8 +345,10 @@ def _opposition(case: Case) -> int | None:
 
 
 def _authorization(case: Case) -> int | None:
-    facts = case.facts
-    if case.action in _NEEDS_NO_AUTHORISATION or case.actor.in_person or case.actor.mode != NORMAL or facts is None:
+    facts, actor = case.facts, case.actor
+    if case.action in _NEEDS_NO_AUTHORISATION or actor.in_person or actor.mode != NORMAL or facts is None:
+        return None
+    if actor.takes_over:
         return None
     if authorised(facts, case.now):
         return None
@@ -344,6 +362,7 @@ _ENTRY: Final[tuple[tuple[Rule, _Refuse], ...]] = (
     (Rule.CONTEXT, _context),
     (Rule.PURPOSE, _purpose),
     (Rule.BINDING, _binding),
+    (Rule.HOST, _host),
     (Rule.DOSSIER, _dossier),
     (Rule.BLOCKED, _blocked),
     (Rule.REPRESENTATION, _representation),

@@ -40,6 +40,7 @@ class Past:
     masked_in_emergency: bool = False
     died: bool = False
     merged_into: int = 0
+    home_host: str = ""
     authorized: dict[Grantee, tuple[datetime, bool]] = field(default_factory=dict)
     blocked: set[Grantee] = field(default_factory=set)
     representations: dict[int, Representation] = field(default_factory=dict)
@@ -82,12 +83,14 @@ def facts_at(past: Past, actor: Actor) -> Facts | None:
         representation=past.representations.get(actor.representative),
         died=past.died,
         merged_into=past.merged_into,
+        home_host=past.home_host,
     )
 
 
 def _opened(past: Past, payload: Payload) -> None:
     past.state = DossierState.OPEN
     past.died = False
+    _moved(past, payload)
     _preferred(past, payload)
 
 
@@ -95,6 +98,10 @@ def _preferred(past: Past, payload: Payload) -> None:
     past.break_glass_opposed = payload["break_glass_opposed"]
     past.regulation_opposed = payload["regulation_opposed"]
     past.masked_in_emergency = payload["masked_in_emergency"]
+
+
+def _moved(past: Past, payload: Payload) -> None:
+    past.home_host = payload.get("home_host", past.home_host)
 
 
 def _archived(past: Past, payload: Payload) -> None:
@@ -108,8 +115,9 @@ def _merged(past: Past, payload: Payload) -> None:
     past.state = DossierState.MERGED if past.merged_into else DossierState.OPEN
 
 
-def _opposed(past: Past, _payload: Payload) -> None:
+def _opposed(past: Past, payload: Payload) -> None:
     past.state = DossierState.OPPOSED
+    _moved(past, payload)
 
 
 def _unopposed(past: Past, _payload: Payload) -> None:
@@ -174,7 +182,7 @@ _APPLY: Final[Mapping[str, Callable[[Past, Payload], None]]] = {
     "dossier.update_preferences": _preferred,
     "dossier.merge": _merged,
     "dossier.part": _merged,
-    "dossier.move": _unchanged,
+    "dossier.move": _moved,
     "dossier.destroy": _destroyed,
     "authorization.grant": _authorized,
     "authorization.remove_attending": _authorized,

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acts import grantee_kind_fits
 from services.consent.seeing import Filter
+from services.consent.store.lists import GranteeRow
 from services.consent.values import (
     Authorization,
     CloseReason,
@@ -43,6 +44,8 @@ _GIVERS: Final = {
     pb.CONSENT_GIVER_PATIENT: ConsentGiver.PATIENT,
     pb.CONSENT_GIVER_REPRESENTATIVE: ConsentGiver.REPRESENTATIVE,
 }
+_METHOD_OUT: Final = {value: key for key, value in _METHODS.items()}
+_GIVER_OUT: Final = {value: key for key, value in _GIVERS.items()}
 _KINDS: Final = {
     pb.GRANTEE_KIND_PROFESSIONAL: GranteeKind.PROFESSIONAL,
     pb.GRANTEE_KIND_STRUCTURE: GranteeKind.STRUCTURE,
@@ -164,6 +167,33 @@ def write_dossier(dossier: Dossier) -> pb.Dossier:
     if dossier.close_reason is not None:
         written.close_reason = _CLOSE_REASON_OUT[dossier.close_reason]
     return written
+
+
+def write_consent(record: ConsentRecord) -> pb.ConsentRecord:
+    """The proof as the contract shows it."""
+    return pb.ConsentRecord(
+        collect_time=write_time(record.collected_at),
+        method=_METHOD_OUT[record.method],
+        given_by=_GIVER_OUT[record.given_by],
+        collector=record.collector,
+        representative=person_name(record.representative) if record.representative else "",
+    )
+
+
+def write_standing(row: GranteeRow, now: datetime) -> pb.GranteeStanding:
+    """How a grantee stands as the contract shows it."""
+    if row.authorization is None:
+        return pb.GranteeStanding(
+            grantee=write_grantee(row.grantee),
+            state=pb.AUTHORIZATION_STATE_FORBIDDEN,
+            block_time=write_optional_time(row.blocked_at),
+        )
+    valid = row.authorization.expires_at > now
+    return pb.GranteeStanding(
+        grantee=write_grantee(row.grantee),
+        state=pb.AUTHORIZATION_STATE_VALID if valid else pb.AUTHORIZATION_STATE_EXPIRED,
+        authorization=write_authorization(row.authorization),
+    )
 
 
 def write_grantee(grantee: Grantee) -> pb.Grantee:

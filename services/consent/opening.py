@@ -182,7 +182,8 @@ class OpposeOpening:
             return Done(same, locked.dossier.epoch, None)
         else:
             raise _refuse_opposition(locked.dossier.state, locked.dossier.epoch)
-        change = Change({}, (Attribute("state", DossierState.NONE.value, DossierState.OPPOSED.value),))
+        payload: dict[str, object] = {"home_host": dossier.home_host, "region": dossier.region}
+        change = Change(payload, (Attribute("state", DossierState.NONE.value, DossierState.OPPOSED.value),))
         return Done(pb.OpposeOpeningResponse(dossier=write_dossier(dossier)), dossier.epoch, change)
 
 

@@ -25,11 +25,11 @@ from services.consent.history import HistoryBroken, facts_at, replay
 from services.consent.mapping import (
     read_document,
     read_time,
-    write_authorization,
     write_dossier,
     write_grantee,
     write_optional_time,
     write_representative,
+    write_standing,
     write_time,
 )
 from services.consent.rights_versions import RightsVersions
@@ -112,7 +112,7 @@ class Readings:
             self._pool, call.health_id, after, size + 1, with_secret=not actor.is_representative
         )
         now = self._clock()
-        response = pb.ListAuthorizationsResponse(standings=[_standing_of(row, now) for row in rows[:size]])
+        response = pb.ListAuthorizationsResponse(standings=[write_standing(row, now) for row in rows[:size]])
         if len(rows) > size:
             response.next_page_token = self._tokens.issue(scope, str(rows[size - 1].grantee).encode())
         return response, Told(decision.epoch, len(response.standings), decision.basis)
@@ -305,21 +305,6 @@ def _refuse_gone(found: Found) -> None:
 
 def _enters(actor: Actor, health_id: int, facts: Facts, now: datetime) -> bool:
     return facts.is_open and not facts.blocked and actor.patient in (0, health_id) and authorised(facts, now)
-
-
-def _standing_of(row: store.GranteeRow, now: datetime) -> pb.GranteeStanding:
-    if row.authorization is None:
-        return pb.GranteeStanding(
-            grantee=write_grantee(row.grantee),
-            state=pb.AUTHORIZATION_STATE_FORBIDDEN,
-            block_time=write_optional_time(row.blocked_at),
-        )
-    valid = row.authorization.expires_at > now
-    return pb.GranteeStanding(
-        grantee=write_grantee(row.grantee),
-        state=pb.AUTHORIZATION_STATE_VALID if valid else pb.AUTHORIZATION_STATE_EXPIRED,
-        authorization=write_authorization(row.authorization),
-    )
 
 
 def _event(row: store.Recorded) -> pb.ConsentEvent:

@@ -14,6 +14,7 @@ from services.consent.blocks import BlockProfessional, UnblockProfessional
 from services.consent.changes import Changes
 from services.consent.checking import AccessChecks, BatchAnswers
 from services.consent.closing import CloseDossier, RecordDeath, RequestDestruction, WithdrawDestruction
+from services.consent.hosts import HostDossiers
 from services.consent.opening import OpenDossier, OpposeOpening, ReopenDossier, WithdrawOpposition
 from services.consent.preferences import MoveDossier, UpdatePreferences
 from services.consent.reading import Readings, Told
@@ -31,11 +32,18 @@ class ConsentServicer:
     """dmp.consent.v1.ConsentService."""
 
     def __init__(
-        self, changes: Changes, checks: AccessChecks, readings: Readings, trail: Trail, terms: ConsentTerms
+        self,
+        changes: Changes,
+        checks: AccessChecks,
+        readings: Readings,
+        hosts: HostDossiers,
+        trail: Trail,
+        terms: ConsentTerms,
     ) -> None:
         self._changes = changes
         self._batches = BatchAnswers(checks)
         self._readings = readings
+        self._hosts = hosts
         self._trail = trail
         self._terms = terms
 
@@ -190,6 +198,19 @@ class ConsentServicer:
                 self._record(call, Told(epoch, 1, audit_pb2.ACCESS_BASIS_AUTHORIZATION), health_id=health_id)
                 for health_id, epoch in epochs.items()
             )
+        )
+        return response
+
+    async def ListHostDossiers(self, request: pb.ListHostDossiersRequest, call: Call) -> pb.ListHostDossiersResponse:
+        """Those of a home host. Recorded in the trail of each dossier listed; an empty page, among the events about
+        none."""
+        async with self._recording(call):
+            response, listed = await self._hosts.list(request, call)
+        if not listed:
+            await self._record(call, Told(0, 0))
+        basis = audit_pb2.ACCESS_BASIS_TAKEOVER if call.actor.takes_over_host else audit_pb2.ACCESS_BASIS_LAW
+        await asyncio.gather(
+            *(self._record(call, Told(each.epoch, 1, basis), health_id=each.health_id) for each in listed)
         )
         return response
 

@@ -181,7 +181,8 @@ class Facts:
     `professional_until` and `structure_until` are when the authorisations of the professional and of the structure
     expire, None where there is none; `attending_physician` belongs to the professional's own. `representation` is that
     of the person who acts for the patient, None where there is none; `died` goes with a closed dossier. `merged_into`
-    goes with a merged one; `linked` are the other dossiers of the person that are read with this one.
+    goes with a merged one; `linked` are the other dossiers of the person that are read with this one; `home_host` is
+    the host that holds the dossier.
     """
 
     state: DossierState
@@ -197,6 +198,7 @@ class Facts:
     died: bool = False
     merged_into: int = 0
     linked: tuple[int, ...] = ()
+    home_host: str = ""
 
     @property
     def is_open(self) -> bool:

@@ -53,6 +53,14 @@ _TEXTS: Final[Mapping[tuple[Rule, int], tuple[str, str]]] = {
         "The caller's session is bound to another dossier.",
         "La session de l'appelant est liée à un autre dossier.",
     ),
+    (Rule.HOST, _PASSED): (
+        "The caller takes over no host's dossiers, or this dossier is of that host.",
+        "L'appelant ne reprend les dossiers d'aucun hébergeur, ou ce dossier est de cet hébergeur.",
+    ),
+    (Rule.HOST, _REFUSED): (
+        "The caller takes over the dossiers of another host.",
+        "L'appelant reprend les dossiers d'un autre hébergeur.",
+    ),
     (Rule.DOSSIER, _PASSED): ("The dossier exists.", "Le dossier existe."),
     (Rule.DOSSIER, _REFUSED): (
         "There is no dossier, or what it held was destroyed.",
@@ -136,6 +144,7 @@ _SOURCES: Final[Mapping[Rule, str]] = {
     Rule.CONTEXT: "domain §2 (TD0.1)",
     Rule.PURPOSE: "domain §3",
     Rule.BINDING: "domain §2 (TD0.1)",
+    Rule.HOST: "domain §6",
     Rule.DOSSIER: "domain §2 (TD0.2)",
     Rule.BLOCKED: "domain §3",
     Rule.REPRESENTATION: "domain §3",

@@ -105,6 +105,7 @@ AuditAction = Literal[
     "dossier.withdraw_opposition",
     "event.report",
     "gateway.call",
+    "host.list_dossiers",
     "log.check",
     "log.read",
     "notice.read",

@@ -26,6 +26,7 @@ from tests.consent_service import (
     representative,
     staff,
     structure_grantee,
+    taking_over,
 )
 from tests.integration.test_consent_life import die, prefer, reopen
 from tests.integration.test_consent_representatives import end, register
@@ -44,6 +45,7 @@ async def test_after_every_kind_of_change_the_history_says_what_the_tables_say(c
     person, mother = int(new_health_id()), int(new_health_id())
     name = dossier_name(person)
     people = [professional(), professional(NURSE, "60"), staff(), patient(person), representative(mother, person)]
+    people.append(taking_over("north"))
     oppose = pb.OpposeOpeningRequest(name=name)
     withdraw = pb.WithdrawOppositionRequest(name=name)
     leave = pb.RemoveAttendingPhysicianRequest(parent=name)

@@ -17,7 +17,7 @@ from services.consent.decision import Case, Decision, decide
 from services.consent.standing import standing
 from services.consent.values import DossierState, Facts, Representation, RepresentationKind
 from tests.consent_callers import DOSSIER, OTHER, callers
-from tests.consent_service import NOW, RIGHTS, STRUCTURE, patient, professional, representative, staff
+from tests.consent_service import NOW, RIGHTS, STRUCTURE, patient, professional, representative, staff, taking_over
 
 NORMAL = context_pb2.ACCESS_MODE_NORMAL
 BREAK_GLASS = context_pb2.ACCESS_MODE_BREAK_GLASS
@@ -35,6 +35,7 @@ AUTHORISED = Facts(
     attending_physician=False,
     structure_until=None,
     representation=MOTHER,
+    home_host="national",
 )
 STRANGER = replace(AUTHORISED, professional_until=None)
 ATTENDING = replace(AUTHORISED, attending_physician=True)
@@ -264,6 +265,8 @@ def test_standing_is_told_in_the_words_of_the_transaction() -> None:
         (professional(), pb.ACTION_CHECK_DOSSIER, STRANGER, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
         (patient(DOSSIER), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_PATIENT),
         (representative(OTHER, DOSSIER), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_REPRESENTATIVE),
+        (taking_over("national"), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_TAKEOVER),
+        (taking_over("north"), pb.ACTION_READ, ATTENDING, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
         (professional(), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
     ],
 )
@@ -271,3 +274,62 @@ def test_a_decision_says_what_let_in(context: ActingContext, action: int, facts:
     made = decision(context, action, facts)
     assert made.basis == basis
     assert made.permitted or basis == audit_pb2.ACCESS_BASIS_UNSPECIFIED
+
+
+# --- taking over the dossiers of a host -------------------------------------------------------------------------------
+
+HANDED_OVER = (
+    pb.ACTION_CHECK_DOSSIER,
+    pb.ACTION_SEARCH,
+    pb.ACTION_READ,
+    pb.ACTION_LIST_AUTHORIZATIONS,
+    pb.ACTION_READ_ADMINISTRATIVE,
+)
+
+
+@pytest.mark.parametrize("state", [DossierState.OPEN, DossierState.MERGED, DossierState.CLOSED])
+def test_a_dossier_is_handed_over_whole_open_or_closed_and_nothing_is_changed_in_it(state: DossierState) -> None:
+    theirs = replace(STRANGER, state=state)
+    for action in pb.Action.values()[1:]:
+        assert decision(taking_over("national"), action, theirs).permitted == (action in HANDED_OVER), action
+    bounds = decision(taking_over("national"), facts=theirs).filter
+    assert bounds is not None
+    assert (bounds.masked, bounds.content_readable) == (pb.MASKED_VIEW_ALL, True)
+    left_out = (bounds.denied_type_codes, bounds.patient_view, bounds.representative_view, bounds.restriction)
+    assert not any((*left_out, bounds.without_archived, bounds.without_deprecated))
+
+
+def test_of_another_hosts_dossiers_nothing_is_learnt_whatever_became_of_them() -> None:
+    states = [replace(STRANGER, state=state, blocked=blocked) for state in DossierState for blocked in (True, False)]
+    for facts in (None, *states):
+        for action in HANDED_OVER:
+            refused = decision(taking_over("north"), action, facts)
+            assert (refused.reason, refused.merged_into) == (reasons.ERROR_REASON_DOSSIER_NOT_FOUND, 0)
+
+
+def test_each_dossier_of_a_person_is_handed_over_by_itself() -> None:
+    two = replace(AUTHORISED, linked=(OTHER,))
+    assert decision(professional(), facts=two).linked == (OTHER,)
+    assert decision(taking_over("national"), facts=two).linked == ()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"access_mode": BREAK_GLASS, "break_glass_reason": "because"},
+        {"access_mode": REGULATION},
+        {"patient_health_id": DOSSIER},
+        {"secret_connection": True},
+        {"actor_kind": context_pb2.ACTOR_KIND_OPERATOR},
+        {"actor_kind": context_pb2.ACTOR_KIND_PROFESSIONAL, "profession": "10", "authentication_mode": 1},
+        {"actor_kind": context_pb2.ACTOR_KIND_STRUCTURE},
+    ],
+)
+def test_only_a_system_takes_over_and_in_no_emergency(more: dict[str, object]) -> None:
+    for action in HANDED_OVER:
+        assert reason_of(taking_over("national", **more), action) == reasons.ERROR_REASON_ACTING_CONTEXT_INVALID
+
+
+def test_a_system_that_takes_over_no_host_enters_nothing() -> None:
+    system = ActingContext(actor_kind=context_pb2.ACTOR_KIND_SYSTEM, subject="intake-1")
+    assert reason_of(system) == reasons.ERROR_REASON_RIGHT_DENIED

@@ -37,6 +37,7 @@ _OFF_PATH: Final[Mapping[str, str]] = {
     "idempotency_created_at": "the purge",
     "outbox_created_at": "the relay",
     "deadline_due": "the duties of consent",
+    "dossier_by_home_host": "the handing over of a host's dossiers",
     "used_assertion_expires_at": "the purge",
     "sign_in_expires_at": "the purge",
     "authorization_code_expires_at": "the purge",

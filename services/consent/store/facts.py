@@ -50,9 +50,10 @@ _FACTS_COLUMNS: Final = """
 asked.place, rights.version, d.state, d.epoch, d.break_glass_opposed, d.regulation_opposed, d.masked_in_emergency,
 own_block.health_id IS NOT NULL OR their_block.health_id IS NOT NULL,
 own.expires_at, coalesce(own.attending_physician, false), their.expires_at,
-acts.person, acts.kind, acts.starts_at, acts.ends_at, d.died_at IS NOT NULL, d.merged_into, linked.member_ids
+acts.person, acts.kind, acts.starts_at, acts.ends_at, d.died_at IS NOT NULL, d.merged_into, d.home_host,
+linked.member_ids
 """
-_FACTS_WIDTH: Final = 18
+_FACTS_WIDTH: Final = 19
 DOSSIER_COLUMNS: Final = """
 d.health_id, d.state, d.epoch, d.opened_at, d.closed_at, d.close_reason, d.break_glass_opposed, d.regulation_opposed,
 d.masked_in_emergency, d.home_host, d.region, d.closed_by, d.died_at, d.destroy_at, d.destruction_requested,
@@ -187,7 +188,7 @@ def _consent(
 
 def _facts(row: Iterable[Any]) -> Facts:
     _, _, state, epoch, break_glass, regulation, masked, blocked, own, attending, structure, *rest = row
-    person, kind, starts_at, ends_at, died, merged_into, *_ = rest
+    person, kind, starts_at, ends_at, died, merged_into, home_host, *_ = rest
     return Facts(
         _STATES[state],
         epoch,
@@ -201,6 +202,7 @@ def _facts(row: Iterable[Any]) -> Facts:
         None if person is None else Representation(person, RepresentationKind(kind), starts_at, ends_at),
         died,
         merged_into,
+        home_host=home_host,
     )
 
 

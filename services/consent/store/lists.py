@@ -5,11 +5,22 @@ The lists by grantee and by person only say where to look: whoever reads them ch
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.consent.values import Authorization, Grantee, GranteeKind, Representation, RepresentationKind, Term
+from services.consent.store.facts import DOSSIER_COLUMNS, dossier_of_row
+from services.consent.values import (
+    Authorization,
+    Dossier,
+    Grantee,
+    GranteeKind,
+    Representation,
+    RepresentationKind,
+    Term,
+)
 from services.runtime.postgres import Reader
 
 GRANTEES: Final = """
@@ -28,6 +39,25 @@ FROM grantee_dossier
 WHERE grantee_id = $1 AND grantee_kind = $2 AND granted_at >= $3 AND (granted_at, health_id) < ($4, $5)
 ORDER BY granted_at DESC, health_id DESC
 LIMIT $6
+"""
+OF_HOST: Final = f"""
+SELECT {DOSSIER_COLUMNS} FROM dossier AS d
+WHERE d.home_host = $1 AND d.health_id > $2 AND d.state NOT IN ('none', 'destroying', 'destroyed')
+ORDER BY d.health_id
+LIMIT $3
+"""  # noqa: S608 (constants)
+GRANTEES_OF_MANY: Final = """
+SELECT coalesce(g.health_id, b.health_id) AS health_id,
+       coalesce(g.grantee_kind, b.grantee_kind) AS kind, coalesce(g.grantee_id, b.grantee_id) AS id,
+       g.granted_at, g.expires_at, g.attending_physician, g.term, g.care_team, g.secret, b.blocked_at
+FROM (SELECT * FROM access_grant WHERE health_id = ANY($1::bigint[])) AS g
+FULL JOIN (SELECT * FROM access_block WHERE health_id = ANY($1::bigint[])) AS b
+    ON g.health_id = b.health_id AND g.grantee_kind = b.grantee_kind AND g.grantee_id = b.grantee_id
+ORDER BY 1, 2, 3
+"""
+REPRESENTATIVES_OF_MANY: Final = """
+SELECT health_id, person, kind, starts_at, ends_at FROM representation WHERE health_id = ANY($1::bigint[])
+ORDER BY health_id, person
 """
 REPRESENTATIVES: Final = """
 SELECT person, kind, starts_at, ends_at FROM representation WHERE health_id = $1 ORDER BY person
@@ -65,6 +95,27 @@ async def accessible(
     """At most `limit` dossiers of a grantee's list, newest authorisation first, below a position."""
     rows = await reader.fetch(ACCESSIBLE, grantee.id, grantee.kind, since, before.granted_at, before.health_id, limit)
     return [AccessiblePosition(row["granted_at"], row["health_id"]) for row in rows]
+
+
+async def of_host(reader: Reader, home_host: str, after: int, limit: int) -> list[Dossier]:
+    """At most `limit` dossiers of a host above a health id, by health id; none that was destroyed or never opened."""
+    return [dossier_of_row(tuple(row)) for row in await reader.fetch(OF_HOST, home_host, after, limit)]
+
+
+async def grantees_of_many(reader: Reader, health_ids: Sequence[int]) -> Mapping[int, list[GranteeRow]]:
+    """All grantees of each of these dossiers, what was given in a secret connection too."""
+    found: defaultdict[int, list[GranteeRow]] = defaultdict(list)
+    for health_id, *row in await reader.fetch(GRANTEES_OF_MANY, health_ids):
+        found[health_id].append(_grantee_row(*row))
+    return found
+
+
+async def representatives_of_many(reader: Reader, health_ids: Sequence[int]) -> Mapping[int, list[Representation]]:
+    """All who represent each of these patients, in force or not."""
+    found: defaultdict[int, list[Representation]] = defaultdict(list)
+    for health_id, person, kind, starts_at, ends_at in await reader.fetch(REPRESENTATIVES_OF_MANY, health_ids):
+        found[health_id].append(Representation(person, RepresentationKind(kind), starts_at, ends_at))
+    return found
 
 
 async def representatives(reader: Reader, health_id: int) -> list[Representation]:

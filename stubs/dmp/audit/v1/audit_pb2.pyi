@@ -77,6 +77,8 @@ class _AccessBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessBas
     """ACCESS_BASIS_FEEDING: feeding, which an open dossier allows without authorisation."""
     ACCESS_BASIS_LAW: _AccessBasis.ValueType  # 8
     """ACCESS_BASIS_LAW: an operation of the platform that the law provides for."""
+    ACCESS_BASIS_TAKEOVER: _AccessBasis.ValueType  # 9
+    """ACCESS_BASIS_TAKEOVER: the dossiers of the home host are handed over to another host."""
 
 class AccessBasis(_AccessBasis, metaclass=_AccessBasisEnumTypeWrapper):
     """AccessBasis is why an access was allowed."""
@@ -99,6 +101,8 @@ ACCESS_BASIS_FEEDING: AccessBasis.ValueType  # 7
 """ACCESS_BASIS_FEEDING: feeding, which an open dossier allows without authorisation."""
 ACCESS_BASIS_LAW: AccessBasis.ValueType  # 8
 """ACCESS_BASIS_LAW: an operation of the platform that the law provides for."""
+ACCESS_BASIS_TAKEOVER: AccessBasis.ValueType  # 9
+"""ACCESS_BASIS_TAKEOVER: the dossiers of the home host are handed over to another host."""
 Global___AccessBasis: _TypeAlias = AccessBasis  # noqa: Y015
 
 @_typing.final

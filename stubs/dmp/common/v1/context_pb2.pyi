@@ -187,6 +187,7 @@ class ActingContext(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     OCCUPATIONAL_PHYSICIAN_FIELD_NUMBER: _builtins.int
+    TAKES_OVER_HOST_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     actor_kind: Global___ActorKind.ValueType
     """actor_kind is the quality in which the subject acts."""
@@ -224,6 +225,10 @@ class ActingContext(_message.Message):
     """occupational_physician marks a physician who acts in occupational health:
     feeds and searches, reads no content.
     """
+    takes_over_host: _builtins.str
+    """takes_over_host is the home host whose dossiers a system hands over or takes over
+    whole: it enters those and no others. Nobody but a system names one.
+    """
     sandbox: _builtins.bool
     """sandbox confines the call to fictitious people (health ids of the fictitious range)."""
     @_builtins.property
@@ -250,11 +255,12 @@ class ActingContext(_message.Message):
         client_id: _builtins.str = ...,
         caller: _access_pb2.CallerKind.ValueType = ...,
         occupational_physician: _builtins.bool = ...,
+        takes_over_host: _builtins.str = ...,
         sandbox: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["software", b"software"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "actor_kind", b"actor_kind", "authentication_mode", b"authentication_mode", "break_glass_reason", b"break_glass_reason", "caller", b"caller", "client_id", b"client_id", "occupational_physician", b"occupational_physician", "patient_health_id", b"patient_health_id", "profession", b"profession", "purpose_of_use", b"purpose_of_use", "sandbox", b"sandbox", "secret_connection", b"secret_connection", "software", b"software", "specialty", b"specialty", "structure", b"structure", "structure_name", b"structure_name", "subject", b"subject", "subject_name", b"subject_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "actor_kind", b"actor_kind", "authentication_mode", b"authentication_mode", "break_glass_reason", b"break_glass_reason", "caller", b"caller", "client_id", b"client_id", "occupational_physician", b"occupational_physician", "patient_health_id", b"patient_health_id", "profession", b"profession", "purpose_of_use", b"purpose_of_use", "sandbox", b"sandbox", "secret_connection", b"secret_connection", "software", b"software", "specialty", b"specialty", "structure", b"structure", "structure_name", b"structure_name", "subject", b"subject", "subject_name", b"subject_name", "takes_over_host", b"takes_over_host"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2112,6 +2112,110 @@ class AccessibleDossier(_message.Message):
 Global___AccessibleDossier: _TypeAlias = AccessibleDossier  # noqa: Y015
 
 @_typing.final
+class ListHostDossiersRequest(_message.Message):
+    """ListHostDossiersRequest asks for a page of the dossiers of a home host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOME_HOST_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    home_host: _builtins.str
+    """home_host is the host; left out, the one that the caller takes over. Only operators
+    may name another.
+    """
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 50; at most 200."""
+    page_token: _builtins.str
+    """page_token continues a listing; it is bound to the listing and the caller."""
+    def __init__(
+        self,
+        *,
+        home_host: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["home_host", b"home_host", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHostDossiersRequest: _TypeAlias = ListHostDossiersRequest  # noqa: Y015
+
+@_typing.final
+class ListHostDossiersResponse(_message.Message):
+    """ListHostDossiersResponse holds a page, ordered by dossier: a dossier that comes to the host
+    while pages are read may be on none of them, one that stays is on exactly one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def dossiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostDossier]:
+        """dossiers are those of the page."""
+
+    def __init__(
+        self,
+        *,
+        dossiers: _abc.Iterable[Global___HostDossier] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossiers", b"dossiers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHostDossiersResponse: _TypeAlias = ListHostDossiersResponse  # noqa: Y015
+
+@_typing.final
+class HostDossier(_message.Message):
+    """HostDossier is a dossier with what consent holds of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
+    STANDINGS_FIELD_NUMBER: _builtins.int
+    REPRESENTATIVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier; also an opposition to any opening."""
+
+    @_builtins.property
+    def consent(self) -> Global___ConsentRecord:
+        """consent is the consent that it was opened on; unset where it was never opened."""
+
+    @_builtins.property
+    def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___GranteeStanding]:
+        """standings has one entry for each grantee, expired authorisations too."""
+
+    @_builtins.property
+    def representatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Representative]:
+        """representatives are those registered, past and future ones too."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+        consent: Global___ConsentRecord | None = ...,
+        standings: _abc.Iterable[Global___GranteeStanding] | None = ...,
+        representatives: _abc.Iterable[Global___Representative] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "dossier", b"dossier", "representatives", b"representatives", "standings", b"standings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostDossier: _TypeAlias = HostDossier  # noqa: Y015
+
+@_typing.final
 class Representative(_message.Message):
     """Representative is a person who acts for the patient."""
 

@@ -125,6 +125,11 @@ class ConsentServiceStub(object):
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleRequest.SerializeToString,
                 response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleResponse.FromString,
                 _registered_method=True)
+        self.ListHostDossiers = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListHostDossiers',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersResponse.FromString,
+                _registered_method=True)
         self.RegisterRepresentative = channel.unary_unary(
                 '/dmp.consent.v1.ConsentService/RegisterRepresentative',
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeRequest.SerializeToString,
@@ -310,6 +315,15 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHostDossiers(self, request, context):
+        """ListHostDossiers lists all dossiers of a home host, destroyed ones left out, with
+        what consent holds of each: for who takes over that host's dossiers, and for
+        operators. The listing is recorded in the trail of each dossier.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterRepresentative(self, request, context):
         """RegisterRepresentative records who represents the patient, from when, until when:
         by a professional who saw the documents, or by an operator. Registering the same
@@ -458,6 +472,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListAccessible,
                     request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleRequest.FromString,
                     response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleResponse.SerializeToString,
+            ),
+            'ListHostDossiers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHostDossiers,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersResponse.SerializeToString,
             ),
             'RegisterRepresentative': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterRepresentative,
@@ -982,6 +1001,33 @@ class ConsentService(object):
             '/dmp.consent.v1.ConsentService/ListAccessible',
             dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleRequest.SerializeToString,
             dmp_dot_consent_dot_v1_dot_consent__pb2.ListAccessibleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHostDossiers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListHostDossiers',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersResponse.FromString,
             options,
             channel_credentials,
             insecure,

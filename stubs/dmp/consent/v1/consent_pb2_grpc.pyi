@@ -85,6 +85,11 @@ class ConsentServiceStub:
     last authorisation (TD0.4). Each is checked again when it is listed, and the
     listing is recorded in the trail of each.
     """
+    ListHostDossiers: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListHostDossiersRequest, _consent_pb2.ListHostDossiersResponse]
+    """ListHostDossiers lists all dossiers of a home host, destroyed ones left out, with
+    what consent holds of each: for who takes over that host's dossiers, and for
+    operators. The listing is recorded in the trail of each dossier.
+    """
     RegisterRepresentative: _aio.UnaryUnaryMultiCallable[_consent_pb2.RegisterRepresentativeRequest, _consent_pb2.RegisterRepresentativeResponse]
     """RegisterRepresentative records who represents the patient, from when, until when:
     by a professional who saw the documents, or by an operator. Registering the same
@@ -288,6 +293,17 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListAccessible lists the dossiers that the caller may enter, by the time of their
         last authorisation (TD0.4). Each is checked again when it is listed, and the
         listing is recorded in the trail of each.
+        """
+
+    @_abc_1.abstractmethod
+    def ListHostDossiers(
+        self,
+        request: _consent_pb2.ListHostDossiersRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListHostDossiersRequest, _abc.Awaitable[_consent_pb2.ListHostDossiersResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListHostDossiersResponse]:
+        """ListHostDossiers lists all dossiers of a home host, destroyed ones left out, with
+        what consent holds of each: for who takes over that host's dossiers, and for
+        operators. The listing is recorded in the trail of each dossier.
         """
 
     @_abc_1.abstractmethod

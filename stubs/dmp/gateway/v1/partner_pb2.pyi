@@ -200,6 +200,7 @@ class Partner(_message.Message):
     SANDBOX_FIELD_NUMBER: _builtins.int
     REFLECTION_FIELD_NUMBER: _builtins.int
     CONTACT_FIELD_NUMBER: _builtins.int
+    TAKES_OVER_HOSTS_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """client_id is its id in every token and trace."""
     kind: _access_pb2.CallerKind.ValueType
@@ -248,6 +249,12 @@ class Partner(_message.Message):
     def quota(self) -> Global___Quota:
         """quota is how much it may ask for; the gateway's default when not set."""
 
+    @_builtins.property
+    def takes_over_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """takes_over_hosts are the home hosts whose dossiers it may hand over or take over whole,
+        as a system whose token names one of them.
+        """
+
     def __init__(
         self,
         *,
@@ -267,10 +274,11 @@ class Partner(_message.Message):
         sandbox: _builtins.bool = ...,
         reflection: _builtins.bool = ...,
         contact: _builtins.str = ...,
+        takes_over_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "quota", b"quota", "software", b"software"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "certificate_uri", b"certificate_uri", "client_id", b"client_id", "contact", b"contact", "grants", b"grants", "jwks", b"jwks", "kind", b"kind", "login", b"login", "profiles", b"profiles", "quota", b"quota", "redirect_uris", b"redirect_uris", "reflection", b"reflection", "sandbox", b"sandbox", "scopes", b"scopes", "software", b"software", "vendor", b"vendor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "certificate_uri", b"certificate_uri", "client_id", b"client_id", "contact", b"contact", "grants", b"grants", "jwks", b"jwks", "kind", b"kind", "login", b"login", "profiles", b"profiles", "quota", b"quota", "redirect_uris", b"redirect_uris", "reflection", b"reflection", "sandbox", b"sandbox", "scopes", b"scopes", "software", b"software", "takes_over_hosts", b"takes_over_hosts", "vendor", b"vendor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
