@@ -47,7 +47,7 @@ from gateway.quotas import Quotas
 from gateway.registration import QuotaRegistration, Registration
 from gateway.relay import Relay
 from gateway.settings import GatewaySettings
-from gateway.store import Imports, SignIns, Store, UsageStore
+from gateway.store import Exports, Imports, SignIns, Store, UsageStore
 from gateway.usage import Usage
 from services.runtime import limits
 from services.runtime.access import methods_of
@@ -126,7 +126,8 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
     peers = {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}
     backend = PlatformBackend(callers, peers, security)
     http = HttpLimits(Admission(_application(service, oauth, backend), limit, usage))
-    background = [denials.run, usage.run, outbox.run, lambda: _purge(store, SignIns(pool), Imports(pool))]
+    purged = (SignIns(pool), Imports(pool), Exports(pool))
+    background = [denials.run, usage.run, outbox.run, lambda: _purge(store, *purged)]
     async with (
         mutual_tls_port(settings.mutual_tls_listen, TlsFiles(*settings.tls_files()), oauth.forms.by_path),
         operator_port(service, partners, calls, security),
@@ -193,6 +194,7 @@ def _application(service: Service[GatewaySettings], oauth: OAuth, backend: Platf
                 ExternalIds(service.keyring),
                 base_url,
                 Imports(service.pool),
+                Exports(service.pool),
                 max_body_bytes=settings.max_message_bytes,
             ),
         ],
@@ -240,13 +242,14 @@ async def _serving(settings: GatewaySettings, stop: asyncio.Event) -> None:
         return
 
 
-async def _purge(store: Store, sign_ins: SignIns, imports: Imports) -> None:
+async def _purge(store: Store, sign_ins: SignIns, imports: Imports, exports: Exports) -> None:
     while True:
         await asyncio.sleep(_PURGE_EVERY)
         before = datetime.now(UTC) - _KEPT_AFTER_EXPIRY
         await store.purge_assertions(before)
         await sign_ins.purge(before)
         await imports.purge(before - _IMPORTS_KEPT)
+        await exports.purge(before)
 
 
 def _registrations(file: Path | None) -> list[Registration]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.fhir.interaction import Interaction
-from gateway.fhir.tables import bulk, consents, directory, documents, people, traces
+from gateway.fhir.tables import bulk, consents, directory, documents, hosts, people, traces
 
 __all__ = ["INTERACTIONS", "Interaction"]
 
@@ -29,4 +29,5 @@ INTERACTIONS: Final = (
     *directory.TABLE,
     *traces.TABLE,
     *bulk.TABLE,
+    *hosts.TABLE,
 )

@@ -1,6 +1,7 @@
-"""How far imports are, as a protocol; implemented over the gateway's database outside this package.
+"""How far imports are, and which exports of hosts are under way, as protocols; implemented over the gateway's database
+outside this package.
 
-Only counts and refusals are kept, never what is imported.
+Only counts and refusals are kept, never what is imported or exported.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from gateway.fhir.node import JsonObject
@@ -61,4 +63,31 @@ class ImportLedger(Protocol):
 
     async def refusals(self, job: uuid.UUID, after: tuple[str, int], limit: int) -> list[LineRefusal]:
         """Refusals by file and line, those after a place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """The export of a home host: who began it, for which host, when, and until when its files are served."""
+
+    job: uuid.UUID
+    client_id: str
+    host: str
+    began_at: datetime
+    expires_at: datetime
+
+
+class ExportJobs(Protocol):
+    """Which exports there are."""
+
+    async def begin(self, job: ExportJob) -> None:
+        """Note a job."""
+        ...
+
+    async def find(self, job: uuid.UUID) -> ExportJob | None:
+        """A job that has not been ended; it may have expired."""
+        ...
+
+    async def end(self, job: uuid.UUID) -> None:
+        """End a job; again changes nothing."""
         ...

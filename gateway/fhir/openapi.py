@@ -30,6 +30,8 @@ _HEADERS: Final = (
 _KEY: Final = "Makes a change repeatable: the same key and body have one effect, kept for seven days."
 _ACCEPTED: Final = {
     "export": "Accepted: the status is at the URL in Content-Location",
+    "host-export": "Accepted: the manifest is at the URL in Content-Location",
+    "host-export-cancel": "Ended",
     "import": "Accepted: the status is at the URL in Content-Location",
     "import-status": "Under way",
     "import-file": "Not finished: the file is to be sent again",

@@ -25,6 +25,7 @@ from gateway.fhir.endpoints.changes import Changes
 from gateway.fhir.endpoints.consents import Consents
 from gateway.fhir.endpoints.directory import Directory
 from gateway.fhir.endpoints.documents import Documents
+from gateway.fhir.endpoints.host_exports import HostExports
 from gateway.fhir.endpoints.imports import Imports
 from gateway.fhir.endpoints.lists import Lists
 from gateway.fhir.endpoints.operations import Operations
@@ -42,7 +43,7 @@ from gateway.fhir.exchange import (
     render,
 )
 from gateway.fhir.interactions import INTERACTIONS
-from gateway.fhir.ledger import ImportLedger
+from gateway.fhir.ledger import ExportJobs, ImportLedger
 from gateway.fhir.openapi import openapi
 from gateway.fhir.refusals import ProtocolRefusal
 from services.runtime.errors import DmpError
@@ -58,19 +59,21 @@ def routes(
     external_ids: ExternalIds,
     base_url: str,
     ledger: ImportLedger,
+    jobs: ExportJobs,
     *,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     max_bodies_bytes: int | None = None,
     version: str = "0.1.0",
 ) -> list[Route]:
-    """The routes under the path of `base_url` (which may end in a path, such as `/fhir`). `ledger` keeps imports.
+    """The routes under the path of `base_url` (which may end in a path, such as `/fhir`). `ledger` keeps imports and
+    `jobs` exports of whole hosts.
 
     `max_body_bytes` bounds one body, `max_bodies_bytes` all bodies that the process holds (default: four of them).
     """
     base_url = base_url.rstrip("/")
     prefix = urlsplit(base_url).path
     budget = BodyBudget(max_bodies_bytes or _BODIES_AT_ONCE * max_body_bytes)
-    handlers = _handlers(backend, external_ids, base_url, ledger)
+    handlers = _handlers(backend, external_ids, base_url, ledger, jobs)
     opened = _open_handlers(base_url, version)
     by_path: dict[str, dict[str, Operation]] = {}
     for interaction in INTERACTIONS:
@@ -94,11 +97,12 @@ def exception_handlers() -> Mapping[Any, Any]:
 
 
 def _handlers(
-    backend: Backend, external_ids: ExternalIds, base_url: str, ledger: ImportLedger
+    backend: Backend, external_ids: ExternalIds, base_url: str, ledger: ImportLedger, jobs: ExportJobs
 ) -> Mapping[str, Handler]:
     found: dict[str, Handler] = {}
     for area in (People, Documents, Changes, Lists, Consents, Operations, Directory, Traces, Bulk):
         found |= area(backend, external_ids, base_url).handlers()
+    found |= HostExports(backend, external_ids, base_url, jobs).handlers()
     return {**found, **Imports(backend, external_ids, base_url, ledger, found).handlers()}
 
 

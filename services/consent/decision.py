@@ -281,6 +281,9 @@ def _dossier(case: Case) -> int | None:
     if case.action in _WITHOUT_DOSSIER:
         return None
     facts = case.facts
+    opposed = case.actor.takes_over and case.action == pb.ACTION_READ_ADMINISTRATIVE
+    if opposed and facts is not None and facts.state is DossierState.OPPOSED:
+        return None  # whose opposition it is goes with it
     if facts is None or facts.state in UNOPENED:
         return reasons.ERROR_REASON_DOSSIER_NOT_FOUND
     return reasons.ERROR_REASON_DOSSIER_DESTROYED if facts.state in GONE else None

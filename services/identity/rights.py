@@ -43,5 +43,7 @@ class Rights:
         if call.caller not in _ASKED_FOR:
             return
         decision = await self._checks.check(call, health_id, action)
-        if not decision.permitted and decision.reason not in _OF_THE_DOSSIER_ALONE:
+        # Who takes over a host's dossiers is told of the people who have one there, and of nobody else.
+        passed_over = frozenset[int]() if call.actor.takes_over_host else _OF_THE_DOSSIER_ALONE
+        if not decision.permitted and decision.reason not in passed_over:
             raise refusal(decision)

@@ -1,11 +1,11 @@
-"""A ledger of imports in memory, as the gateway's database keeps it."""
+"""A ledger of imports, and the jobs of exports, in memory, as the gateway's database keeps them."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
 
-from gateway.fhir.ledger import FileProgress, LineRefusal
+from gateway.fhir.ledger import ExportJob, FileProgress, LineRefusal
 
 
 class MemoryLedger:
@@ -41,3 +41,19 @@ class MemoryLedger:
     async def refusals(self, job: uuid.UUID, after: tuple[str, int], limit: int) -> list[LineRefusal]:
         held = sorted(self._refusals.get(job, []), key=lambda each: (each.file, each.line))
         return [each for each in held if (each.file, each.line) > after][:limit]
+
+
+class MemoryJobs:
+    """`gateway.fhir.ledger.ExportJobs` in memory."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[uuid.UUID, ExportJob] = {}
+
+    async def begin(self, job: ExportJob) -> None:
+        self._jobs[job.job] = job
+
+    async def find(self, job: uuid.UUID) -> ExportJob | None:
+        return self._jobs.get(job)
+
+    async def end(self, job: uuid.UUID) -> None:
+        self._jobs.pop(job, None)

@@ -29,7 +29,7 @@ from gateway.fhir.rpcs import Request, Response, Rpc
 from services.runtime.errors import DmpError, FieldViolation, unavailable
 from services.runtime.identifiers import document_name, dossier_name, dossier_of, submission_set_name, uuid7
 from services.runtime.validation import validate
-from tests.conformance.fhir_imports import MemoryLedger
+from tests.conformance.fhir_imports import MemoryJobs, MemoryLedger
 from tests.conformance.fhir_register import FakeConsents, FakeRegister, FakeTrail
 from tests.conformance.fhir_samples import (
     ALL_SCOPES,
@@ -325,7 +325,7 @@ def external_ids() -> ExternalIds:
 
 def application(platform: FakePlatform, base_url: str = BASE, **options: Any) -> Starlette:
     return Starlette(
-        routes=routes(platform, external_ids(), base_url, MemoryLedger(), **options),
+        routes=routes(platform, external_ids(), base_url, MemoryLedger(), MemoryJobs(), **options),
         exception_handlers=dict(exception_handlers()),
     )
 

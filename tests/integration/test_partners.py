@@ -90,6 +90,8 @@ async def test_a_registration_is_shown_as_it_was_made_and_traced(platform: Platf
         ({"jwks": '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "x"}]}'}, "partner.jwks"),
         ({"jwks": "no json"}, "partner.jwks"),
         ({"jwks": json.dumps({"keys": [new_key().as_dict(private=True)]})}, "partner.jwks"),
+        ({"takes_over_hosts": ["north"]}, "partner"),
+        ({"takes_over_hosts": ["../north"]}, "partner.takes_over_hosts[0]"),
         ({"client_id": "a b"}, "partner.client_id"),
         ({"quota": pb.Quota(requests_per_second=-1, burst=1)}, "partner.quota.requests_per_second"),
     ],

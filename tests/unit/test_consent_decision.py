@@ -307,6 +307,13 @@ def test_of_another_hosts_dossiers_nothing_is_learnt_whatever_became_of_them() -
             assert (refused.reason, refused.merged_into) == (reasons.ERROR_REASON_DOSSIER_NOT_FOUND, 0)
 
 
+def test_of_who_opposes_any_opening_nothing_is_handed_over_but_whose_opposition_it_is() -> None:
+    opposed = replace(STRANGER, state=DossierState.OPPOSED)
+    allowed = {action for action in HANDED_OVER if decision(taking_over("national"), action, opposed).permitted}
+    assert allowed == {pb.ACTION_READ_ADMINISTRATIVE}
+    assert reason_of(professional(), pb.ACTION_READ_ADMINISTRATIVE, opposed) == reasons.ERROR_REASON_DOSSIER_NOT_FOUND
+
+
 def test_each_dossier_of_a_person_is_handed_over_by_itself() -> None:
     two = replace(AUTHORISED, linked=(OTHER,))
     assert decision(professional(), facts=two).linked == (OTHER,)

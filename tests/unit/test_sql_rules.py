@@ -43,6 +43,7 @@ _OFF_PATH: Final[Mapping[str, str]] = {
     "authorization_code_expires_at": "the purge",
     "login_grant_expires_at": "the purge",
     "revoked_token_expires_at": "the purge, and what services are told",
+    "export_job_expires_at": "the purge",
     "import_job_created_at": "the purge",
     "possible_duplicate_list": "the work list of the whole register",
     "event_trail": "the trail is asked by dossier, and a dossier's events lie in one log",
