@@ -12,9 +12,9 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent import acts, store
 from services.consent.acting import Actor, read_actor
+from services.consent.action_cells import CHECK_DOSSIER
 from services.consent.changes import Clock
 from services.consent.checking import AccessChecks
-from services.consent.decision import CHECK_DOSSIER
 from services.consent.functional_rights import Right
 from services.consent.mapping import write_consent, write_dossier, write_representative, write_standing
 from services.consent.values import Refused

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import BREAK_GLASS, NORMAL, PHYSICIAN, PROFESSIONS, REGULATION, Actor
-from services.consent.decision import GIVEN_BY, Case, Decision, decide
+from services.consent.action_cells import GIVEN_BY
+from services.consent.decision import Case, Decision, decide
 from services.consent.functional_rights import FUNCTIONAL_RIGHTS, TYPE_DENIALS, FunctionalRights
 from services.consent.values import DossierState, Facts, Representation, RepresentationKind
 
