@@ -32,6 +32,7 @@ from services.document.pages import Cursors, Opener
 from services.document.patients import PatientChecks, Verify, verify_through
 from services.document.projecting import Ahead, Projector, ReadingSweep
 from services.document.read import Reader
+from services.document.read_together import ReadTogether
 from services.document.scanning import ClamdScanner, NoScanner, Scanner
 from services.document.search import Searcher
 from services.document.service import DocumentServicer, Rooms, Served
@@ -112,6 +113,7 @@ class DocumentService:
             uploads,
             Searcher(found, gate, authorship, CriteriaReader(authorship, unique_ids), opener, tokens, cursors, clock),
             reader,
+            ReadTogether(store, gate, authorship, clock),
             Lister(found, store, reader, gate, authorship, unique_ids, opener, tokens, clock),
             Changer(pool, keys, gate, authorship, both=limits.allow_masked_and_invisible, clock=clock, committed=told),
             Changes(found, gate, authorship, opener, cursors, watched, clock),

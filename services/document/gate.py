@@ -27,6 +27,9 @@ class Checks(Protocol):
     """Consent's decisions (services.runtime.checks.AccessChecks)."""
 
     async def check(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision: ...
+    async def check_all(
+        self, calls: Sequence[Call], action: consent_pb2.Action.ValueType
+    ) -> Sequence[consent_pb2.Decision | DmpError]: ...
 
 
 class Gate:
@@ -44,6 +47,12 @@ class Gate:
         if decision.permitted:
             return decision
         raise await self.denied(call, decision, refusal(decision), objects=objects)
+
+    async def decisions(
+        self, calls: Sequence[Call], action: consent_pb2.Action.ValueType
+    ) -> Sequence[consent_pb2.Decision | DmpError]:
+        """Consent's answers to many calls at once, a no too. Nothing is recorded."""
+        return await self._checks.check_all(calls, action)
 
     async def denied(
         self,
@@ -85,6 +94,23 @@ class Gate:
             entered = (self._entered(call, decision, health_id, names) for health_id, names in elsewhere.items())
             await asyncio.gather(*entered)
         await self._trail.record(event, call.remaining())
+
+    async def all_served(
+        self, accesses: Sequence[tuple[Call, consent_pb2.Decision, Sequence[str]]]
+    ) -> list[DmpError | None]:
+        """As `served` for many calls, each with what it shows of its own dossier. The error of each whose access is not
+        durable: nothing of it may be sent."""
+        events = [
+            build_event(
+                call,
+                outcome=audit_pb2.OUTCOME_SUCCESS,
+                objects=objects,
+                epoch=decision.epoch,
+                basis=decision.basis,
+            )
+            for call, decision, objects in accesses
+        ]
+        return await self._trail.record_all(events)
 
     async def _entered(self, call: Call, decision: consent_pb2.Decision, health_id: int, names: Sequence[str]) -> None:
         event = build_event(

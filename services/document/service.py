@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,11 +12,13 @@ from services.document.changes import Changes
 from services.document.listing import Lister
 from services.document.operations import Operations
 from services.document.read import Reader
+from services.document.read_together import ReadTogether
 from services.document.search import Searcher
 from services.document.submit import Submitter
 from services.document.uploads import Collecting, Uploads
 from services.document.wire import embedded
 from services.runtime.context import Call
+from services.runtime.together import Asked, Outcome, ServeMany
 from services.runtime.validation import pattern_of, validate
 
 _NAME: Final = pattern_of(document_pb2.GetDocumentRequest, "name")
@@ -33,6 +35,7 @@ class Rooms:
     uploads: Uploads
     searcher: Searcher
     reader: Reader
+    read_together: ReadTogether
     lister: Lister
     changer: Changer
     changes: Changes
@@ -45,6 +48,7 @@ class DocumentServicer:
     def __init__(self, rooms: Rooms, served: Served) -> None:
         self._rooms = rooms
         self._served = served
+        self.together: Mapping[str, ServeMany] = {"GetDocument": self._get_documents}
 
     async def SubmitDocuments(
         self, request: document_pb2.SubmitDocumentsRequest, call: Call
@@ -93,6 +97,15 @@ class DocumentServicer:
         if _NAME.fullmatch(name) is None:
             validate(request)
         return embedded(b"\x0a", await self._rooms.reader.get(call, name))
+
+    async def _get_documents(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
+        """GetDocument, many calls at once."""
+        documents = await self._rooms.read_together.get(
+            [(call, request.name) for call, request in asked if _NAME.fullmatch(request.name) is not None]
+        )
+        found = iter(documents)
+        outcomes = (next(found) if _NAME.fullmatch(request.name) is not None else None for _, request in asked)
+        return [embedded(b"\x0a", each) if isinstance(each, bytes) else each for each in outcomes]
 
     async def ReadDocument(
         self, request: document_pb2.ReadDocumentRequest, call: Call

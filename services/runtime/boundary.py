@@ -47,10 +47,15 @@ class Rpcs(grpc.GenericRpcHandler):
     """The handlers of a server by path ``/package.Service/Method``, for every transport."""
 
     def __init__(
-        self, handlers: Mapping[str, RpcHandler], bidirectional: Mapping[str, RpcHandler] | None = None
+        self,
+        handlers: Mapping[str, RpcHandler],
+        bidirectional: Mapping[str, RpcHandler] | None = None,
+        together: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
-        """`bidirectional` are those that only grpcio serves, behind every other transport: all whose client streams."""
+        """`bidirectional` are those that only grpcio serves, behind every other transport: all whose client streams.
+        `together` takes calls (`together.Arrival`) of some of the methods, where the transport gives them so."""
         self.handlers: Final = handlers
+        self.together: Final[Mapping[str, Callable[[Any], None]]] = together or {}
         self.bidirectional: Final[Mapping[str, RpcHandler]] = bidirectional or {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler | None:

@@ -6,6 +6,7 @@ A check leaves in a batch that had not been sent when it was asked, so its decis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -45,6 +46,18 @@ class AccessChecks:
         request = consent_pb2.CheckAccessRequest(context=call.item(), health_id=health_id, action=action)
         return await self._coalescer.submit(request, timeout=call.remaining())
 
+    async def check_all(self, calls: Sequence[Call], action: consent_pb2.Action.ValueType) -> list[Checked]:
+        """The decisions for the actors of many calls, each about its own dossier: one batch, sent now, of these alone.
+
+        An error in place of a decision is that call's; what is raised is the error of all.
+        """
+        return await self._send(
+            [
+                consent_pb2.CheckAccessRequest(context=call.item(), health_id=call.health_id, action=action)
+                for call in calls
+            ]
+        )
+
     async def close(self) -> None:
         """Refuse new checks, finish those accepted."""
         await self._coalescer.close()
@@ -52,6 +65,8 @@ class AccessChecks:
     async def _send(self, requests: list[consent_pb2.CheckAccessRequest]) -> list[Checked]:
         batch = consent_pb2.BatchCheckAccessRequest(requests=requests)
         response = await self._batch_check(batch, timeout=_BATCH_SECONDS)
+        if len(response.results) != len(requests):
+            raise unavailable("consent")
         return [_decision(result) for result in response.results]
 
 

@@ -7,6 +7,7 @@ message are a clear error and not the transport's INTERNAL. Rules about who may 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
@@ -25,6 +26,7 @@ from services.runtime.boundary import (
     client_streaming,
     next_message,
     streaming,
+    text_metadata,
     unary,
 )
 from services.runtime.context import Call, enter, hurry
@@ -33,11 +35,13 @@ from services.runtime.limits import EMERGENCY, SERVICE, Limit, Place, is_lowered
 from services.runtime.observation import Calls, SecurityLog, Watch
 from services.runtime.relayed import PATH, RelayedCalls
 from services.runtime.tls import peer_identity
+from services.runtime.together import Admit, Admitted, Arrival, Asked, ServeMany, Together
 from services.runtime.trail import Trail
 
 Handler = Callable[[Any, Call], Any]
 """What serves a method: a coroutine function, an async generator function where it streams, and where the client
-streams a coroutine function that is given the first message and returns a `Collecting`."""
+streams a coroutine function that is given the first message and returns a `Collecting`. A servicer may also have a
+mapping `together`: by the names of methods, what serves many of their calls at once (`ServeMany`)."""
 
 
 class Collecting(Protocol):
@@ -74,9 +78,19 @@ class Dispatcher(Rpcs):
         wrapped = {path: self._wrap(method, _find(servicers, path)) for path, method in methods.items() if path != PATH}
         streams = {path: handler for path, handler in wrapped.items() if methods[path].client_streaming}
         handlers = {path: handler for path, handler in wrapped.items() if path not in streams}
+        self._together = {
+            path: Together(path, self._admitting(methods[path]), serve, limit, calls)
+            for path, serve in _served_together(servicers).items()
+        }
+        together = {path: each.arrive for path, each in self._together.items()}
         if relayed is not None:
-            handlers[PATH] = self._relaying(relayed, RelayedCalls(dict(handlers)))
-        super().__init__(handlers, streams)
+            handlers[PATH] = self._relaying(relayed, RelayedCalls(dict(handlers), together))
+        super().__init__(handlers, streams, together)
+
+    async def close(self) -> None:
+        """Answer what was accepted."""
+        for each in self._together.values():
+            await each.close()
 
     def _wrap(self, method: MethodAccess, handler: Handler) -> RpcHandler:
         async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:
@@ -135,6 +149,34 @@ class Dispatcher(Rpcs):
                 return await relayed.answer(data, context)
 
         return unary(self._calls, method.path, answer)
+
+    def _admitting(self, method: MethodAccess) -> Admit:
+        """The way in for calls that are served together: the steps of `answer` that need no waiting. Where one of them
+        says no, or would have to wait, the call is left to `answer`."""
+
+        def admit(arrival: Arrival) -> Admitted | None:
+            context = arrival.context
+            metadata, peer = text_metadata(context), peer_identity(context)
+            remaining = context.time_remaining()
+            if remaining is not None and remaining <= 0:
+                return None
+            watch = self._calls.begin(method.path, metadata.get("traceparent"))
+            try:
+                address = "" if peer == GATEWAY else peer_address(context.peer())
+                traceparent = watch.span.traceparent
+                call = self._authenticator.authenticate(method, peer, metadata, remaining, traceparent, address)
+                request = _decode(call, method, arrival.data)
+                call = route(call, request)
+            except (DmpError, Identified):
+                self._calls.forget(watch)
+                return None
+            traffic = traffic_of(method.traffic, call.actor, call.caller, lowered=is_lowered(metadata))
+            if traffic == EMERGENCY or not self._limit.enter(traffic):
+                self._calls.forget(watch)
+                return None
+            return Admitted(Asked(call, request), arrival, watch, traffic, time.monotonic())
+
+        return admit
 
     async def _authenticated(
         self, method: MethodAccess, data: bytes, context: Context, metadata: Metadata, watch: Watch
@@ -198,6 +240,15 @@ def _with_dossier(call: Call, data: bytes) -> Call:
         return about(call, call.method.request.FromString(data))
     except DecodeError:
         return call
+
+
+def _served_together(servicers: Mapping[str, object]) -> dict[str, ServeMany]:
+    """By path, what the servicers can serve many calls of at once."""
+    return {
+        f"/{service}/{name}": serve
+        for service, servicer in servicers.items()
+        for name, serve in getattr(servicer, "together", {}).items()
+    }
 
 
 def _find(servicers: Mapping[str, object], path: str) -> Handler:

@@ -242,6 +242,7 @@ LABEL_VALUES: Final[Mapping[Label, tuple[str, ...]]] = {
         "changes",
         "sequencer",
         "relay",
+        "together",
         "consent-facts",
         "consent-standings",
         "identity-owners",

@@ -12,6 +12,7 @@ makes up a deadline where there is none, and waits for slow readers on threads t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import threading
@@ -28,6 +29,7 @@ from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFr
 
 from services.runtime.boundary import RpcHandler
 from services.runtime.context import callers_a_turn
+from services.runtime.errors import DmpError, trailing_metadata
 from services.runtime.terminator import FORWARDED_CERTIFICATE, FORWARDED_PUSHBACK
 
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
@@ -154,17 +156,52 @@ class NativeContext:
         raise grpc.aio.AbortError
 
 
+class _Arrival:
+    """A call of a method whose calls are served together: `together.Arrival`."""
+
+    __slots__ = ("_call_id", "_handler", "_server", "context", "data")
+
+    def __init__(self, server: NativeServer, call_id: int, handler: RpcHandler, data: bytes, details: Details) -> None:
+        self._server = server
+        self._call_id = call_id
+        self._handler = handler
+        self.data = data
+        self.context = NativeContext(server, call_id, details, None)
+
+    def answer(self, data: bytes) -> None:
+        """End the call with this message; nothing happens when the client is gone."""
+        self._server.answer(self._call_id, data)
+
+    def refuse(self, error: DmpError) -> None:
+        """End the call with this error; nothing happens when the client is gone."""
+        self._server.fail(self._call_id, error.code, error.message, trailing_metadata(error))
+
+    def alone(self) -> None:
+        """Serve it by its method's handler."""
+        self._server.begin(self._call_id, self._handler, self.data, self.context)
+
+
 class NativeServer:
     """Serves unary and server-streaming methods on one Unix socket, on the event loop that starts it."""
 
-    def __init__(self, path: str, handlers: Mapping[str, RpcHandler], *, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        handlers: Mapping[str, RpcHandler],
+        together: Mapping[str, Callable[[_Arrival], None]] | None = None,
+        *,
+        max_message_bytes: int,
+    ) -> None:
         """Listens at `path` at once, replacing a socket that is left there. Raises OSError.
 
         `handlers` by path ``/package.Service/Method``; a handler is a coroutine function (which may write a stream by
-        itself) or an async generator function.
+        itself) or an async generator function. `together` takes the calls of some of these paths instead.
         """
         self._limit = max_message_bytes
         self._handlers = list(handlers.values())
+        self._together = [(together or {}).get(name) for name in handlers]
+        self._arrived: set[int] = set()
+        self._none_arrived = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: deque[Event] = deque()
         self._beginning = False
@@ -192,9 +229,16 @@ class NativeServer:
     async def stop(self, grace: float | None) -> None:
         """Refuse new calls, let those under way end for `grace` seconds, cancel the rest, close. Callable once."""
         self._stopping = True
+        ends = time.monotonic() + (grace or 0.0)
+        if self._arrived and grace:
+            self._none_arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_arrived.wait(), grace)
+        for call_id in list(self._arrived):
+            self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         tasks = list(self._tasks.values())
         if tasks and grace:
-            await asyncio.wait(tasks, timeout=grace)
+            await asyncio.wait(tasks, timeout=max(0.0, ends - time.monotonic()))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -220,7 +264,22 @@ class NativeServer:
         The front takes no push-back, whose key begins with `grpc-`: it goes under FORWARDED_PUSHBACK, and the
         terminator gives it its own name.
         """
+        self._ended(call_id)
         self._front.fail(call_id, code.value[0], details, _renamed(trailing_metadata))
+
+    def answer(self, call_id: int, data: bytes) -> None:
+        """End a unary call with a message; nothing happens when it has ended."""
+        if len(data) > self._limit:
+            self._too_large(call_id, "Sent", data)
+            return
+        self._ended(call_id)
+        self._front.respond(call_id, data)
+
+    def _ended(self, call_id: int) -> None:
+        """A call that came with others has its end, or goes on alone."""
+        self._arrived.discard(call_id)
+        if self._stopping and not self._arrived:
+            self._none_arrived.set()
 
     async def send(self, call_id: int, data: bytes) -> None:
         """Send one message of a stream once the client has read enough of those before it.
@@ -272,17 +331,25 @@ class NativeServer:
             elif self._stopping:
                 self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             elif payload is not None and details is not None:
-                self._begin(call_id, self._handlers[method_id], payload, details)
+                self._arrive(call_id, method_id, payload, details)
         self._beginning = bool(self._events)
         if self._beginning:
             self._loop.call_soon(self._begin_some)
 
-    def _begin(self, call_id: int, handler: RpcHandler, payload: bytes, details: Details) -> None:
+    def _arrive(self, call_id: int, method_id: int, payload: bytes, details: Details) -> None:
+        handler, together = self._handlers[method_id], self._together[method_id]
         if len(payload) > self._limit:
             self._too_large(call_id, "Received", payload)
-            return
+        elif together is None:
+            self.begin(call_id, handler, payload, NativeContext(self, call_id, details, handler.response_serializer))
+        else:
+            self._arrived.add(call_id)
+            together(_Arrival(self, call_id, handler, payload, details))
+
+    def begin(self, call_id: int, handler: RpcHandler, payload: bytes, context: NativeContext) -> None:
+        """Serve a call in a task of its own."""
+        self._ended(call_id)
         serve = self._stream if handler.response_streaming else self._unary
-        context = NativeContext(self, call_id, details, handler.response_serializer)
         task = self._loop.create_task(serve(call_id, handler, payload, context))
         self._tasks[call_id] = task
         # Not in the coroutine's own `finally`: a call cancelled in the batch that brought it never begins.
@@ -302,10 +369,7 @@ class NativeServer:
         except Exception as error:  # noqa: BLE001 - the boundary: a call ends, not the server
             self._defect(call_id, error)
             return
-        if len(data) > self._limit:
-            self._too_large(call_id, "Sent", data)
-        else:
-            self._front.respond(call_id, data)
+        self.answer(call_id, data)
 
     async def _stream(self, call_id: int, handler: RpcHandler, payload: bytes, context: NativeContext) -> None:
         behaviour: Behaviour = handler.unary_stream

@@ -31,6 +31,10 @@ class Calls:
         self._in_flight += 1
         return Watch(self, path, self._tracer.start(path, traceparent, SpanKind.SERVER))
 
+    def forget(self, watch: Watch) -> None:
+        """A call is served elsewhere, and counted there."""
+        self._in_flight -= 1
+
     def ended(self, watch: Watch, seconds: float) -> None:
         """A call has been answered."""
         self._in_flight -= 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -22,7 +22,7 @@ from dmp.gateway.v1 import relay_pb2
 from services.runtime.addresses import ADDRESS_HEADER
 from services.runtime.boundary import Context, RpcHandler
 from services.runtime.context import callers_a_turn
-from services.runtime.errors import DETAILS_KEY, DmpError
+from services.runtime.errors import DETAILS_KEY, DmpError, to_status
 from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
 from services.runtime.validation import validate
 
@@ -78,12 +78,79 @@ class _RelayedContext:
         raise _Ended(status)
 
 
+class _Batch:
+    """The results of one relayed request, until all of them are there."""
+
+    def __init__(self, size: int) -> None:
+        self._results: list[relay_pb2.RelayedResult | None] = [None] * size
+        self._missing = size
+        self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def take(self, number: int, result: relay_pb2.RelayedResult) -> None:
+        """What became of a call."""
+        self._results[number] = result
+        self._missing -= 1
+        if not self._missing and not self._whole.done():
+            self._whole.set_result(None)
+
+    async def results(self) -> list[relay_pb2.RelayedResult]:
+        """All of them, in order."""
+        await self._whole
+        return [result for result in self._results if result is not None]
+
+
+class _Arrival:
+    """A relayed call, to be served with others: `together.Arrival`."""
+
+    __slots__ = ("_batch", "_call", "_handler", "_number", "context", "data")
+
+    def __init__(
+        self,
+        batch: _Batch,
+        number: int,
+        handler: RpcHandler,
+        call: relay_pb2.RelayedCall,
+        connection: Mapping[str, Sequence[bytes]],
+    ) -> None:
+        self._batch = batch
+        self._number = number
+        self._handler = handler
+        self._call = call
+        self.data = call.request
+        self.context = _RelayedContext(call, connection)
+
+    def answer(self, data: bytes) -> None:
+        """End the call with this message."""
+        self._batch.take(self._number, relay_pb2.RelayedResult(response=data))
+
+    def refuse(self, error: DmpError) -> None:
+        """End the call with this error."""
+        self._batch.take(self._number, relay_pb2.RelayedResult(status=to_status(error)))
+
+    def alone(self) -> None:
+        """Serve it by its method's handler."""
+        self._batch.tasks.append(asyncio.get_running_loop().create_task(self._serve()))
+
+    async def _serve(self) -> None:
+        """A defect of it leaves the others alone, for `boundary.unary` makes an error of it."""
+        behaviour: Any = self._handler.unary_unary
+        try:
+            self.answer(await behaviour(self.data, self.context))
+        except _Ended as ended:
+            self._batch.take(self._number, relay_pb2.RelayedResult(status=ended.status))
+
+
 class RelayedCalls:
     """Serves the calls of a batch by the handlers of their methods."""
 
-    def __init__(self, handlers: Mapping[str, RpcHandler]) -> None:
-        """`handlers` by path, bytes in and out; those of streams are not served together."""
+    def __init__(
+        self, handlers: Mapping[str, RpcHandler], together: Mapping[str, Callable[[Any], None]] | None = None
+    ) -> None:
+        """`handlers` by path, bytes in and out; those of streams are not served together. `together` takes the calls of
+        some of these paths instead (`together.Arrival`)."""
         self._handlers = handlers
+        self._together = together or {}
 
     async def answer(self, data: bytes, context: Context) -> bytes:
         """The serialized RelayCallsResponse, once the last call has ended. DmpError for what is no such request.
@@ -98,31 +165,23 @@ class RelayedCalls:
         handler = self._handlers.get(request.path)
         if handler is None or handler.response_streaming or request.path == PATH:
             raise DmpError(reasons.ERROR_REASON_METHOD_NOT_FOUND)
-        connection = context.auth_context()
-        serving = []
+        connection, together = context.auth_context(), self._together.get(request.path)
+        batch = _Batch(len(request.calls))
         try:
             left = callers_a_turn()
-            for call in request.calls:
-                served = _served(handler, call, _RelayedContext(call, connection))
-                serving.append(asyncio.get_running_loop().create_task(served))
+            for number, call in enumerate(request.calls):
+                arrival = _Arrival(batch, number, handler, call, connection)
+                if together is None:
+                    arrival.alone()
+                else:
+                    together(arrival)
                 left -= 1
                 if not left:
                     await asyncio.sleep(0)
                     left = callers_a_turn()
-            results = await asyncio.gather(*serving)
+            results = await batch.results()
         except BaseException:
-            for task in serving:
+            for task in batch.tasks:
                 task.cancel()
             raise
         return relay_pb2.RelayCallsResponse(results=results).SerializeToString()
-
-
-async def _served(
-    handler: RpcHandler, call: relay_pb2.RelayedCall, context: _RelayedContext
-) -> relay_pb2.RelayedResult:
-    """What became of one call; a defect of it leaves the others alone, for `boundary.unary` makes an error of it."""
-    behaviour: Any = handler.unary_unary
-    try:
-        return relay_pb2.RelayedResult(response=await behaviour(call.request, context))
-    except _Ended as ended:
-        return relay_pb2.RelayedResult(status=ended.status)

@@ -152,6 +152,7 @@ class Service(Generic[S]):
             await stop.wait()
             await health.enter_graceful_shutdown()
             await server.stop(self.settings.drain_seconds)
+            await dispatcher.close()
         if trail is not None:
             await trail.close()
 

@@ -21,7 +21,7 @@ from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime import faults
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
-from services.runtime.errors import DmpError, from_status
+from services.runtime.errors import DmpError, from_status, unavailable
 from services.runtime.identifiers import dossier_name, uuid7_bytes
 from services.runtime.outbox import OutboxRow
 
@@ -93,6 +93,7 @@ class Trail:
     """Appends events through a coalescer: many calls, one durable batch."""
 
     def __init__(self, append: Append, *, max_batch: int = 256, max_pending: int = 8192) -> None:
+        self._append = append
         self._coalescer: Coalescer[audit_pb2.AuditEvent, audit_pb2.AppendReceipt] = Coalescer(
             "trail", append, max_batch=max_batch, max_pending=max_pending, pace=PACE
         )
@@ -103,12 +104,34 @@ class Trail:
         try:
             receipt = await self._coalescer.submit(event, timeout=timeout)
         except DmpError as error:
-            _log.warning("event_not_recorded", action=event.action, reason=error.reason_name)
-            if error.reason in (reasons.ERROR_REASON_DEADLINE_EXCEEDED, reasons.ERROR_REASON_OVERLOADED):
-                raise
-            raise DmpError(reasons.ERROR_REASON_AUDIT_UNAVAILABLE) from error
+            raise self._not_recorded(event, error) from error
         faults.point("record.after")
         return receipt
+
+    async def record_all(self, events: list[audit_pb2.AuditEvent]) -> list[DmpError | None]:
+        """As `record` for events that came together: one batch, sent now, of these alone. The error of each, if any."""
+        if not events:
+            return []
+        faults.point("record.before")
+        try:
+            outcomes: Sequence[audit_pb2.AppendReceipt | DmpError] = await self._append(events)
+            if len(outcomes) != len(events):
+                raise unavailable("trail")
+        except DmpError as error:
+            outcomes = [error] * len(events)
+        faults.point("record.after")
+        return [
+            self._not_recorded(event, outcome) if isinstance(outcome, DmpError) else None
+            for event, outcome in zip(events, outcomes, strict=True)
+        ]
+
+    @staticmethod
+    def _not_recorded(event: audit_pb2.AuditEvent, error: DmpError) -> DmpError:
+        """What the caller is told of an event that has no place in the log."""
+        _log.warning("event_not_recorded", action=event.action, reason=error.reason_name)
+        if error.reason in (reasons.ERROR_REASON_DEADLINE_EXCEEDED, reasons.ERROR_REASON_OVERLOADED):
+            return error
+        return DmpError(reasons.ERROR_REASON_AUDIT_UNAVAILABLE)
 
     async def refuse(
         self,

@@ -108,7 +108,7 @@ async def _native(
 
     path = settings.listen.removeprefix(UNIX)
     handlers = {**rpcs.handlers, **_health_handlers(health)}
-    server = NativeServer(path, handlers, max_message_bytes=settings.max_message_bytes)
+    server = NativeServer(path, handlers, rpcs.together, max_message_bytes=settings.max_message_bytes)
     if not reflected and not rpcs.bidirectional:
         await server.start()
         return server

@@ -1,0 +1,143 @@
+"""Calls of one method that come at the same time are served at the same time: one task, one batch, for many of them.
+
+A call of its own costs a task, a future at each step of its way and a wake-up after each of them: more CPU than what
+it is for (docs/decisions/0035-served-together.md). Here calls are admitted one by one as any other is, with their own
+token, place under the limit and routing fields; those that pass leave together for a handler that serves many.
+
+Only the plain case is served here. Whatever else there is about a call, a refusal above all, is not decided here: it
+is served alone, by the one handler that knows every case, as if it had come alone. So no rule is written twice.
+
+A batch is closed when it is handed to the handler: what comes later is in the next one (promise 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import structlog
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from services.runtime import faults
+from services.runtime.boundary import Context
+from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.context import Call
+from services.runtime.errors import DmpError, unavailable
+from services.runtime.limits import Limit
+from services.runtime.observation import Calls, Watch
+
+_MOST: Final = 128
+"""Calls of a batch at most: with 256 in flight, two batches that take turns."""
+_UNDER_WAY: Final = 2
+
+_log = structlog.get_logger("rpc")
+
+
+class Arrival(Protocol):
+    """A call that has come, on whatever transport. Exactly one of the three answers is given, once."""
+
+    data: bytes
+    context: Context
+
+    def answer(self, data: bytes) -> None:
+        """End the call with this message."""
+        ...
+
+    def refuse(self, error: DmpError) -> None:
+        """End the call with this error."""
+        ...
+
+    def alone(self) -> None:
+        """Serve it by the method's ordinary handler, as if it had not been here."""
+        ...
+
+
+class Asked(NamedTuple):
+    """An admitted call and its decoded request."""
+
+    call: Call
+    request: Any
+
+
+Outcome = bytes | DmpError | None
+"""The answer's bytes, the error that is the answer, or None: to be served alone."""
+ServeMany = Callable[[Sequence[Asked]], Awaitable[Sequence[Outcome]]]
+"""Serves many calls; an outcome for each, in their order. What it raises is the outcome of all."""
+
+
+class Admitted(NamedTuple):
+    """A call that has a place."""
+
+    asked: Asked
+    arrival: Arrival
+    watch: Watch
+    traffic: int
+    since: float
+
+
+class Admit(Protocol):
+    """Who calls, may they, and is there a place: all of it without waiting. None for whatever is not a plain yes."""
+
+    def __call__(self, arrival: Arrival) -> Admitted | None: ...
+
+
+class Together:
+    """Serves the calls of one method together."""
+
+    def __init__(self, path: str, admit: Admit, serve: ServeMany, limit: Limit, calls: Calls) -> None:
+        self._path = path
+        self._admit = admit
+        self._serve = serve
+        self._limit = limit
+        self._calls = calls
+        self._batches: Coalescer[Admitted, None] = Coalescer(
+            "together", self._send, max_batch=_MOST, in_flight=_UNDER_WAY, pace=PACE
+        )
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Serve a call, with others where that is possible."""
+        admitted = self._admit(arrival)
+        if admitted is None:
+            arrival.alone()
+            return
+        try:
+            _ = self._batches.ask(admitted)  # what becomes of it is told to the arrival
+        except DmpError as error:
+            self._end(admitted, error)
+
+    async def close(self) -> None:
+        """Refuse new calls, answer those accepted."""
+        await self._batches.close()
+
+    async def _send(self, admitted: list[Admitted]) -> list[None]:
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await self._serve([each.asked for each in admitted])
+            faults.point("reply.before")
+        except DmpError as error:
+            outcomes = [error] * len(admitted)
+        except asyncio.CancelledError:
+            for each in admitted:
+                self._end(each, unavailable("service"))
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary: nothing else may cross an RPC
+            _log.error("defect", method=self._path, exc_info=error)
+            outcomes = [DmpError(reasons.ERROR_REASON_INTERNAL)] * len(admitted)
+        for each, outcome in zip(admitted, outcomes, strict=True):
+            self._end(each, outcome)
+        return [None] * len(admitted)
+
+    def _end(self, admitted: Admitted, outcome: Outcome) -> None:
+        self._limit.leave(admitted.traffic, time.monotonic() - admitted.since)
+        if outcome is None:
+            self._calls.forget(admitted.watch)
+            admitted.arrival.alone()
+        elif isinstance(outcome, DmpError):
+            admitted.watch.failed(outcome)
+            admitted.watch.end()
+            admitted.arrival.refuse(outcome)
+        else:
+            admitted.watch.end()
+            admitted.arrival.answer(outcome)
