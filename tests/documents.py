@@ -199,6 +199,9 @@ class FakeConsent:
         together.MergeFrom(self.answer)
         return together
 
+    async def check_all(self, calls: Sequence[Call], action: int) -> list[consent_pb2.Decision]:
+        return [await self.check(call, call.health_id, action) for call in calls]
+
 
 @dataclass
 class FakeIdentity:

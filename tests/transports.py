@@ -40,6 +40,7 @@ from services.runtime.errors import DmpError
 from services.runtime.observation import Calls, SecurityLog
 from services.runtime.settings import ServiceSettings, Transport
 from services.runtime.telemetry import setup
+from services.runtime.together import Asked, Outcome, ServeMany
 from services.runtime.tokens import TokenVerifier
 from services.runtime.trail import Trail
 from services.runtime.transport import Server, listen
@@ -59,11 +60,17 @@ class Servicer:
         self.read: Callable[
             [document_pb2.ReadDocumentRequest, Call], AsyncIterator[document_pb2.ReadDocumentResponse]
         ] = _chunks
+        self.get_many: ServeMany | None = None
+        """Serves calls of GetDocument that come together; without it each is served alone, by `get`."""
+        self.together: dict[str, ServeMany] = {"GetDocument": self._get_many}
         self.sizes: list[int] = []
         self.collected: Collected
 
     async def GetDocument(self, request: document_pb2.GetDocumentRequest, call: Call) -> Any:
         return await self.get(request, call)
+
+    async def _get_many(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
+        return [None] * len(asked) if self.get_many is None else await self.get_many(asked)
 
     async def ReadDocument(self, request: document_pb2.ReadDocumentRequest, call: Call) -> AsyncIterator[Any]:
         messages = self.read(request, call)
@@ -131,6 +138,7 @@ class Served:
     authority: CertificateAuthority
     servicer: Servicer
     server: Server
+    limit: limits.Limit
     health: health_aio.HealthServicer
     recorded: list[audit_pb2.AuditEvent]
     terminator: Terminator | None
@@ -197,6 +205,7 @@ async def served(transport: Transport, **more: Any) -> AsyncIterator[Served]:
         trail = Trail(_append_to(recorded))
         resources.push_async_callback(trail.close)
         verifier = TokenVerifier(keys.key_set, settings.token_audience, settings.token_issuer)
+        limit = limits.measured(limits.Bounds.of(settings), telemetry.metrics)
         dispatcher = Dispatcher(
             METHODS,
             {DESCRIPTOR.full_name: servicer},
@@ -204,7 +213,7 @@ async def served(transport: Transport, **more: Any) -> AsyncIterator[Served]:
             trail,
             Calls(telemetry),
             SecurityLog(telemetry),
-            limits.measured(limits.Bounds.of(settings), telemetry.metrics),
+            limit,
             slowest_message=settings.stream_stall_seconds,
         )
         server, health = await listen(settings, dispatcher, [DESCRIPTOR.full_name])
@@ -215,7 +224,9 @@ async def served(transport: Transport, **more: Any) -> AsyncIterator[Served]:
             terminator = Terminator("envoy", address, path, mine, root / "envoy", client_certificate=True)
             watcher = authority.operator("watcher")
             await supervisor.start(terminator.spec(order=0, ready=lambda: serves_grpc(address, watcher)))
-        running = Served(transport, settings, address, state, authority, servicer, server, health, recorded, terminator)
+        running = Served(
+            transport, settings, address, state, authority, servicer, server, limit, health, recorded, terminator
+        )
         resources.push_async_callback(running.close)
         yield running
 

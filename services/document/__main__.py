@@ -87,9 +87,8 @@ class DocumentService:
         """`grace` is how long what belongs to nothing is left alone by the sweep."""
         keys = DossierKeys(keyring, "document")
         store, found = DocumentStore(pool, keys), SearchStore(pool)
-        gate = Gate(neighbours.checks, neighbours.trail)
-        authorship, unique_ids = Authorship(keyring), UniqueIds(keyring)
-        tokens, watched = PageTokens(keyring), Watched()
+        gate, authorship = Gate(neighbours.checks, neighbours.trail), Authorship(keyring)
+        unique_ids, tokens, watched = UniqueIds(keyring), PageTokens(keyring), Watched()
         cursors, opener = Cursors(tokens), Opener(store)
         contents = Contents(store, neighbours.objects, write_objects=neighbours.write_objects)
         digests, documents = Digests(keyring), Documents(store, contents, authorship, clock)

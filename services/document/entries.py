@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Final
 
 from dmp.document.v1 import document_pb2
-from services.document import codes, wire
+from services.document import codes
 from services.document.envelope import message_of, open_metadata, read_metadata, seal_metadata, seal_version
 from services.document.lifecycle import LifeState
 from services.document.store.rows import DocumentRow
 from services.document.store.writing import Revision
 from services.document.times import timestamp
+from services.runtime import wire
 from services.runtime.identifiers import document_name, folder_name, submission_set_name, uuid7
 from services.runtime.sealing import DossierKey
 
@@ -56,13 +57,13 @@ def shown_bytes(plain: bytes, row: DocumentRow, name: str) -> bytes:
     return b"".join(
         (
             message_of(plain),
-            wire.text(b"\x0a", name),
-            wire.text(b"\x12", str(row.logical_id)),
+            wire.short_text(b"\x0a", name),
+            wire.short_text(b"\x12", str(row.logical_id)),
             b"\x18" + wire.varint(row.version),
             b"\x28" + wire.varint(row.status),
             wire.time(b"\xc2\x01", submitted),
-            wire.text(b"\xe2\x01", set_name),
-            wire.text(b"\xea\x01", str(row.entry_id or row.document_id)),
+            wire.short_text(b"\xe2\x01", set_name),
+            wire.short_text(b"\xea\x01", str(row.entry_id or row.document_id)),
             wire.time(b"\xf2\x01", row.changed_at or submitted),
         )
     )

@@ -18,7 +18,7 @@ from services.document.linked import NOWHERE, Elsewhere
 from services.runtime.checks import refusal
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
-from services.runtime.trail import Trail, build_event
+from services.runtime.trail import Trail, build_event, served_event
 
 _log = structlog.get_logger("document")
 
@@ -100,16 +100,7 @@ class Gate:
     ) -> list[DmpError | None]:
         """As `served` for many calls, each with what it shows of its own dossier. The error of each whose access is not
         durable: nothing of it may be sent."""
-        events = [
-            build_event(
-                call,
-                outcome=audit_pb2.OUTCOME_SUCCESS,
-                objects=objects,
-                epoch=decision.epoch,
-                basis=decision.basis,
-            )
-            for call, decision, objects in accesses
-        ]
+        events = [served_event(call, objects, decision.epoch, decision.basis) for call, decision, objects in accesses]
         return await self._trail.record_all(events)
 
     async def _entered(self, call: Call, decision: consent_pb2.Decision, health_id: int, names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from asyncpg.pgproto.pgproto import UUID
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
-from services.document.access import VISIBLE, hidden_because, view_of
+from services.document.access import VISIBLE, hidden_because, view_of_many
 from services.document.authorship import Authorship
 from services.document.entries import shown_bytes
 from services.document.envelope import unseal_metadata
@@ -81,7 +81,7 @@ class ReadTogether:
         if call.deadline is not None and not call.remaining():
             return DmpError(reasons.ERROR_REASON_DEADLINE_EXCEEDED)
         row = found.row
-        view = view_of(decision.filter, self._authorship.of_caller(call.actor), now)
+        view = view_of_many(decision.filter, self._authorship.of_caller(call.actor), now)
         if hidden_because(row, view) != VISIBLE:
             return None
         try:

@@ -16,10 +16,10 @@ from services.document.read_together import ReadTogether
 from services.document.search import Searcher
 from services.document.submit import Submitter
 from services.document.uploads import Collecting, Uploads
-from services.document.wire import embedded
 from services.runtime.context import Call
 from services.runtime.together import Asked, Outcome, ServeMany
 from services.runtime.validation import pattern_of, validate
+from services.runtime.wire import embedded
 
 _NAME: Final = pattern_of(document_pb2.GetDocumentRequest, "name")
 
@@ -100,12 +100,17 @@ class DocumentServicer:
 
     async def _get_documents(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
         """GetDocument, many calls at once."""
-        documents = await self._rooms.read_together.get(
-            [(call, request.name) for call, request in asked if _NAME.fullmatch(request.name) is not None]
-        )
-        found = iter(documents)
-        outcomes = (next(found) if _NAME.fullmatch(request.name) is not None else None for _, request in asked)
-        return [embedded(b"\x0a", each) if isinstance(each, bytes) else each for each in outcomes]
+        named: list[tuple[Call, str]] = []
+        outcomes: list[Outcome] = [None] * len(asked)
+        places: list[int] = []
+        for place, (call, request) in enumerate(asked):
+            name = request.name
+            if _NAME.fullmatch(name) is not None:
+                named.append((call, name))
+                places.append(place)
+        for place, each in zip(places, await self._rooms.read_together.get(named), strict=True):
+            outcomes[place] = embedded(b"\x0a", each) if isinstance(each, bytes) else each
+        return outcomes
 
     async def ReadDocument(
         self, request: document_pb2.ReadDocumentRequest, call: Call

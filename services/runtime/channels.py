@@ -70,6 +70,10 @@ class Peer:
         """The callable of a unary method, such as `/dmp.consent.v1.ConsentService/BatchCheckAccess`. Keep it."""
         return Unary(self, path, request.SerializeToString, response.FromString)
 
+    def unary_written(self, path: str, response: type[N]) -> Unary[bytes, N]:
+        """As `unary`, for requests that are bytes already."""
+        return Unary(self, path, None, response.FromString)
+
     def stream(self, path: str, request: type[M], response: type[N]) -> Stream[M, N]:
         """The callable of a server-streaming method. Keep it."""
         return Stream(self, path, request.SerializeToString, response.FromString)

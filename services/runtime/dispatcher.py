@@ -7,7 +7,6 @@ message are a clear error and not the transport's INTERNAL. Rules about who may 
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
@@ -151,8 +150,8 @@ class Dispatcher(Rpcs):
         return unary(self._calls, method.path, answer)
 
     def _admitting(self, method: MethodAccess) -> Admit:
-        """The way in for calls that are served together: the steps of `answer` that need no waiting. Where one of them
-        says no, or would have to wait, the call is left to `answer`."""
+        """The way in for calls that are served together: that of `answer`, which needs no waiting. Where it says no,
+        and in an emergency, the call is left to `answer`."""
 
         def admit(arrival: Arrival) -> Admitted | None:
             context = arrival.context
@@ -171,10 +170,10 @@ class Dispatcher(Rpcs):
                 self._calls.forget(watch)
                 return None
             traffic = traffic_of(method.traffic, call.actor, call.caller, lowered=is_lowered(metadata))
-            if traffic == EMERGENCY or not self._limit.enter(traffic):
+            if traffic == EMERGENCY:
                 self._calls.forget(watch)
                 return None
-            return Admitted(Asked(call, request), arrival, watch, traffic, time.monotonic())
+            return Admitted(Asked(call, request), arrival, watch, traffic)
 
         return admit
 

@@ -218,8 +218,11 @@ class Limit:
         self._take(traffic)
         return True
 
-    async def wait(self, traffic: int, remaining: float | None) -> None:
-        """Take a place when its turn comes. OVERLOADED when it cannot come in time, or does not."""
+    def queue(self, traffic: int, remaining: float | None) -> Waiter:
+        """Wait for a place: the future has it when it is done, or the error that it did not come in time.
+
+        Raises OVERLOADED when it cannot come in time. Whoever gives up cancels the future.
+        """
         self._wanted = True
         queue = self._waiting[traffic]
         patience = self._bounds.patience if remaining is None else min(self._bounds.patience, remaining)
@@ -230,6 +233,11 @@ class Limit:
         waiter: Waiter = loop.create_future()
         queue[waiter] = loop.time() + patience
         self._watch()
+        return waiter
+
+    async def wait(self, traffic: int, remaining: float | None) -> None:
+        """Take a place when its turn comes. OVERLOADED when it cannot come in time, or does not."""
+        waiter = self.queue(traffic, remaining)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -237,7 +245,7 @@ class Limit:
                 self.leave(traffic)  # the place came together with the cancellation
             raise
         finally:
-            queue.pop(waiter, None)
+            self._waiting[traffic].pop(waiter, None)
 
     def leave(self, traffic: int, seconds: float = 0.0) -> None:
         """Give the place back, held for so many `seconds`; whoever waits first gets it."""

@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -30,10 +28,8 @@ from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFr
 from services.runtime.boundary import RpcHandler
 from services.runtime.context import callers_a_turn
 from services.runtime.errors import DmpError, trailing_metadata
-from services.runtime.terminator import FORWARDED_CERTIFICATE, FORWARDED_PUSHBACK
+from services.runtime.terminator import Metadata, forwarded, renamed
 
-_PUSHBACK: Final = "grpc-retry-pushback-ms"
-_VERIFIED: Final = re.compile(r'(?:By=[^,;="\s]+;)?Hash=[0-9a-f]{64};URI=([^,;="\s]+)')
 _BATCH: Final = 256
 """Events taken from Rust in one go."""
 _IO_THREADS: Final = 1
@@ -43,77 +39,11 @@ _SENDING_SECONDS: Final = 0.2
 _FULL_FIRST, _FULL_LONGEST = 0.001, 0.02
 """Seconds before looking again whether a slow reader has read."""
 
-Metadata = tuple[tuple[str, str | bytes], ...]
 Details = tuple[Metadata, str, float | None]
 Behaviour = Any  # typed for one transport in grpcio's stubs
 Event = tuple[int, int, int, bytes | None, bytes | str | None, Details | None]
 
 _log = structlog.get_logger("native")
-
-
-@lru_cache(maxsize=4096)
-def forwarded_id(header: str) -> bytes | None:
-    """The URI name of the client's certificate in what the terminator wrote; None unless it is exactly one element
-    with exactly one URI, in Envoy's own form: ``By=<own URI>;Hash=<SHA-256>;URI=<URI>``."""
-    match = _VERIFIED.fullmatch(header)
-    return None if match is None else match[1].encode()
-
-
-def behind_terminator(handler: RpcHandler) -> RpcHandler:
-    """A handler of grpcio, behind a native server, for which the terminator says who is connected, as it does here."""
-    if not handler.request_streaming or handler.response_streaming:
-        return handler
-    behaviour: Behaviour = handler.stream_unary
-
-    async def serve(messages: Any, context: Any) -> Any:
-        return await behaviour(messages, _BehindContext(context))
-
-    return grpc.stream_unary_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)
-
-
-def _forwarded(metadata: Metadata) -> Mapping[str, Sequence[bytes]]:
-    """As grpcio's authentication context, from what the terminator wrote."""
-    stated = [value for key, value in metadata if key == FORWARDED_CERTIFICATE]
-    if len(stated) != 1 or not isinstance(stated[0], str):
-        return {}
-    identity = forwarded_id(stated[0])
-    return {} if identity is None else {"peer_spiffe_id": [identity]}
-
-
-class _BehindContext:
-    """The context of a call that grpcio serves behind a native server, on a socket that this user alone may open."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    def invocation_metadata(self) -> Metadata:
-        """The client's metadata, in the order sent."""
-        return tuple((key, value) for key, value in self._context.invocation_metadata() or ())
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline, None without one."""
-        remaining: float | None = self._context.time_remaining()
-        return remaining
-
-    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
-        """As that of `NativeContext`."""
-        return _forwarded(self.invocation_metadata())
-
-    def peer(self) -> str:
-        """The other end of the socket, which is the native server."""
-        peer: str = self._context.peer()
-        return peer
-
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
-    ) -> NoReturn:
-        """End the call with an error; push-back as `NativeServer.fail` names it."""
-        await self._context.abort(code, details, tuple(_renamed(trailing_metadata)))
-        raise grpc.aio.AbortError
-
-
-def _renamed(trailing_metadata: Sequence[tuple[str, str | bytes]]) -> list[tuple[str, str | bytes]]:
-    return [(FORWARDED_PUSHBACK if key == _PUSHBACK else key, value) for key, value in trailing_metadata]
 
 
 class NativeContext:
@@ -138,7 +68,7 @@ class NativeContext:
 
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """As grpcio's for mutual TLS: `peer_spiffe_id` when the terminator states exactly one, else nothing."""
-        return _forwarded(self._metadata)
+        return forwarded(self._metadata)
 
     def peer(self) -> str:
         """The other end of the socket, which is the terminator."""
@@ -265,7 +195,7 @@ class NativeServer:
         terminator gives it its own name.
         """
         self._ended(call_id)
-        self._front.fail(call_id, code.value[0], details, _renamed(trailing_metadata))
+        self._front.fail(call_id, code.value[0], details, renamed(trailing_metadata))
 
     def answer(self, call_id: int, data: bytes) -> None:
         """End a unary call with a message; nothing happens when it has ended."""

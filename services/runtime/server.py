@@ -43,8 +43,9 @@ from services.runtime.outbox import Relay
 from services.runtime.settings import ServiceSettings, SettingsError, load
 from services.runtime.telemetry import Telemetry, setup
 from services.runtime.tokens import TokenVerifier
-from services.runtime.trail import Trail, deliver_through, receipts
+from services.runtime.trail import AppendWritten, Trail, deliver_through, receipts
 from services.runtime.transport import listen
+from services.runtime.wire import embedded
 
 S = TypeVar("S", bound=ServiceSettings)
 Background = Callable[[], Awaitable[None]]
@@ -103,12 +104,13 @@ class Service(Generic[S]):
     def trail(self) -> Trail:
         """The trail, kept by the audit service."""
         if self._trail is None:
-            self._trail = Trail(append_through(self.peer("audit")))
+            audit = self.peer("audit")
+            self._trail = Trail(append_through(audit), append_written_through(audit))
         return self._trail
 
     def outbox_relay(self) -> Relay:
         """What brings the events of this service's outbox to the audit log; run it in the background."""
-        deliver = deliver_through(append_through(self.peer("audit")))
+        deliver = deliver_through(append_written_through(self.peer("audit")))
         return Relay(self.pool, deliver, lease=Lease(self.pool, "outbox"), metrics=self.telemetry.metrics)
 
     def housekeeping(self, more: Sequence[Job] = ()) -> Jobs:
@@ -209,6 +211,17 @@ def append_through(
 
     async def append(events: list[audit_pb2.AuditEvent]) -> list[audit_pb2.AppendReceipt | DmpError]:
         return receipts(await call(audit_pb2.BatchAppendEventsRequest(events=events), timeout=_APPEND_TIMEOUT))
+
+    return append
+
+
+def append_written_through(audit: Peer) -> AppendWritten:
+    """As `append_through`, of serialized events."""
+    call = audit.unary_written(APPEND, audit_pb2.BatchAppendEventsResponse)
+
+    async def append(events: list[bytes]) -> list[audit_pb2.AppendReceipt | DmpError]:
+        batch = b"".join([embedded(b"\x0a", event) for event in events])
+        return receipts(await call(batch, timeout=_APPEND_TIMEOUT))
 
     return append
 

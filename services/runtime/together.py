@@ -67,18 +67,21 @@ ServeMany = Callable[[Sequence[Asked]], Awaitable[Sequence[Outcome]]]
 """Serves many calls; an outcome for each, in their order. What it raises is the outcome of all."""
 
 
-class Admitted(NamedTuple):
-    """A call that has a place."""
+class Admitted:
+    """A call that may be served; `since` is when it got its place."""
 
-    asked: Asked
-    arrival: Arrival
-    watch: Watch
-    traffic: int
-    since: float
+    __slots__ = ("arrival", "asked", "since", "traffic", "watch")
+
+    def __init__(self, asked: Asked, arrival: Arrival, watch: Watch, traffic: int) -> None:
+        self.asked = asked
+        self.arrival = arrival
+        self.watch = watch
+        self.traffic = traffic
+        self.since = 0.0
 
 
 class Admit(Protocol):
-    """Who calls, may they, and is there a place: all of it without waiting. None for whatever is not a plain yes."""
+    """Who calls, and may they. None for whatever is not a plain yes."""
 
     def __call__(self, arrival: Arrival) -> Admitted | None: ...
 
@@ -101,15 +104,38 @@ class Together:
         admitted = self._admit(arrival)
         if admitted is None:
             arrival.alone()
-            return
-        try:
-            _ = self._batches.ask(admitted)  # what becomes of it is told to the arrival
-        except DmpError as error:
-            self._end(admitted, error)
+        elif self._limit.enter(admitted.traffic):
+            self._placed(admitted)
+        else:
+            self._wait(admitted)
 
     async def close(self) -> None:
         """Refuse new calls, answer those accepted."""
         await self._batches.close()
+
+    def _wait(self, admitted: Admitted) -> None:
+        """It has its place when its turn comes."""
+        try:
+            waiter = self._limit.queue(admitted.traffic, admitted.asked.call.remaining())
+        except DmpError as error:
+            _told(admitted, error)
+            return
+
+        def ended(waiter: asyncio.Future[None]) -> None:
+            error = unavailable("service") if waiter.cancelled() else waiter.exception()
+            if isinstance(error, DmpError):
+                _told(admitted, error)
+            else:
+                self._placed(admitted)
+
+        waiter.add_done_callback(ended)
+
+    def _placed(self, admitted: Admitted) -> None:
+        admitted.since = time.monotonic()
+        try:
+            _ = self._batches.ask(admitted)  # what becomes of it is told to the arrival
+        except DmpError as error:
+            self._end(admitted, error)
 
     async def _send(self, admitted: list[Admitted]) -> list[None]:
         outcomes: Sequence[Outcome]
@@ -135,9 +161,13 @@ class Together:
             self._calls.forget(admitted.watch)
             admitted.arrival.alone()
         elif isinstance(outcome, DmpError):
-            admitted.watch.failed(outcome)
-            admitted.watch.end()
-            admitted.arrival.refuse(outcome)
+            _told(admitted, outcome)
         else:
             admitted.watch.end()
             admitted.arrival.answer(outcome)
+
+
+def _told(admitted: Admitted, error: DmpError) -> None:
+    admitted.watch.failed(error)
+    admitted.watch.end()
+    admitted.arrival.refuse(error)

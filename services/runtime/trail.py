@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import grpc
@@ -18,14 +19,17 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
-from services.runtime import faults
+from services.runtime import faults, wire
 from services.runtime.coalescer import PACE, Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, from_status, unavailable
 from services.runtime.identifiers import dossier_name, uuid7_bytes
 from services.runtime.outbox import OutboxRow
+from services.runtime.wire import varint
 
 Append = Callable[[list[audit_pb2.AuditEvent]], Awaitable[Sequence[audit_pb2.AppendReceipt | DmpError]]]
+AppendWritten = Callable[[list[bytes]], Awaitable[Sequence[audit_pb2.AppendReceipt | DmpError]]]
+"""As `Append`, of serialized events."""
 
 UNDECIDED = frozenset(
     {
@@ -89,11 +93,50 @@ def build_event(
     )
 
 
+def served_event(call: Call, objects: Sequence[str], epoch: int, basis: int) -> bytes:
+    """`build_event` of a permitted access to the call's own dossier, serialized: a third of the time."""
+    now = time.time_ns()
+    actor, request_id = call.actor, call.request_id.encode()
+    who, method = actor.SerializeToString(), call.method
+    if not basis:
+        basis = _BASES.get(actor.actor_kind, audit_pb2.ACCESS_BASIS_UNSPECIFIED)
+    seconds = b"\x08%b\x10%b" % (varint(now // 1_000_000_000), varint(now % 1_000_000_000))
+    address = call.address
+    return b"".join(
+        (
+            b"\x0a\x10%b\x12%c%b\x18%b" % (uuid7_bytes(), len(seconds), seconds, varint(call.health_id)),
+            _kind_of_event(method.audit_action, method.transaction),
+            b"\x32%b%b" % (varint(len(who)), who),
+            *[wire.text(b"\x3a", name) for name in objects],
+            b"\x50%b\x5a%b%b" % (varint(epoch), varint(len(request_id)), request_id),
+            wire.short_text(b"\x62", call.trace_id),
+            wire.text(b"\x82\x01", address) if address else b"",
+            b"\x88\x01%b" % varint(basis),
+        )
+    )
+
+
+@lru_cache(maxsize=256)
+def _kind_of_event(action: str, transaction: str) -> bytes:
+    """The fields that all permitted accesses by one method share."""
+    return audit_pb2.AuditEvent(
+        action=action, transaction=transaction, outcome=audit_pb2.OUTCOME_SUCCESS
+    ).SerializeToString()
+
+
 class Trail:
     """Appends events through a coalescer: many calls, one durable batch."""
 
-    def __init__(self, append: Append, *, max_batch: int = 256, max_pending: int = 8192) -> None:
-        self._append = append
+    def __init__(
+        self,
+        append: Append,
+        append_written: AppendWritten | None = None,
+        *,
+        max_batch: int = 256,
+        max_pending: int = 8192,
+    ) -> None:
+        """`append_written` is the way of events that are bytes already; parsed, they go by `append`."""
+        self._append_written = append_written or _parsing(append)
         self._coalescer: Coalescer[audit_pb2.AuditEvent, audit_pb2.AppendReceipt] = Coalescer(
             "trail", append, max_batch=max_batch, max_pending=max_pending, pace=PACE
         )
@@ -104,31 +147,33 @@ class Trail:
         try:
             receipt = await self._coalescer.submit(event, timeout=timeout)
         except DmpError as error:
-            raise self._not_recorded(event, error) from error
+            _log.warning("event_not_recorded", action=event.action, reason=error.reason_name)
+            raise self._not_recorded(error) from error
         faults.point("record.after")
         return receipt
 
-    async def record_all(self, events: list[audit_pb2.AuditEvent]) -> list[DmpError | None]:
-        """As `record` for events that came together: one batch, sent now, of these alone. The error of each, if any."""
+    async def record_all(self, events: list[bytes]) -> list[DmpError | None]:
+        """As `record` for serialized events that came together: one batch, sent now, of these alone. The error of each,
+        None of one that is durable."""
         if not events:
             return []
         faults.point("record.before")
         try:
-            outcomes: Sequence[audit_pb2.AppendReceipt | DmpError] = await self._append(events)
+            outcomes: Sequence[audit_pb2.AppendReceipt | DmpError] = await self._append_written(events)
             if len(outcomes) != len(events):
                 raise unavailable("trail")
         except DmpError as error:
             outcomes = [error] * len(events)
         faults.point("record.after")
-        return [
-            self._not_recorded(event, outcome) if isinstance(outcome, DmpError) else None
-            for event, outcome in zip(events, outcomes, strict=True)
-        ]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, DmpError)]
+        if not failed:
+            return [None] * len(events)
+        _log.warning("events_not_recorded", count=len(failed), reason=failed[0].reason_name)
+        return [self._not_recorded(outcome) if isinstance(outcome, DmpError) else None for outcome in outcomes]
 
     @staticmethod
-    def _not_recorded(event: audit_pb2.AuditEvent, error: DmpError) -> DmpError:
+    def _not_recorded(error: DmpError) -> DmpError:
         """What the caller is told of an event that has no place in the log."""
-        _log.warning("event_not_recorded", action=event.action, reason=error.reason_name)
         if error.reason in (reasons.ERROR_REASON_DEADLINE_EXCEEDED, reasons.ERROR_REASON_OVERLOADED):
             return error
         return DmpError(reasons.ERROR_REASON_AUDIT_UNAVAILABLE)
@@ -173,11 +218,18 @@ class Trail:
         await self._coalescer.close()
 
 
-def deliver_through(append: Append) -> Callable[[Sequence[OutboxRow]], Awaitable[None]]:
+def _parsing(append: Append) -> AppendWritten:
+    async def written(events: list[bytes]) -> Sequence[audit_pb2.AppendReceipt | DmpError]:
+        return await append([audit_pb2.AuditEvent.FromString(event) for event in events])
+
+    return written
+
+
+def deliver_through(append: AppendWritten) -> Callable[[Sequence[OutboxRow]], Awaitable[None]]:
     """How an outbox's relay delivers: to the audit log, and done when each event has its place in it."""
 
     async def deliver(rows: Sequence[OutboxRow]) -> None:
-        for result in await append([audit_pb2.AuditEvent.FromString(row.payload) for row in rows]):
+        for result in await append([row.payload for row in rows]):
             if isinstance(result, DmpError):
                 raise result
 

@@ -20,6 +20,7 @@ from services.runtime import tls
 from services.runtime.acceptance import AcceptingServer, Registered
 from services.runtime.boundary import RpcHandler, Rpcs
 from services.runtime.settings import UNIX, ServiceSettings, SettingsError
+from services.runtime.terminator import behind_terminator
 
 _HEALTH: Final = "grpc.health.v1.Health"
 
@@ -101,10 +102,7 @@ async def _grpcio(
 async def _native(
     settings: ServiceSettings, rpcs: Rpcs, health: health_aio.HealthServicer, reflected: Sequence[str]
 ) -> Server:
-    from services.runtime.native import (  # not needed, and on some systems not there, for grpcio
-        NativeServer,
-        behind_terminator,
-    )
+    from services.runtime.native import NativeServer  # not needed, and on some systems not there, for grpcio
 
     path = settings.listen.removeprefix(UNIX)
     handlers = {**rpcs.handlers, **_health_handlers(health)}

@@ -47,6 +47,17 @@ class FakeConsent:
 
         return check
 
+    def unary_written(self, path: str, response: type[Any]) -> Callable[..., Awaitable[Any]]:
+        check = self.unary(path, consent_pb2.BatchCheckAccessRequest, response)
+
+        async def written(batch: bytes, *, timeout: float) -> consent_pb2.BatchCheckAccessResponse:
+            answer: consent_pb2.BatchCheckAccessResponse = await check(
+                consent_pb2.BatchCheckAccessRequest.FromString(batch), timeout=timeout
+            )
+            return answer
+
+        return written
+
 
 def by_dossier(request: consent_pb2.CheckAccessRequest) -> consent_pb2.CheckAccessResult:
     decision = consent_pb2.Decision(permitted=request.health_id % 2 == 0, epoch=request.health_id)

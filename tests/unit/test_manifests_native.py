@@ -62,7 +62,7 @@ def test_both_run_as_the_one_user_who_may_open_the_socket(name: ServiceName) -> 
 
 @each_workload
 def test_what_a_client_says_of_its_own_certificate_never_arrives(name: ServiceName) -> None:
-    """Envoy replaces it by what it saw, in the one form that services/runtime/native.py believes."""
+    """Envoy replaces it by what it saw, in the one form that services/runtime/terminator.py believes."""
     (chain,) = listener(name)["filter_chains"]
     manager = chain["filters"][0]["typed_config"]
     assert manager["forward_client_cert_details"] == "SANITIZE_SET"

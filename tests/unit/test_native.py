@@ -12,8 +12,9 @@ import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
-from services.runtime.native import NativeServer, forwarded_id
+from services.runtime.native import NativeServer
 from services.runtime.settings import ServiceSettings, SettingsError, load
+from services.runtime.terminator import forwarded_id
 from tests.platform_calls import attempt
 from tests.transports import METHODS, served
 

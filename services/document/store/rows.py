@@ -44,29 +44,18 @@ class DocumentRow(NamedTuple):
 
         A column changed behind our back makes the seal break. None for rows sealed before versions existed.
         """
-        if self.entry_id is None:
-            return None
-        parts = (
-            self.logical_id,
-            self.version,
-            self.status,
-            self.type_code,
-            self.submitted_at,
-            self.submission_set_id,
-            self.masked,
-            self.invisible_patient,
-            self.invisible_representatives,
-            b"".join(self.author_digests).hex(),
-            self.entry_id,
-            self.changed_at,
-            self.change,
-            self.status_before,
-            self.replaced_by,
-            ",".join(self.relations),
-            ",".join(map(str, self.folder_ids)),
-            b"".join(self.institution_digests).hex(),
+        (_, _, logical, version, status, kind, submitted, submission, masked, unseen, unshown, authors, *_, entry) = (
+            self[:15]
         )
-        return "|".join(map(str, parts)).encode()
+        changed, change, before, replaced, relations, folders, institutions = self[15:]
+        if entry is None:
+            return None
+        # One string: joining eighteen takes longer.
+        return (
+            f"{logical!s}|{version}|{status}|{kind}|{submitted!s}|{submission!s}|{masked}|{unseen}|{unshown}"
+            f"|{b''.join(authors).hex()}|{entry!s}|{changed!s}|{change}|{before}|{replaced}|{','.join(relations)}"
+            f"|{','.join(map(str, folders))}|{b''.join(institutions).hex()}"
+        ).encode()
 
 
 class DocumentKey(NamedTuple):
