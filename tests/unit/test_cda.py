@@ -282,11 +282,11 @@ def test_every_hostile_document_has_its_rule(hostile: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("name", "rule"), RULES.items())
 def test_a_hostile_document_is_refused_in_no_time(name: str, rule: str, hostile: dict[str, bytes]) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(CdaError) as refused:
         read_header(hostile[name])
     assert refused.value.rule == rule
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_made_up_names_leave_no_memory_behind() -> None:
