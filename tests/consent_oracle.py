@@ -29,10 +29,12 @@ _CELLS = {
     "ARCHIVE": (("TD3.3d", "archive"),),
     "LIST_AUTHORIZATIONS": (("TD1.6", "list_authorised_blocked_ps"),),
     "READ_ADMINISTRATIVE": (("TD1.3a", "read_admin_data"),),
+    "SEARCH_HELD": (("TD3.1", "search_metadata"),),
 }
 ACTIONS = tuple(_CELLS)
 _WITHOUT_AUTHORISATION = {"SUBMIT", "SEARCH_REFERENCE", "DELETE"}
-_ON_DOCUMENTS = {"SEARCH", "READ", "MASK", "UNMASK", "ARCHIVE"}
+_ON_DOCUMENTS = {"SEARCH", "SEARCH_HELD", "READ", "MASK", "UNMASK", "ARCHIVE"}
+_LISTING = ("TD0.4", "list_authorised_dmp")
 
 
 class Who(NamedTuple):
@@ -158,9 +160,11 @@ def answer(memory: Memory, who: Who, action: str, now: datetime, paper: Paper | 
     row = row_of(memory, who, now)
     words = [_table().get((*cell, row), "no") for cell in _CELLS[action]]
     word = next((each for each in words if each != "no"), "no")
-    if word == "no":
+    if word == "no" or (action == "SEARCH_HELD" and not may_list_by_document(row)):
         return Answer("RIGHT_DENIED")
     shut = "" if action in _WITHOUT_AUTHORISATION else _shut(memory, who, ids, now)
+    if not shut and action == "SEARCH_HELD":
+        shut = _without_own(memory, who, now)
     if shut:
         return Answer(shut)
     masked = _masked(memory, row)
@@ -183,6 +187,20 @@ def _shut(memory: Memory, who: Who, ids: list[str], now: datetime) -> str:
     if not untils:
         return "AUTHORIZATION_MISSING"
     return "AUTHORIZATION_EXPIRED" if max(untils) <= now else ""
+
+
+def may_list_by_document(row: str) -> bool:
+    """Whether a row lists its dossiers by their last document: it lists all of them, and searches."""
+    words = [_table().get((*cell, row), "no") for cell in (_LISTING, ("TD3.1", "search_metadata"))]
+    return words[0] in ("yes", "same_structure_only") and words[1] == "yes"
+
+
+def _without_own(memory: Memory, who: Who, now: datetime) -> str:
+    """Why a dossier is not on somebody's own list, whatever the mode."""
+    until = memory.until(who.structure if who.kind in ("staff", "certificate") else who.id)
+    if until is None:
+        return "AUTHORIZATION_MISSING"
+    return "AUTHORIZATION_EXPIRED" if until <= now else ""
 
 
 def _masked(memory: Memory, row: str) -> str:

@@ -187,20 +187,33 @@ class FakeConsent:
     any_dossier: bool = False
     linked: dict[int, Sequence[int]] = field(default_factory=dict)
     actions: list[int] = field(default_factory=list)
+    held_dossiers: list[int] = field(default_factory=list)
+    answers: dict[int, consent_pb2.Decision] = field(default_factory=dict)
 
     async def check(self, call: Call, health_id: int, action: int) -> consent_pb2.Decision:
         assert call.health_id == health_id or self.any_dossier
         self.actions.append(action)
         if isinstance(self.answer, DmpError):
             raise self.answer
+        answer = self.answers.get(health_id, self.answer)
         if not self.linked.get(health_id):
-            return self.answer
+            return answer
         together = consent_pb2.Decision(linked=self.linked[health_id])
-        together.MergeFrom(self.answer)
+        together.MergeFrom(answer)
         return together
 
     async def check_all(self, calls: Sequence[Call], action: int) -> list[consent_pb2.Decision]:
         return [await self.check(call, call.health_id, action) for call in calls]
+
+    async def held(self, call: Call) -> consent_pb2.ListHeldDossiersResponse:
+        """Every one of `held_dossiers`, with those linked with it."""
+        if isinstance(self.answer, DmpError):
+            raise self.answer
+        held = [
+            consent_pb2.HeldDossier(health_id=health_id, linked=self.linked.get(health_id, ()))
+            for health_id in self.held_dossiers
+        ]
+        return consent_pb2.ListHeldDossiersResponse(decision=self.answer, held=held if self.answer.permitted else ())
 
 
 @dataclass

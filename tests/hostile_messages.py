@@ -167,6 +167,8 @@ def _of_documents(health_id: int, name: str, child: str) -> dict[str, Message]:
         "GetFirstOpening": document_pb2.GetFirstOpeningRequest(parent=name),
         "ListChanges": document_pb2.ListChangesRequest(parent=name, page_size=2),
         "WatchChanges": document_pb2.WatchChangesRequest(parent=name),
+        "ListHeldDossiers": _held(),
+        "ListRecentDossiers": document_pb2.ListRecentDossiersRequest(page_size=3),
         "ResolveUniqueId": document_pb2.ResolveUniqueIdRequest(parent=name, unique_id="2.25.78"),
         "DestroyDossier": document_pb2.DestroyDossierRequest(health_id=health_id, request_id="rubbish-destroy"),
         "VerifyContents": document_pb2.VerifyContentsRequest(limit=2, parent=name),
@@ -174,6 +176,10 @@ def _of_documents(health_id: int, name: str, child: str) -> dict[str, Message]:
         "MoveContents": document_pb2.MoveContentsRequest(limit=2, request_id="rubbish-move"),
         "RewrapKeys": document_pb2.RewrapKeysRequest(limit=2, request_id="rubbish-rewrap"),
     }
+
+
+def _held() -> Message:
+    return consent_pb2.ListHeldDossiersRequest(context=context_pb2.ItemContext(request_id="rubbish-held"))
 
 
 def _names(health_id: int) -> Message:

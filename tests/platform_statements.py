@@ -13,6 +13,10 @@ _SOFTWARE = {
     context_pb2.ACTOR_KIND_SYSTEM: INTERNAL,
     context_pb2.ACTOR_KIND_OPERATOR: OPERATOR,
 }
+_AUTHENTICATIONS = {
+    context_pb2.AUTHENTICATION_MODE_INDIRECT: "indirect",
+    context_pb2.AUTHENTICATION_MODE_INDIRECT_STRONG: "indirect_strong",
+}
 _MODES = {
     context_pb2.ACCESS_MODE_BREAK_GLASS: "break_glass",
     context_pb2.ACCESS_MODE_REGULATION: "regulation",
@@ -26,6 +30,8 @@ def statement(actor: ActingContext) -> Statement:
     if actor.actor_kind == context_pb2.ACTOR_KIND_PROFESSIONAL:
         fields |= {"profession": actor.profession, "purpose_of_use": actor.purpose_of_use}
         fields |= {"occupational_physician": actor.occupational_physician}
+    if actor.authentication_mode in _AUTHENTICATIONS:
+        fields["authentication_mode"] = _AUTHENTICATIONS[actor.authentication_mode]
     if actor.structure:
         fields["structure"] = actor.structure
     if actor.access_mode in _MODES:

@@ -10,6 +10,7 @@ from typing import Final
 
 from dmp.consent.v1 import consent_pb2
 from dmp.consent.v1.consent_pb2 import AccessibleDossier, GetDossierResponse
+from dmp.document.v1.document_pb2 import RecentDossier
 from gateway.fhir.codesystems import domain_uri
 from gateway.fhir.document_out import Links
 from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifier
@@ -87,6 +88,19 @@ def write_accessible(found: AccessibleDossier, links: Links) -> JsonObject:
             {"url": f"{EXTENSIONS}/caller-is-attending-physician", "valueBoolean": found.attending_physician},
             {"url": f"{EXTENSIONS}/caller-authorization-start", "valueDateTime": write(found.grant_time)},
             {"url": f"{EXTENSIONS}/caller-authorization-end", "valueDateTime": until},
+        ],
+        "active": True,
+    }
+
+
+def write_recent(found: RecentDossier, links: Links) -> JsonObject:
+    """The Patient of a dossier that the caller may enter, with the date of its last document (TD0.4)."""
+    return {
+        "resourceType": "Patient",
+        "id": links.patient_id(dossier_of(found.name, "name")),
+        "extension": [
+            {"url": f"{EXTENSIONS}/caller-authorization", "valueCode": "VALID"},
+            {"url": f"{EXTENSIONS}/last-document", "valueDateTime": write(found.last_submit_time)},
         ],
         "active": True,
     }

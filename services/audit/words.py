@@ -58,6 +58,7 @@ WORDS: Final[dict[str, Words]] = {
     "consent.explain": _times(
         "demander l’explication d’un droit d’accès", "a demandé l’explication d’un droit d’accès"
     ),
+    "consent.held": _times("chercher les dossiers qui lui sont ouverts", "a cherché les dossiers qui lui sont ouverts"),
     "consent.history": _times("consulter l’historique de vos choix", "a consulté l’historique de vos choix"),
     "content.move": _times("déplacer le contenu d’un document", "a déplacé le contenu de documents"),
     "content.rewrap": _times("renouveler la protection de vos documents", "a renouvelé la protection de vos documents"),
@@ -110,6 +111,10 @@ WORDS: Final[dict[str, Words]] = {
     "dossier.destroy": _times("détruire votre dossier", "a détruit votre dossier"),
     "dossier.list_accessible": _times(
         "lister les dossiers qui lui sont ouverts", "a listé les dossiers qui lui sont ouverts, dont le vôtre"
+    ),
+    "dossier.list_recent": _times(
+        "lister ses dossiers selon leur dernier document",
+        "a listé ses dossiers selon leur dernier document, dont le vôtre",
     ),
     "host.list_dossiers": _times(
         "lister les dossiers de votre hébergeur", "a listé les dossiers de votre hébergeur, dont le vôtre"

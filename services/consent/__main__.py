@@ -13,6 +13,7 @@ from services.consent.checking import AccessChecks, Count
 from services.consent.destroyers import destroy_documents, destroy_trail
 from services.consent.duties import Destroy, Duties
 from services.consent.functional_rights import FunctionalRights, RightsTableError, load_rights
+from services.consent.held import HeldDossiers
 from services.consent.hosts import HostDossiers
 from services.consent.merging import Merging
 from services.consent.reading import Readings
@@ -51,8 +52,9 @@ class ConsentService:
         self.checks = AccessChecks(pool, rights, clock, count)
         readings = Readings(pool, self.checks, rights, tokens, clock)
         changes = Changes(pool, rights, kick, clock)
+        held = HeldDossiers(pool, self.checks, terms.authorization_validity, clock)
         hosts = HostDossiers(pool, self.checks, tokens, clock)
-        self.servicer = ConsentServicer(changes, self.checks, readings, hosts, trail, terms)
+        self.servicer = ConsentServicer(changes, self.checks, readings, held, hosts, trail, terms)
         self.rights_servicer = RightsServicer(pool, rights, trail, tokens, clock, kick)
 
     async def close(self) -> None:

@@ -100,6 +100,10 @@ class Actor:
         """The structure as a grantee."""
         return Grantee(GranteeKind.STRUCTURE, self.structure)
 
+    def own(self) -> Grantee:
+        """The grantee whose authorisations are the actor's own: of a staff card and a certificate, the structure."""
+        return self.as_structure() if self.context.startswith("structure") else self.as_professional()
+
     def parties(self) -> tuple[Grantee, ...]:
         """The grantees whose authorisations and blocks concern this actor."""
         own = (self.as_professional(),) if self.professional else ()

@@ -59,6 +59,16 @@ GIVEN_BY: Final[Mapping[int, Cells]] = {
         dict.fromkeys((Right.YES, Right.SAME_STRUCTURE_ONLY, Right.NEW_AUTHORISATIONS_ONLY), 0),
     ),
     pb.ACTION_WEB_ACCESS: _cells("TD0.9", "web_ps_contextual"),
+    pb.ACTION_SEARCH_HELD: _cells("TD3.1", "search_metadata"),
 }
 """The cells that give an action, tried in order, and the words that give it, with the documents that each is bound to.
 A word that is not here gives nothing."""
+
+# A list by last document tells of documents, so it takes the right to search as well as the right to list; a
+# certificate, which is told of new authorisations only, has no such list (decision 0036).
+NEEDS_TOO: Final[Mapping[int, tuple[Function, frozenset[Right]]]] = {
+    pb.ACTION_SEARCH_HELD: (
+        Function("TD0.4", "list_authorised_dmp"),
+        frozenset({Right.YES, Right.SAME_STRUCTURE_ONLY}),
+    )
+}

@@ -16,7 +16,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor
-from services.consent.action_cells import GIVEN_BY
+from services.consent.action_cells import GIVEN_BY, NEEDS_TOO
 from services.consent.basis import let_in_by
 from services.consent.functional_rights import Function, FunctionalRights, Right
 from services.consent.seeing import Filter, hidden, sight
@@ -28,6 +28,7 @@ from services.consent.values import (
     Document,
     DossierState,
     Facts,
+    GranteeKind,
     RepresentationKind,
 )
 
@@ -36,6 +37,8 @@ _WITHOUT_DOSSIER: Final = frozenset({pb.ACTION_FIND_PATIENT, pb.ACTION_LIST_ACCE
 # (domain §2 and §3); asking how one stands tells that one has none.
 _FEEDING: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE, pb.ACTION_DELETE})
 _NEEDS_NO_AUTHORISATION: Final = _FEEDING | _WITHOUT_DOSSIER | {pb.ACTION_CHECK_DOSSIER}
+_IN_THE_OPEN_ONE: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_HELD})
+"""What is done in the dossier that a merged one went to, and not in the merged one."""
 _OF_THE_ARCHIVE: Final = frozenset({pb.ACTION_SEARCH, pb.ACTION_READ, pb.ACTION_CHECK_DOSSIER})
 # What is handed over of a dossier, a closed one too: whole, for its archive goes on elsewhere (domain §6).
 _HANDED_OVER: Final = _OF_THE_ARCHIVE | {pb.ACTION_LIST_AUTHORIZATIONS, pb.ACTION_READ_ADMINISTRATIVE}
@@ -168,6 +171,8 @@ def basis_of(case: Case) -> int:
         return audit_pb2.ACCESS_BASIS_TAKEOVER
     if case.action in _FEEDING and not actor.in_person:
         return audit_pb2.ACCESS_BASIS_FEEDING
+    if case.action == pb.ACTION_SEARCH_HELD:
+        return audit_pb2.ACCESS_BASIS_AUTHORIZATION
     attending = actor.attending_context != "" and case.row == actor.attending_context
     return let_in_by(actor, attending=attending, held=case.facts is not None and authorised(case.facts, case.now))
 
@@ -224,7 +229,7 @@ def _host(case: Case) -> int | None:
 
 
 def _dossier(case: Case) -> int | None:
-    if case.action in _WITHOUT_DOSSIER:
+    if case.action in _WITHOUT_DOSSIER or (case.action == pb.ACTION_SEARCH_HELD and not case.health_id):
         return None
     facts = case.facts
     opposed = case.actor.takes_over and case.action == pb.ACTION_READ_ADMINISTRATIVE
@@ -264,7 +269,7 @@ def _state(case: Case) -> int | None:
         return None
     if case.actor.representative and held is not None and held.kind in ARCHIVE_READERS:
         return None if case.action in _OF_THE_ARCHIVE else reasons.ERROR_REASON_DOSSIER_CLOSED
-    if facts.state is DossierState.MERGED and case.action == pb.ACTION_SUBMIT:
+    if facts.state is DossierState.MERGED and case.action in _IN_THE_OPEN_ONE:
         return reasons.ERROR_REASON_DOSSIER_MERGED
     return None if facts.state in READ_TOGETHER else reasons.ERROR_REASON_DOSSIER_CLOSED
 
@@ -277,8 +282,20 @@ def _right(case: Case) -> int | None:
     for function in functions:
         case.function, case.word = function, case.rights.right(function, case.row)
         if case.word in words:
-            return None
+            return None if _given_too(case) else reasons.ERROR_REASON_RIGHT_DENIED
     return reasons.ERROR_REASON_RIGHT_DENIED
+
+
+def _given_too(case: Case) -> bool:
+    """Whether the row has the further cell that some actions need; it is then the one that explains a refusal."""
+    needed = NEEDS_TOO.get(case.action)
+    if needed is None:
+        return True
+    function, words = needed
+    word = case.rights.right(function, case.row)
+    if word not in words:
+        case.function, case.word = function, word
+    return word in words
 
 
 def _reason(case: Case) -> int | None:
@@ -295,6 +312,8 @@ def _opposition(case: Case) -> int | None:
 
 def _authorization(case: Case) -> int | None:
     facts, actor = case.facts, case.actor
+    if case.action == pb.ACTION_SEARCH_HELD and facts is not None:
+        return _own_authorization(case, facts)
     if case.action in _NEEDS_NO_AUTHORISATION or actor.in_person or actor.mode != NORMAL or facts is None:
         return None
     if actor.takes_over:
@@ -304,6 +323,15 @@ def _authorization(case: Case) -> int | None:
     if facts.professional_until is None and facts.structure_until is None:
         return reasons.ERROR_REASON_AUTHORIZATION_MISSING
     return reasons.ERROR_REASON_AUTHORIZATION_EXPIRED
+
+
+def _own_authorization(case: Case, facts: Facts) -> int | None:
+    """The actor's own, in every mode: what is listed is what one is authorised on (TD0.4)."""
+    of_structure = case.actor.own().kind is GranteeKind.STRUCTURE
+    until = facts.structure_until if of_structure else facts.professional_until
+    if until is None:
+        return reasons.ERROR_REASON_AUTHORIZATION_MISSING
+    return None if until > case.now else reasons.ERROR_REASON_AUTHORIZATION_EXPIRED
 
 
 _Refuse = Callable[[Case], int | None]

@@ -155,7 +155,7 @@ class Readings:
         certificate = actor.context.startswith("structure_certificate/")
         if certificate and not request.HasField("since"):
             raise invalid("since", "accessible.new_only", "a certificate is told of new authorisations only")
-        grantee = actor.as_structure() if actor.context.startswith("structure") else actor.as_professional()
+        grantee = actor.own()
         since = read_time(request.since, "since") if request.HasField("since") else _LONG_AGO
         size, scope = request.page_size or _PAGE, self._scope(call)
         position = store.AccessiblePosition(datetime.max.replace(tzinfo=UTC), _LAST)

@@ -32,6 +32,7 @@ PATIENT_TYPES: Final = ("DOCPAT", "EXPPAT")
 _OF_DOCUMENTS: Final = frozenset(
     {
         pb.ACTION_SEARCH,
+        pb.ACTION_SEARCH_HELD,
         pb.ACTION_READ,
         pb.ACTION_MASK,
         pb.ACTION_UNMASK,

@@ -14,6 +14,7 @@ from services.consent.blocks import BlockProfessional, UnblockProfessional
 from services.consent.changes import Changes
 from services.consent.checking import AccessChecks, BatchAnswers
 from services.consent.closing import CloseDossier, RecordDeath, RequestDestruction, WithdrawDestruction
+from services.consent.held import HeldDossiers
 from services.consent.hosts import HostDossiers
 from services.consent.opening import OpenDossier, OpposeOpening, ReopenDossier, WithdrawOpposition
 from services.consent.preferences import MoveDossier, UpdatePreferences
@@ -36,6 +37,7 @@ class ConsentServicer:
         changes: Changes,
         checks: AccessChecks,
         readings: Readings,
+        held: HeldDossiers,
         hosts: HostDossiers,
         trail: Trail,
         terms: ConsentTerms,
@@ -43,6 +45,7 @@ class ConsentServicer:
         self._changes = changes
         self._batches = BatchAnswers(checks)
         self._readings = readings
+        self._held = held
         self._hosts = hosts
         self._trail = trail
         self._terms = terms
@@ -248,6 +251,10 @@ class ConsentServicer:
     async def BatchCheckAccess(self, request: pb.BatchCheckAccessRequest, call: Call) -> pb.BatchCheckAccessResponse:
         """Decides for the platform's own services, who record what they then do."""
         return await self._batches.answer(request.requests, call.remaining())
+
+    async def ListHeldDossiers(self, request: pb.ListHeldDossiersRequest, call: Call) -> pb.ListHeldDossiersResponse:
+        """Says where document has to look, which asks for each dossier and records what it then tells."""
+        return await self._held.name(request, call.remaining())
 
     async def _record(self, call: Call, told: Told, *, health_id: int = 0) -> None:
         """Return when what is about to be told is in the trail."""

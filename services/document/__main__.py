@@ -33,11 +33,13 @@ from services.document.patients import PatientChecks, Verify, verify_through
 from services.document.projecting import Ahead, Projector, ReadingSweep
 from services.document.read import Reader
 from services.document.read_together import ReadTogether
+from services.document.recent import RecentDossiers
 from services.document.scanning import ClamdScanner, NoScanner, Scanner
 from services.document.search import Searcher
 from services.document.service import DocumentServicer, Rooms, Served
 from services.document.settings import DocumentSettings
 from services.document.store.reading import DocumentStore
+from services.document.store.recent import RecentStore
 from services.document.store.searching import SearchStore
 from services.document.submit import SubmissionLimits, Submitter
 from services.document.unique_ids import UniqueIds
@@ -101,11 +103,10 @@ class DocumentService:
             committed(health_ids)
             self.ahead.told(health_ids)
 
-        admission = Admission(authorship, unique_ids)
+        admission, checks = Admission(authorship, unique_ids), PatientChecks(neighbours.verify)
         committer = Committer(pool, keys, admission, clock=clock, committed=told, group=limits.group)
-        checks, scanner = PatientChecks(neighbours.verify), neighbours.scanner
-        uploads = Uploads(pool, keys, gate, limits.max_document_bytes, clock)
-        reader = Reader(store, contents, gate, authorship, clock)
+        uploads, scanner = Uploads(pool, keys, gate, limits.max_document_bytes, clock), neighbours.scanner
+        reader, recent = Reader(store, contents, gate, authorship, clock), RecentStore(pool)
         verifier = Verifier(store, contents, authorship, unique_ids, Belongings(pool, unique_ids))
         self._rooms = Rooms(
             Submitter(pool, keys, gate, checks, unique_ids, uploads, contents, scanner, committer, limits),
@@ -117,6 +118,7 @@ class DocumentService:
             Changer(pool, keys, gate, authorship, both=limits.allow_masked_and_invisible, clock=clock, committed=told),
             Changes(found, gate, authorship, opener, cursors, watched, clock),
             Operations(pool, keys, keyring, contents, verifier, gate, tokens, clock=clock, grace=grace),
+            RecentDossiers(recent, gate, authorship, tokens, clock),
         )
         self._opener, self._contents = opener, contents
         self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)

@@ -30,6 +30,7 @@ class Checks(Protocol):
     async def check_all(
         self, calls: Sequence[Call], action: consent_pb2.Action.ValueType
     ) -> Sequence[consent_pb2.Decision | DmpError]: ...
+    async def held(self, call: Call) -> consent_pb2.ListHeldDossiersResponse: ...
 
 
 class Gate:
@@ -53,6 +54,24 @@ class Gate:
     ) -> Sequence[consent_pb2.Decision | DmpError]:
         """Consent's answers to many calls at once, a no too. Nothing is recorded."""
         return await self._checks.check_all(calls, action)
+
+    async def held(self, call: Call) -> tuple[consent_pb2.Decision, Sequence[consent_pb2.HeldDossier]]:
+        """Consent's yes to listing dossiers by document, and where to look. A no is recorded and raised."""
+        answer = await self._checks.held(call)
+        if answer.decision.permitted:
+            return answer.decision, answer.held
+        raise await self.denied(call, answer.decision, refusal(answer.decision))
+
+    async def may_list(self, call: Call, health_ids: Sequence[int]) -> Sequence[consent_pb2.Decision]:
+        """Consent's answers on listing dossiers by their last document: a no is nobody's who asked for it by name."""
+        calls = [call.within(health_id) for health_id in health_ids]
+        answers = await self.decisions(calls, consent_pb2.ACTION_SEARCH_HELD)
+        decisions = []
+        for answer in answers:
+            if isinstance(answer, DmpError):
+                raise answer
+            decisions.append(answer)
+        return decisions
 
     async def denied(
         self,

@@ -13,6 +13,7 @@ from services.document.listing import Lister
 from services.document.operations import Operations
 from services.document.read import Reader
 from services.document.read_together import ReadTogether
+from services.document.recent import RecentDossiers
 from services.document.search import Searcher
 from services.document.submit import Submitter
 from services.document.uploads import Collecting, Uploads
@@ -40,6 +41,7 @@ class Rooms:
     changer: Changer
     changes: Changes
     operations: Operations
+    recent: RecentDossiers
 
 
 class DocumentServicer:
@@ -164,6 +166,12 @@ class DocumentServicer:
         """Stream what happens."""
         async for response in self._rooms.changes.watch(request, call):
             yield response
+
+    async def ListRecentDossiers(
+        self, request: document_pb2.ListRecentDossiersRequest, call: Call
+    ) -> document_pb2.ListRecentDossiersResponse:
+        """List the caller's dossiers by their last document."""
+        return await self._rooms.recent.page(request, call)
 
     async def ResolveUniqueId(
         self, request: document_pb2.ResolveUniqueIdRequest, call: Call

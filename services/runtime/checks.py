@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from services.runtime.channels import Peer
 
 CHECK_ACCESS: Final = "/dmp.consent.v1.ConsentService/BatchCheckAccess"
+LIST_HELD: Final = "/dmp.consent.v1.ConsentService/ListHeldDossiers"
 _BATCH_SECONDS: Final = 2.0
 
 Checked = consent_pb2.Decision | DmpError
@@ -35,6 +36,9 @@ class AccessChecks:
             CHECK_ACCESS, consent_pb2.BatchCheckAccessRequest, consent_pb2.BatchCheckAccessResponse
         )
         self._batch_written = consent.unary_written(CHECK_ACCESS, consent_pb2.BatchCheckAccessResponse)
+        self._list_held = consent.unary(
+            LIST_HELD, consent_pb2.ListHeldDossiersRequest, consent_pb2.ListHeldDossiersResponse
+        )
         self._coalescer: Coalescer[consent_pb2.CheckAccessRequest, consent_pb2.Decision] = Coalescer(
             "consent", self._send, max_batch=max_batch, max_pending=max_pending, in_flight=in_flight, pace=PACE
         )
@@ -55,6 +59,15 @@ class AccessChecks:
         """
         batch = b"".join([embedded(b"\x0a", check_bytes(call, action)) for call in calls])
         return _decisions(await self._batch_written(batch, timeout=_BATCH_SECONDS), len(calls))
+
+    async def held(self, call: Call) -> consent_pb2.ListHeldDossiersResponse:
+        """Where the call's actor holds, or held, an authorisation of its own; whether it may list them at all.
+
+        Raises DmpError: SEARCH_TOO_BROAD for too many, or what keeps consent from telling.
+        """
+        remaining = call.remaining()
+        timeout = _BATCH_SECONDS if remaining is None else min(_BATCH_SECONDS, remaining)
+        return await self._list_held(consent_pb2.ListHeldDossiersRequest(context=call.item()), timeout=timeout)
 
     async def close(self) -> None:
         """Refuse new checks, finish those accepted."""

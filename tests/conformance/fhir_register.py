@@ -14,6 +14,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2
+from dmp.document.v1 import document_pb2
 from dmp.identity.v1 import directory_pb2, identity_pb2
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_of, event_name, new_health_id, person_name, uuid7
@@ -291,6 +292,11 @@ class FakeConsents:
         validate(request)
         found = [consent_pb2.AccessibleDossier(name=each.name) for each in self.dossiers.values()]
         return consent_pb2.ListAccessibleResponse(dossiers=found)
+
+    async def list_recent_dossiers(self, caller: Any, request: Any) -> document_pb2.ListRecentDossiersResponse:
+        validate(request)
+        found = [document_pb2.RecentDossier(name=each.name) for each in self.dossiers.values()]
+        return document_pb2.ListRecentDossiersResponse(dossiers=found[::-1], next_page_token="more")
 
     async def list_consent_events(self, caller: Any, request: Any) -> consent_pb2.ListConsentEventsResponse:
         validate(request)

@@ -109,6 +109,18 @@ class TestOperations:
         parsed(found)
         assert len(found["entry"]) == 2
 
+    async def test_they_are_listed_by_their_last_document_too(self, client: httpx.AsyncClient) -> None:
+        asked = {"order": "document", "since": "2026-01-01", "_count": "2"}
+        found = (await client.get("/Patient/$dossier-accessible", params=asked)).json()
+        parsed(found)
+        assert len(found["entry"]) == 2
+        urls = [extension["url"] for extension in found["entry"][0]["resource"]["extension"]]
+        assert any(url.endswith("/last-document") for url in urls)
+        following = {link["relation"]: link["url"] for link in found["link"]}["next"]
+        assert "order=document" in following
+        assert "_page=more" in following
+        issues(await client.get("/Patient/$dossier-accessible", params={"order": "name"}), 400)
+
 
 class TestConsent:
     async def test_an_authorisation_is_created_found_read_and_ended(

@@ -30,7 +30,7 @@ from services.consent.mapping import write_time
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, new_health_id, person_name
 from tests.consent_callers import acting
-from tests.consent_oracle import ACTIONS, Memory, Paper, Who, accessible, answer
+from tests.consent_oracle import ACTIONS, Memory, Paper, Who, accessible, answer, may_list_by_document, row_of
 from tests.consent_replicas import Replicas
 from tests.consent_service import (
     NOW,
@@ -55,6 +55,7 @@ _PEOPLE = (
     ("pharmacist", "899700000014", "1750000014"),
 )
 _MOTHER = new_health_id()
+SERVICE = ActingContext()
 
 professionals = st.builds(
     lambda person, mode: Who(person[0], person[1], person[2], mode),
@@ -257,6 +258,7 @@ class Histories(RuleBasedStateMachine):
         page = self._run(self._replica().do("ListAccessible", pb.ListAccessibleRequest(), self._acting(who), 0))
         listed = [each.name for each in page.dossiers] == [self._name]
         assert listed == accessible(self.memory, who, self.clock[0])
+        self._named_to_document(who)
         if self.memory.state() != "open":
             return
         page = self._run(
@@ -280,6 +282,16 @@ class Histories(RuleBasedStateMachine):
                 else pb.AUTHORIZATION_STATE_EXPIRED
             )
             assert states.get(identifier) == expected
+
+    def _named_to_document(self, who: Who) -> None:
+        """Where document looks (TD0.4 by last document): everywhere that the list may show, whatever it then shows."""
+        context = self._check(who, "SEARCH_HELD", None).context
+        held = self._run(
+            self._replica().do("ListHeldDossiers", pb.ListHeldDossiersRequest(context=context), SERVICE, 0)
+        )
+        assert held.decision.permitted == may_list_by_document(row_of(Memory(), who, self.clock[0]))
+        named = [each.health_id for each in held.held]
+        assert named == [self.dossier] if accessible(self.memory, who, self.clock[0]) else named in ([], [self.dossier])
 
     @rule(choice=st.integers(0, 1 << 20))
     @precondition(lambda self: bool(self.asked))

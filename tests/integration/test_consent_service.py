@@ -258,6 +258,8 @@ async def test_every_statement_of_the_request_path_uses_its_index(consent: Conse
         (store.REPRESENTATIVES, (1,)),
         (store.REPRESENTED, (2,)),
         (store.ACCESSIBLE, (*grantee, NOW, NOW, 1, 5)),
+        (store.HELD, (*grantee, 5)),
+        (store.LINKED, ([1, 2, 3],)),
         (store.DUE, (NOW, NOW, 1, 5)),
         (store.OF_HOST, ("national", 1, 5)),
         (store.GRANTEES_OF_MANY, ([1, 2, 3],)),

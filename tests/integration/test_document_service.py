@@ -13,7 +13,7 @@ import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
-from services.document.store import reading, searching, uploads, writing
+from services.document.store import reading, recent, searching, uploads, writing
 from services.runtime.identifiers import dossier_name
 from tests import documents
 from tests.document_world import World
@@ -206,6 +206,8 @@ async def test_every_request_goes_through_an_index_that_begins_with_the_dossier(
                 (searching.FOLDERS, 18),
                 (searching.CHANGES, 13),
                 (searching.LATEST_OF, 1),
+                (recent.CHANGED, 2),
+                (recent.NEWEST, 11),
                 (searching.REFERENCES, 2),
                 (writing.FACTS, 4),
                 (writing.TAKEN, 4),

@@ -54,13 +54,15 @@ _FLAGS: Final = {
     "unseen": "INVISIBLE_PATIENT",
     "from_parents": "INVISIBLE_REPRESENTANTS_LEGAUX",
 }
-_PEOPLE: Final = (
+PEOPLE: Final = (
     ("physician", "899700000031", "1750000031"),
     ("physician", "899700000032", "1750000032"),
     ("nurse", "899700000033", "1750000031"),
     ("pharmacist", "899700000034", "1750000034"),
 )
-_MODES: Final = ("normal", "normal", "break_glass", "regulation")
+_FEEDER: Final = Who("physician", "899700000035", "1750000035")
+"""Hands in what others wrote; nobody blocks him."""
+MODES: Final = ("normal", "normal", "break_glass", "regulation")
 _NOBODYS: Final = "A" * 64  # an id that this platform never gave
 
 
@@ -104,7 +106,7 @@ class Dossier:
 
     async def something(self) -> None:
         """One random change, remembered if it was made."""
-        who = Who(*self.chance.choice(_PEOPLE))
+        who = Who(*self.chance.choice(PEOPLE))
         what = self.chance.choice(
             ("grant", "grant", "grant", "revoke", "block", "block", "unblock", "prefer", "parent")
         )
@@ -160,7 +162,7 @@ class Dossier:
         """Documents of several authors, types and flags, in one submission."""
         submitted = []
         for _ in range(count):
-            unique_id, author = f"2.25.{uuid.uuid4().int}", self.chance.choice(_PEOPLE)[1]
+            unique_id, author = f"2.25.{uuid.uuid4().int}", self.chance.choice(PEOPLE)[1]
             flag = self.chance.choice(("", "", *_FLAGS))
             # What both the patient and the attending physician must not see would be nobody's to find again.
             types = [code for code in _TYPES if flag != "unseen" or code != "ATTEST-RESID"]
@@ -173,10 +175,8 @@ class Dossier:
             documents=submitted,
             request_id=f"rights-{uuid.uuid4()}",
         )
-        feeder = statement(acting(Who(*_PEOPLE[0]), 0))
-        await self.platform.session.call(
-            "document", "SubmitDocuments", request, document_pb2.SubmitDocumentsResponse, feeder
-        )
+        answer_type, said = document_pb2.SubmitDocumentsResponse, statement(acting(_FEEDER, 0))
+        await self.platform.session.call("document", "SubmitDocuments", request, answer_type, said)
 
     def _document(self, unique_id: str, author: str, paper: Paper, flag: str) -> document_pb2.SubmittedDocument:
         person = self.patient.person
@@ -237,7 +237,7 @@ class Dossier:
 
     async def learn_ids(self) -> None:
         """The ids under which FHIR shows the documents, from the two who together see all of them."""
-        first = Who(*_PEOPLE[0])
+        first = Who(*PEOPLE[0])
         await self.authorise(first, mt=True)
         for who in (first, Who("patient")):
             for resource in (await self.search(who))[0]:
@@ -313,7 +313,7 @@ def without_ids(response: httpx.Response) -> Any:
 def everyone(dossier: Dossier) -> Sequence[Who]:
     """Some of those who may come, in some mode."""
     chance = dossier.chance
-    people = [Who(*person, chance.choice(_MODES)) for person in _PEOPLE]
+    people = [Who(*person, chance.choice(MODES)) for person in PEOPLE]
     others = [Who("staff", structure="1750000031"), Who("patient"), Who("representative", person=dossier.mother)]
     return chance.sample([*people, *others], CALLERS)
 
@@ -332,7 +332,7 @@ async def one_dossier(platform: Platform, seed: int) -> None:
         for _ in range(chance.randint(3, 6)):
             await dossier.something()
         await asyncio.gather(*(compare(dossier, who) for who in everyone(dossier)))
-    who = Who(*chance.choice(_PEOPLE))  # and always: who was let in, until the place where he works is shut out
+    who = Who(*chance.choice(PEOPLE))  # and always: who was let in, until the place where he works is shut out
     await dossier.authorise(who, mt=False)
     await compare(dossier, who)
     await dossier.decide("block", who, structure=True)
@@ -357,7 +357,7 @@ async def test_the_gateway_shows_of_random_dossiers_what_the_rules_let_through(p
 
 async def test_the_trail_says_what_let_each_caller_in_and_from_where(platform: Platform) -> None:
     known = await platform.patient(authorised=False)
-    attending, colleague, stranger = (Who(*person) for person in _PEOPLE[:3])
+    attending, colleague, stranger = (Who(*person) for person in PEOPLE[:3])
     dossier = Dossier(platform, known, random.Random(7))
     await dossier.authorise(attending, mt=True)
     await dossier.authorise(colleague, mt=False)

@@ -238,6 +238,22 @@ def test_every_function_of_the_table_is_tested_and_every_row_has_somebody_in_it(
     assert {row for _, row, _ in CELLS} == set(callers())
 
 
+@pytest.mark.parametrize("row", sorted(callers()))
+def test_who_may_list_all_his_dossiers_and_search_them_lists_them_by_their_last_document(row: str) -> None:
+    listed = WORDS.get((("TD0.4", "list_authorised_dmp"), row), "no")
+    searched = WORDS.get((("TD3.1", "search_metadata"), row), "no")
+    expected = (listed, searched) == ("yes", "yes")  # a certificate is told of new authorisations only
+    actor = read_actor(callers()[row])
+    assert decide(Case(actor, pb.ACTION_SEARCH_HELD, 0, None, RIGHTS, NOW)).permitted == expected
+    assert permits(row, pb.ACTION_SEARCH_HELD) == expected
+    assert permits(row, pb.ACTION_SEARCH_HELD, structure_until=None) == expected
+    assert not permits(row, pb.ACTION_SEARCH_HELD, professional_until=None), "his own, in every mode"
+    assert not permits(row, pb.ACTION_SEARCH_HELD, professional_until=NOW)
+    for document in (MINE, THEIRS, replace(THEIRS, masked=True), Document(type_code="ATTEST-RESID")):
+        by_search = permits(row, pb.ACTION_SEARCH, document)
+        assert permits(row, pb.ACTION_SEARCH_HELD, document) == (expected and by_search)
+
+
 @pytest.mark.parametrize("row", [row for row in callers() if row.startswith(("patient/", "representative/", "host/"))])
 def test_what_a_row_does_not_list_is_no(row: str) -> None:
     for function, act in acts().items():

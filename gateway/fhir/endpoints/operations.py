@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dmp.consent.v1 import consent_pb2
 from dmp.consent.v1.consent_pb2 import ConsentRecord, Dossier, GetDossierResponse, Grantee
+from dmp.document.v1 import document_pb2
 from gateway.fhir import consents, dossier, negotiation
 from gateway.fhir.endpoints.common import Endpoints
 from gateway.fhir.exchange import Answer, Exchange, Handler
@@ -159,24 +160,23 @@ class Operations(Endpoints):
         return Answer(self._dossier((await self._call(exchange, table.PREFERENCES, request)).dossier, said))
 
     async def accessible(self, exchange: Exchange) -> Answer:
-        """TD0.4: a searchset of Patients, each with the caller's own standing."""
-        parameters = await exchange.query(frozenset({"since", "_count", "_page"}))
-        request = consent_pb2.ListAccessibleRequest(page_token=parameters.single("_page")[:512])
-        count = parameters.single("_count")
-        if count.isascii() and count.isdigit():
-            request.page_size = min(int(count[:4]), 200)
-        if parameters.single("since"):
-            request.since.CopyFrom(since(parameters.single("since"), "since"))
-        response = await self._backend.call(exchange.caller, table.ACCESSIBLE, request)
-        found = [dossier.write_accessible(each, self._links) for each in response.dossiers]
-        page = searchset(
-            found,
-            _plain(parameters),
-            self._links,
-            kind="Patient/$dossier-accessible",
-            token=response.next_page_token,
-        )
-        return Answer(page)
+        """TD0.4: a searchset of Patients, each with the caller's own standing, or the date of its last document."""
+        parameters = await exchange.query(frozenset({"order", "since", "_count", "_page"}))
+        order = parameters.single("order") or "authorization"
+        if order not in ("authorization", "document"):
+            raise invalid("order", "code", "authorization or document")
+        if order == "document":
+            recent = _paged(document_pb2.ListRecentDossiersRequest(), parameters)
+            by_document = await self._backend.call(exchange.caller, table.RECENT, recent)
+            found = [dossier.write_recent(each, self._links) for each in by_document.dossiers]
+            token = by_document.next_page_token
+        else:
+            accessible = _paged(consent_pb2.ListAccessibleRequest(), parameters)
+            by_grant = await self._backend.call(exchange.caller, table.ACCESSIBLE, accessible)
+            found = [dossier.write_accessible(each, self._links) for each in by_grant.dossiers]
+            token = by_grant.next_page_token
+        kind = "Patient/$dossier-accessible"
+        return Answer(searchset(found, _plain(parameters), self._links, kind=kind, token=token))
 
     async def _said(self, exchange: Exchange) -> _Said:
         """The parameters of an operation, and the dossier that they name."""
@@ -258,6 +258,20 @@ def _patient_link(node: Node, base_url: str) -> PatientLink:
         value = identifier.child("value").required().token(LONGEST_CODE)
         return PatientLink(patient_identifier(system, value, identifier.path), field=identifier.path)
     return read_patient(node.child("valueReference"), base_url)
+
+
+_Listing = TypeVar("_Listing", consent_pb2.ListAccessibleRequest, document_pb2.ListRecentDossiersRequest)
+
+
+def _paged(request: _Listing, parameters: Parameters) -> _Listing:
+    """The request with the date and the page that are asked for."""
+    request.page_token = parameters.single("_page")[:512]
+    count = parameters.single("_count")
+    if count.isascii() and count.isdigit():
+        request.page_size = min(int(count[:4]), 200)
+    if parameters.single("since"):
+        request.since.CopyFrom(since(parameters.single("since"), "since"))
+    return request
 
 
 def _epoch(epoch: int) -> Answer:

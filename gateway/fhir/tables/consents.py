@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dmp.consent.v1 import consent_pb2 as consent
+from dmp.document.v1 import document_pb2 as document
 from gateway.fhir import consents
 from gateway.fhir.interaction import Interaction, search_by_get_and_post
 from gateway.fhir.parameters import SearchParameter
-from gateway.fhir.rpcs import CONSENT, Rpc
+from gateway.fhir.rpcs import CONSENT, DOCUMENT, Rpc
 
 OPEN: Final = Rpc(f"{CONSENT}/OpenDossier", consent.OpenDossierRequest, consent.OpenDossierResponse)
 REOPEN: Final = Rpc(f"{CONSENT}/ReopenDossier", consent.ReopenDossierRequest, consent.ReopenDossierResponse)
@@ -35,6 +36,9 @@ LIST: Final = Rpc(
     f"{CONSENT}/ListAuthorizations", consent.ListAuthorizationsRequest, consent.ListAuthorizationsResponse
 )
 ACCESSIBLE: Final = Rpc(f"{CONSENT}/ListAccessible", consent.ListAccessibleRequest, consent.ListAccessibleResponse)
+RECENT: Final = Rpc(
+    f"{DOCUMENT}/ListRecentDossiers", document.ListRecentDossiersRequest, document.ListRecentDossiersResponse
+)
 EVENTS: Final = Rpc(f"{CONSENT}/ListConsentEvents", consent.ListConsentEventsRequest, consent.ListConsentEventsResponse)
 
 
@@ -47,7 +51,10 @@ def _operation(name: str, transaction: str, rpc: Rpc[Any, Any], documentation: s
 
 
 ACCESSIBLE_PARAMETERS: Final = (
-    SearchParameter("since", "date", "leaves out what was authorised before"),
+    SearchParameter(
+        "order", "token", "authorization (by default) or document: newest authorisation, or document, first"
+    ),
+    SearchParameter("since", "date", "leaves out dossiers whose last authorisation, or last document, came before"),
     SearchParameter("_count", "number", "how many at most"),
 )
 
@@ -74,7 +81,9 @@ TABLE: Final = (
     ),
     Interaction(
         "dossier-accessible", "GET", "/Patient/$dossier-accessible", "Patient", "operation", "TD0.4", ACCESSIBLE,
-        "TD0.4: the dossiers that the caller may enter, newest authorisation first.", ACCESSIBLE_PARAMETERS,
+        "TD0.4: the dossiers that the caller may enter, newest authorisation first; or, of those with a document that"
+        " the caller may know of, newest document first (order=document).",
+        ACCESSIBLE_PARAMETERS, also=(("TD0.4", RECENT),),
     ),
     *search_by_get_and_post(
         "consent-search", "Consent", "TD1.6", LIST,

@@ -59,6 +59,12 @@ REPRESENTATIVES_OF_MANY: Final = """
 SELECT health_id, person, kind, starts_at, ends_at FROM representation WHERE health_id = ANY($1::bigint[])
 ORDER BY health_id, person
 """
+HELD: Final = """
+SELECT health_id, granted_at FROM grantee_dossier WHERE grantee_id = $1 AND grantee_kind = $2
+ORDER BY granted_at DESC, health_id DESC
+LIMIT $3
+"""
+LINKED: Final = "SELECT health_id, member_ids FROM linked_set WHERE health_id = ANY($1::bigint[])"
 REPRESENTATIVES: Final = """
 SELECT person, kind, starts_at, ends_at FROM representation WHERE health_id = $1 ORDER BY person
 """
@@ -116,6 +122,18 @@ async def representatives_of_many(reader: Reader, health_ids: Sequence[int]) -> 
     for health_id, person, kind, starts_at, ends_at in await reader.fetch(REPRESENTATIVES_OF_MANY, health_ids):
         found[health_id].append(Representation(person, RepresentationKind(kind), starts_at, ends_at))
     return found
+
+
+async def held(reader: Reader, grantee: Grantee, limit: int) -> list[AccessiblePosition]:
+    """The dossiers of a grantee's list, newest authorisation first, valid or not."""
+    rows = await reader.fetch(HELD, grantee.id, grantee.kind, limit)
+    return [AccessiblePosition(granted_at, health_id) for health_id, granted_at in rows]
+
+
+async def linked(reader: Reader, health_ids: Sequence[int]) -> dict[int, list[int]]:
+    """The other dossiers of the same person, of those that have any."""
+    rows = await reader.fetch(LINKED, health_ids)
+    return {health_id: [other for other in members if other != health_id] for health_id, members in rows}
 
 
 async def representatives(reader: Reader, health_id: int) -> list[Representation]:

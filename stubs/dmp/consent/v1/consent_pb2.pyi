@@ -196,6 +196,10 @@ class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Action.ValueTy
     """ACTION_LIST_ACCESSIBLE: list the dossiers that one is authorised on (TD0.4). About no dossier: health_id is 0."""
     ACTION_WEB_ACCESS: _Action.ValueType  # 19
     """ACTION_WEB_ACCESS: enter the web access for professionals (TD0.9)."""
+    ACTION_SEARCH_HELD: _Action.ValueType  # 20
+    """ACTION_SEARCH_HELD: as ACTION_SEARCH, to list a dossier by its last document (TD0.4): whatever the mode, the actor's
+    own authorisation must be valid and the dossier open. With health_id 0: whether the actor may list at all.
+    """
 
 class Action(_Action, metaclass=_ActionEnumTypeWrapper):
     """Action is what the caller of a check wants to do."""
@@ -240,6 +244,10 @@ ACTION_LIST_ACCESSIBLE: Action.ValueType  # 18
 """ACTION_LIST_ACCESSIBLE: list the dossiers that one is authorised on (TD0.4). About no dossier: health_id is 0."""
 ACTION_WEB_ACCESS: Action.ValueType  # 19
 """ACTION_WEB_ACCESS: enter the web access for professionals (TD0.9)."""
+ACTION_SEARCH_HELD: Action.ValueType  # 20
+"""ACTION_SEARCH_HELD: as ACTION_SEARCH, to list a dossier by its last document (TD0.4): whatever the mode, the actor's
+own authorisation must be valid and the dossier open. With health_id 0: whether the actor may list at all.
+"""
 Global___Action: _TypeAlias = Action  # noqa: Y015
 
 class _MaskedView:
@@ -2214,6 +2222,90 @@ class HostDossier(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostDossier: _TypeAlias = HostDossier  # noqa: Y015
+
+@_typing.final
+class ListHeldDossiersRequest(_message.Message):
+    """ListHeldDossiersRequest names the actor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def context(self) -> _context_pb2.ItemContext:
+        """context is who asks, in which call."""
+
+    def __init__(
+        self,
+        *,
+        context: _context_pb2.ItemContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldDossiersRequest: _TypeAlias = ListHeldDossiersRequest  # noqa: Y015
+
+@_typing.final
+class ListHeldDossiersResponse(_message.Message):
+    """ListHeldDossiersResponse says where to look."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision:
+        """decision is whether the actor may list its dossiers by their last document at all; when it is no, nothing else is
+        set.
+        """
+
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldDossier]:
+        """held are the dossiers, newest authorisation first."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+        held: _abc.Iterable[Global___HeldDossier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "held", b"held"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldDossiersResponse: _TypeAlias = ListHeldDossiersResponse  # noqa: Y015
+
+@_typing.final
+class HeldDossier(_message.Message):
+    """HeldDossier is a dossier where an actor holds, or held, an authorisation of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_ID_FIELD_NUMBER: _builtins.int
+    LINKED_FIELD_NUMBER: _builtins.int
+    health_id: _builtins.int
+    """health_id is the dossier."""
+    @_builtins.property
+    def linked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """linked are the other dossiers of the same person; empty for nearly everybody."""
+
+    def __init__(
+        self,
+        *,
+        health_id: _builtins.int = ...,
+        linked: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_id", b"health_id", "linked", b"linked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldDossier: _TypeAlias = HeldDossier  # noqa: Y015
 
 @_typing.final
 class Representative(_message.Message):

@@ -165,6 +165,11 @@ class ConsentServiceStub(object):
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessRequest.SerializeToString,
                 response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessResponse.FromString,
                 _registered_method=True)
+        self.ListHeldDossiers = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/ListHeldDossiers',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersResponse.FromString,
+                _registered_method=True)
 
 
 class ConsentServiceServicer(object):
@@ -380,6 +385,15 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHeldDossiers(self, request, context):
+        """ListHeldDossiers names the dossiers where an actor holds, or held, an authorisation of its own, for the service
+        that orders them by their last document (TD0.4). It says where to look and lets nobody in: each is then asked for
+        with ACTION_SEARCH_HELD. Refused with SEARCH_TOO_BROAD when there are more than 20,000 that may still be valid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -512,6 +526,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.BatchCheckAccess,
                     request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessRequest.FromString,
                     response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessResponse.SerializeToString,
+            ),
+            'ListHeldDossiers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeldDossiers,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1217,6 +1236,33 @@ class ConsentService(object):
             '/dmp.consent.v1.ConsentService/BatchCheckAccess',
             dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessRequest.SerializeToString,
             dmp_dot_consent_dot_v1_dot_consent__pb2.BatchCheckAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHeldDossiers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/ListHeldDossiers',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersResponse.FromString,
             options,
             channel_credentials,
             insecure,

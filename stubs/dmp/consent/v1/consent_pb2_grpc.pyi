@@ -116,6 +116,11 @@ class ConsentServiceStub:
     """BatchCheckAccess decides many accesses at once, each for its own actor and
     dossier, from one snapshot taken after the request came. The caller audits.
     """
+    ListHeldDossiers: _aio.UnaryUnaryMultiCallable[_consent_pb2.ListHeldDossiersRequest, _consent_pb2.ListHeldDossiersResponse]
+    """ListHeldDossiers names the dossiers where an actor holds, or held, an authorisation of its own, for the service
+    that orders them by their last document (TD0.4). It says where to look and lets nobody in: each is then asked for
+    with ACTION_SEARCH_HELD. Refused with SEARCH_TOO_BROAD when there are more than 20,000 that may still be valid.
+    """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
     """ConsentService holds dossiers, authorisations and blocks, and decides access."""
@@ -372,6 +377,17 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_consent_pb2.BatchCheckAccessResponse]:
         """BatchCheckAccess decides many accesses at once, each for its own actor and
         dossier, from one snapshot taken after the request came. The caller audits.
+        """
+
+    @_abc_1.abstractmethod
+    def ListHeldDossiers(
+        self,
+        request: _consent_pb2.ListHeldDossiersRequest,
+        context: _aio.ServicerContext[_consent_pb2.ListHeldDossiersRequest, _abc.Awaitable[_consent_pb2.ListHeldDossiersResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.ListHeldDossiersResponse]:
+        """ListHeldDossiers names the dossiers where an actor holds, or held, an authorisation of its own, for the service
+        that orders them by their last document (TD0.4). It says where to look and lets nobody in: each is then asked for
+        with ACTION_SEARCH_HELD. Refused with SEARCH_TOO_BROAD when there are more than 20,000 that may still be valid.
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _aio.Server) -> None: ...

@@ -2011,6 +2011,96 @@ class WatchChangesResponse(_message.Message):
 Global___WatchChangesResponse: _TypeAlias = WatchChangesResponse  # noqa: Y015
 
 @_typing.final
+class ListRecentDossiersRequest(_message.Message):
+    """ListRecentDossiersRequest asks for a page of the caller's dossiers by their last document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """page_size is how many at most; 0 for 50; at most 200."""
+    page_token: _builtins.str
+    """page_token continues a listing; it is bound to the listing and the caller."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """since leaves out dossiers whose last document was submitted before."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecentDossiersRequest: _TypeAlias = ListRecentDossiersRequest  # noqa: Y015
+
+@_typing.final
+class ListRecentDossiersResponse(_message.Message):
+    """ListRecentDossiersResponse holds a page, newest document first. A dossier that gets a document between two pages
+    moves to the front, where a new listing finds it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def dossiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecentDossier]:
+        """dossiers are those that the caller may search now."""
+
+    def __init__(
+        self,
+        *,
+        dossiers: _abc.Iterable[Global___RecentDossier] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossiers", b"dossiers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecentDossiersResponse: _TypeAlias = ListRecentDossiersResponse  # noqa: Y015
+
+@_typing.final
+class RecentDossier(_message.Message):
+    """RecentDossier is a dossier and when it was last fed, as far as the caller may know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LAST_SUBMIT_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    @_builtins.property
+    def last_submit_time(self) -> _timestamp_pb2.Timestamp:
+        """last_submit_time is when the newest approved document was submitted that the caller may know of."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        last_submit_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_submit_time", b"last_submit_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_submit_time", b"last_submit_time", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentDossier: _TypeAlias = RecentDossier  # noqa: Y015
+
+@_typing.final
 class ResolveUniqueIdRequest(_message.Message):
     """ResolveUniqueIdRequest asks for the technical id of a document."""
 

@@ -115,6 +115,11 @@ class DocumentServiceStub(object):
                 request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesRequest.SerializeToString,
                 response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesResponse.FromString,
                 _registered_method=True)
+        self.ListRecentDossiers = channel.unary_unary(
+                '/dmp.document.v1.DocumentService/ListRecentDossiers',
+                request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListRecentDossiersRequest.SerializeToString,
+                response_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListRecentDossiersResponse.FromString,
+                _registered_method=True)
         self.ResolveUniqueId = channel.unary_unary(
                 '/dmp.document.v1.DocumentService/ResolveUniqueId',
                 request_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ResolveUniqueIdRequest.SerializeToString,
@@ -288,6 +293,17 @@ class DocumentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRecentDossiers(self, request, context):
+        """ListRecentDossiers lists the dossiers that the caller is authorised on by the time of the last document that the
+        caller may know of in each, newest first (TD0.4 by last document; by last authorisation: ConsentService's
+        ListAccessible). Each dossier is decided as a search in it is, and the listing is recorded in the trail of each. A
+        dossier without such a document is not listed. Refused with RIGHT_DENIED to who may not search metadata (staff
+        cards, structures' certificates), with SEARCH_TOO_BROAD to who holds more than 20,000 authorisations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResolveUniqueId(self, request, context):
         """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
         Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
@@ -419,6 +435,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.WatchChanges,
                     request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesRequest.FromString,
                     response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesResponse.SerializeToString,
+            ),
+            'ListRecentDossiers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecentDossiers,
+                    request_deserializer=dmp_dot_document_dot_v1_dot_document__pb2.ListRecentDossiersRequest.FromString,
+                    response_serializer=dmp_dot_document_dot_v1_dot_document__pb2.ListRecentDossiersResponse.SerializeToString,
             ),
             'ResolveUniqueId': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveUniqueId,
@@ -884,6 +905,33 @@ class DocumentService(object):
             '/dmp.document.v1.DocumentService/WatchChanges',
             dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesRequest.SerializeToString,
             dmp_dot_document_dot_v1_dot_document__pb2.WatchChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecentDossiers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.document.v1.DocumentService/ListRecentDossiers',
+            dmp_dot_document_dot_v1_dot_document__pb2.ListRecentDossiersRequest.SerializeToString,
+            dmp_dot_document_dot_v1_dot_document__pb2.ListRecentDossiersResponse.FromString,
             options,
             channel_credentials,
             insecure,

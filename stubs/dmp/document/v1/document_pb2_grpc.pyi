@@ -90,6 +90,13 @@ class DocumentServiceStub:
     seconds; to resume, give the last cursor received. It ends with a refusal as soon as the caller may no longer
     enter the dossier.
     """
+    ListRecentDossiers: _aio.UnaryUnaryMultiCallable[_document_pb2.ListRecentDossiersRequest, _document_pb2.ListRecentDossiersResponse]
+    """ListRecentDossiers lists the dossiers that the caller is authorised on by the time of the last document that the
+    caller may know of in each, newest first (TD0.4 by last document; by last authorisation: ConsentService's
+    ListAccessible). Each dossier is decided as a search in it is, and the listing is recorded in the trail of each. A
+    dossier without such a document is not listed. Refused with RIGHT_DENIED to who may not search metadata (staff
+    cards, structures' certificates), with SEARCH_TOO_BROAD to who holds more than 20,000 authorisations.
+    """
     ResolveUniqueId: _aio.UnaryUnaryMultiCallable[_document_pb2.ResolveUniqueIdRequest, _document_pb2.ResolveUniqueIdResponse]
     """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
     Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
@@ -285,6 +292,19 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         for each answer. It begins with an empty answer that holds the cursor, and repeats one at least every 30
         seconds; to resume, give the last cursor received. It ends with a refusal as soon as the caller may no longer
         enter the dossier.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRecentDossiers(
+        self,
+        request: _document_pb2.ListRecentDossiersRequest,
+        context: _aio.ServicerContext[_document_pb2.ListRecentDossiersRequest, _abc.Awaitable[_document_pb2.ListRecentDossiersResponse]],
+    ) -> _abc.Awaitable[_document_pb2.ListRecentDossiersResponse]:
+        """ListRecentDossiers lists the dossiers that the caller is authorised on by the time of the last document that the
+        caller may know of in each, newest first (TD0.4 by last document; by last authorisation: ConsentService's
+        ListAccessible). Each dossier is decided as a search in it is, and the listing is recorded in the trail of each. A
+        dossier without such a document is not listed. Refused with RIGHT_DENIED to who may not search metadata (staff
+        cards, structures' certificates), with SEARCH_TOO_BROAD to who holds more than 20,000 authorisations.
         """
 
     @_abc_1.abstractmethod
