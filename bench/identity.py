@@ -1,4 +1,5 @@
 """`python -m bench.identity`: registrations with matching, and batch resolves, at 50 thousand, 1 and 5 million people.
+With `--people 60000000` at 50 thousand and so many, in a section of its own: that takes an hour or two, and 55 GB.
 
 The servicer runs in this process on a durable PostgreSQL of its own; the transport is not measured here (`bench`
 does). Of the people registered, nine in ten are new, one in twenty was registered before, one in twenty was, with a
@@ -343,11 +344,13 @@ def main() -> int:
     shown = table(rows)
     out.print(shown)
     if not arguments.quick:
+        large = arguments.people or 0
         page.publish(
-            "identity",
-            "The register of people",
+            "identity_large" if large else "identity",
+            f"The register at {large:,} people" if large else "The register of people",
             shown,
-            *("`" + " ".join(plan.split()) + "`" for plan in made),
+            *(f"`{' '.join(plan.split())}`" for plan in made),
+            *((f"{machine('', busy).memory_gib} GiB of memory; the plans are those at {large:,}",) if large else ()),
             busy=busy,
         )
     return 0 if arguments.quick else verdict(rows, out)

@@ -30,6 +30,7 @@ PARTS: Final[Mapping[str, str]] = {
     "audit": "bench.audit",
     "audit_loaded": "bench.audit --only-loaded",
     "identity": "bench.identity",
+    "identity_large": "bench.identity --people",
     "document": "bench.document",
     "gateway": "bench.gateway",
     "flood": "bench.gateway_flood",

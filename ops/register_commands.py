@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,7 +29,8 @@ from services.runtime.keyring import Keyring
 _ROWS_A_CALL: Final = 500
 _PEOPLE_A_CALL: Final = 2000
 _SETTLE_SECONDS: Final = 3.0
-"""How long replicas may take to read a changed keyring: they look every second."""
+"""Replicas look at their keyring every second; where its files are brought to them, that takes longer."""
+_SAY_SECONDS: Final = 10.0
 _WORDS: Final = {"oui": True, "true": True, "1": True, "non": False, "false": False, "0": False, "": True}
 _SPECIALTIES: Final = "1.2.250.1.213.1.1.4.5"
 _OPERATOR: Final = Statement.of(OPERATOR, actor="operator", subject="operator-1")
@@ -199,36 +201,50 @@ def import_directory(
 
 
 @key_commands.command("rotate")
-def rotate() -> None:
-    """Rotate identity's keys while it serves: new digests and wrappings, then the old ones removed. Resumable."""
+def rotate(
+    at_once: Annotated[int, typer.Option(min=1, max=_PEOPLE_A_CALL, help="People in each step.")] = _PEOPLE_A_CALL,
+    settle: Annotated[
+        float, typer.Option(min=1.5, help="Seconds until every replica has read a changed keyring.")
+    ] = _SETTLE_SECONDS,
+) -> None:
+    """Rotate identity's keys while it serves: new digests and wrappings, then the old ones removed. Run again after it
+    was interrupted, it goes on where it stopped."""
     state = State.open()
     path = state.keyring("identity")
 
     async def act(session: Session) -> None:
+        asked = keys_pb2.GetKeyRotationRequest()
+        got = await _ask(session, "GetKeyRotation", asked, keys_pb2.GetKeyRotationResponse, statement=_OPERATOR)
+        begun = got.key_rotation.phase != keys_pb2.KEY_ROTATION_PHASE_IDLE
         ring = Keyring.from_directory(path)
-        if len(ring.digest_generations) == 1 and ring.digest_generations[0] == ring.current:
+        if not begun and len(ring.digest_generations) == 1 and ring.digest_generations[0] == ring.current:
             Keyring.add_generation(path)
         if len(Keyring.add_digests(path).digest_generations) > 1:
-            await asyncio.sleep(_SETTLE_SECONDS)
-            await _advance(session, keys_pb2.KEY_ROTATION_PHASE_BACKFILLED, "Writing new digests")
+            await asyncio.sleep(settle)
+            await _advance(session, keys_pb2.KEY_ROTATION_PHASE_BACKFILLED, "Writing new digests", at_once)
             Keyring.retire_digests(path)
-        await asyncio.sleep(_SETTLE_SECONDS)
-        await _advance(session, keys_pb2.KEY_ROTATION_PHASE_IDLE, "Removing old digests, wrapping keys anew")
+        await asyncio.sleep(settle)
+        await _advance(session, keys_pb2.KEY_ROTATION_PHASE_IDLE, "Removing old digests, wrapping keys anew", at_once)
         _out.print(f"generation {Keyring.from_directory(path).current} finds and wraps; older ones only unwrap backups")
 
     _run(act)
 
 
-async def _advance(session: Session, until: keys_pb2.KeyRotationPhase.ValueType, what: str) -> None:
+async def _advance(session: Session, until: keys_pb2.KeyRotationPhase.ValueType, what: str, at_once: int) -> None:
+    """Until a phase is reached, with a bar; where nobody watches a terminal, with a line now and then."""
+    said = float("-inf")
     with Progress(console=_out, transient=True) as progress:
         bar = progress.add_task(what, total=None)
         while True:
-            request = keys_pb2.AdvanceKeyRotationRequest(max_people=_PEOPLE_A_CALL, request_id=str(uuid.uuid4()))
+            request = keys_pb2.AdvanceKeyRotationRequest(max_people=at_once, request_id=str(uuid.uuid4()))
             done = await _ask(
                 session, "AdvanceKeyRotation", request, keys_pb2.AdvanceKeyRotationResponse, statement=_OPERATOR
             )
             rotation = done.key_rotation
             progress.update(bar, completed=rotation.people_done, total=max(1, rotation.people_total))
+            if not _out.is_terminal and time.monotonic() - said > _SAY_SECONDS:
+                said = time.monotonic()
+                _out.print(f"{what}: {rotation.people_done:,} of {rotation.people_total:,} people")
             if rotation.phase == until:
                 return
 

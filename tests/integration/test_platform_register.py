@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGKILL
 from typing import Final
 
 import pytest
 from typer.testing import CliRunner
 
 from dmp.identity.v1 import identity_pb2 as pb
+from dmp.identity.v1 import keys_pb2
 from ops.cli import app
 from ops.demo_platform import person_message
-from ops.local.registrations import INTERNAL
+from ops.local.registrations import INTERNAL, OPERATOR
 from ops.session import Statement
 from services.runtime.identifiers import format_health_id, person_name
 from services.runtime.keyring import Keyring
-from tests.platform_fixture import Patient, Platform
+from tests.platform_fixture import Patient, Platform, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -100,18 +107,78 @@ async def test_an_extract_is_imported_once_with_a_report_of_what_was_refused(dmp
     assert [(row["row"], row["rule"]) for row in refused] == [("4", "idnps.form"), ("5", "profession.known")]
 
 
-async def test_keys_are_rotated_while_people_are_found(platform: Platform, dmp: Command) -> None:
-    patient = await platform.registered()
-    ring = Keyring.from_directory(platform.state.keyring("identity"))
-    rotating = asyncio.create_task(dmp("keys", "rotate"))
-    who = Statement(INTERNAL, patient.caregiver.statement().fields)
-    while not rotating.done():
-        assert await platform.acts(who).resolve(person_message(patient.person).identifiers[0]) == patient.health_id
-        await asyncio.sleep(0.2)
-    assert "finds and wraps" in await rotating
-    rotated = Keyring.from_directory(platform.state.keyring("identity"))
-    assert rotated.current > ring.current
+@asynccontextmanager
+async def life_goes_on(platform: Platform) -> AsyncIterator[list[Patient]]:
+    """People are found and registered all the time; those registered meanwhile."""
+    known, new = await platform.registered(), list[Patient]()
+    who = Statement(INTERNAL, known.caregiver.statement().fields)
+    over = asyncio.Event()
+
+    async def live() -> None:
+        while not over.is_set():
+            new.append(await platform.registered())
+            for each in (known, *new[-3:]):
+                assert await platform.acts(who).resolve(person_message(each.person).identifiers[0]) == each.health_id
+            await asyncio.sleep(0.1)
+
+    living = asyncio.create_task(live())
+    try:
+        yield new
+        assert not living.done()
+    finally:
+        over.set()
+        await living
+
+
+async def rotation(platform: Platform) -> keys_pb2.KeyRotation:
+    """Where it stands."""
+    operator = Statement.of(OPERATOR, actor="operator", subject="operator-1")
+    asked, answer = keys_pb2.GetKeyRotationRequest(), keys_pb2.GetKeyRotationResponse
+    return (await platform.session.call("identity", "GetKeyRotation", asked, answer, operator)).key_rotation
+
+
+async def killed_in(platform: Platform, phase: keys_pb2.KeyRotationPhase.ValueType, arguments: Sequence[str]) -> str:
+    """What the command, a process of its own, had said when it was killed in the middle of a phase."""
+    command = Path(sys.executable).with_name("dmp")
+    process = await asyncio.create_subprocess_exec(
+        command, "keys", "rotate", *arguments, stdout=PIPE, env={**os.environ, "DMP_STATE": str(platform.state.root)}
+    )
+
+    def in_the_middle(now: keys_pb2.KeyRotation) -> bool:
+        return now.phase == phase and now.people_done > 0
+
+    now = await eventually(lambda: rotation(platform), in_the_middle, seconds=60, every=0.005)
+    process.kill()
+    said, _ = await process.communicate()
+    assert process.returncode == -SIGKILL
+    assert in_the_middle(now)
+    return said.decode()
+
+
+async def test_a_rotation_of_keys_that_is_killed_goes_on_while_people_are_found_and_registered(
+    platform: Platform, dmp: Command
+) -> None:
+    path = platform.state.keyring("identity")
+    ring = Keyring.from_directory(path)
+    before = list(await asyncio.gather(*(platform.registered() for _ in range(24))))
+    async with platform.database("identity") as database:
+        step = max(2, await database.fetchval("SELECT count(*) FROM person") // 20)
+    gently = ("--at-once", str(step), "--settle", "2")
+    async with life_goes_on(platform) as meanwhile:
+        said = await killed_in(platform, keys_pb2.KEY_ROTATION_PHASE_BACKFILLING, gently)
+        assert f"Writing new digests: {step} of" in said
+        assert len(Keyring.from_directory(path).digest_generations) == 2
+        await killed_in(platform, keys_pb2.KEY_ROTATION_PHASE_REMOVING, gently)
+        told = await dmp("keys", "rotate", "--settle", "2")
+    rotated = Keyring.from_directory(path)
+    assert f"generation {rotated.current} finds and wraps" in told
+    assert rotated.current == ring.current + 1, "it went on, and did not begin anew"
     assert list(rotated.digest_generations) == [rotated.current]
-    assert await platform.acts(who).resolve(person_message(patient.person).identifiers[0]) == patient.health_id
-    again = await patient.acts.register(person_message(patient.person))
-    assert again == patient.health_id
+    assert (await rotation(platform)).phase == keys_pb2.KEY_ROTATION_PHASE_IDLE
+    found = [patient.health_id for patient in (*before, *meanwhile)]
+    for patient in (*before, *meanwhile):
+        assert await patient.acts.register(person_message(patient.person)) == patient.health_id
+        assert await patient.acts.resolve(person_message(patient.person).identifiers[0]) == patient.health_id
+    async with platform.database("identity") as database:
+        held = await database.fetchval("SELECT count(*) FROM identifier WHERE health_id = ANY($1)", found)
+        assert held == len(found), "digests of the old generation are gone"
