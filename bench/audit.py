@@ -13,7 +13,7 @@ import asyncio
 import bisect
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +39,8 @@ from services.runtime.settings import ServiceSettings
 LEVELS: Final = (1, 16, 64, 256)
 BATCH: Final = 256
 BATCHES_AT_ONCE: Final = 4
+_DIFFERENT: Final = 10_240
+"""Events made beforehand, at least: as many as rows for the plain INSERT."""
 LEAST_RATIO: Final = 0.5
 LEAST_RATE: Final = 2000.0
 MOST_LAG: Final = 1.0
@@ -105,6 +107,15 @@ class Platform:
             each.event_id = uuid7_bytes()
         return audit_pb2.BatchAppendEventsRequest(events=events)
 
+    def ready(self, size: int) -> Callable[[], bytes]:
+        """As `batch`, made beforehand but for the event ids, as the rows of the plain INSERT are; serialised."""
+        parts = []
+        for each in self.batch(size).events:
+            alone = audit_pb2.BatchAppendEventsRequest(events=[each]).SerializeToString()
+            before, _, after = alone.partition(each.event_id)
+            parts.append((before, after))
+        return lambda: b"".join([before + uuid7_bytes() + after for before, after in parts])
+
     def cpu(self) -> tuple[float, float]:
         """CPU seconds of the service, and of PostgreSQL."""
         postmaster = int(self.stack.state.process_file(POSTGRES).read_text("ascii").split()[0])
@@ -120,16 +131,17 @@ async def known(platform: Platform) -> None:
 
 async def appends(platform: Platform, callers: int, size: int, seconds: float, appended: Appended) -> Row:
     """`callers` callers, each with one call of `size` events at a time."""
-    call = platform.audit.unary(APPEND, audit_pb2.BatchAppendEventsRequest, audit_pb2.BatchAppendEventsResponse)
+    call = platform.audit.unary_bytes(APPEND)
     latencies: list[float] = []
+    makers = [platform.ready(size) for _ in range(max(callers, _DIFFERENT // size))]
     before = platform.cpu()
     end = time.perf_counter() + seconds
 
     async def caller() -> None:
         while not latencies or time.perf_counter() < end:
-            request = platform.batch(size)
+            request = makers[len(latencies) % len(makers)]()
             begun = time.perf_counter()
-            answer = await call(request, timeout=30)
+            answer = audit_pb2.BatchAppendEventsResponse.FromString(await call(request, timeout=30))
             now = time.perf_counter()
             latencies.append(now - begun)
             appended.times += [(result.receipt.leaf_index, now) for result in answer.results]

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncpg
 
@@ -65,6 +65,20 @@ class Row:
     database: float = 0.0
 
 
+class EventRow(NamedTuple):
+    """A row of the table `event`, without its place."""
+
+    health_id: int
+    event_id: uuid.UUID
+    producer: str
+    event_time: datetime
+    secret: bool
+    actor_digest: bytes
+    content_digest: bytes
+    leaf: bytes
+    sealed: bytes
+
+
 def event(health_id: int) -> audit_pb2.AuditEvent:
     """A read of a document, as the document service records it."""
     made = audit_pb2.AuditEvent(
@@ -94,11 +108,11 @@ def event(health_id: int) -> audit_pb2.AuditEvent:
     return made
 
 
-def row(health_id: int) -> store.EventRow:
+def row(health_id: int) -> EventRow:
     """A row as the sequencer inserts it, but sealed with what looks like ciphertext."""
     made = event(health_id)
     clear = made.SerializeToString()
-    return store.EventRow(
+    return EventRow(
         health_id,
         uuid.UUID(bytes=made.event_id),
         "document",
@@ -158,7 +172,7 @@ async def load(dsn: str, keyring: Keyring, count: int) -> None:
             indexes = await conn.fetch(_INDEXES)
             for name, _ in indexes:
                 await conn.execute(f"DROP INDEX {name}")
-            columns = ("log_id", "leaf_index", *store.EventRow._fields)
+            columns = ("log_id", "leaf_index", *EventRow._fields)
             source = _encoded(count, _readable(opened, read, digests))
             await conn.copy_to_table("event", source=source, columns=columns, format="binary")
             await conn.execute("SET maintenance_work_mem = '1GB'")
@@ -171,12 +185,12 @@ async def load(dsn: str, keyring: Keyring, count: int) -> None:
         await pool.close()
 
 
-def _readable(opened: DossierKeyBatch, read: Sequence[int], digests: EntryDigests) -> Iterator[store.EventRow]:
+def _readable(opened: DossierKeyBatch, read: Sequence[int], digests: EntryDigests) -> Iterator[EventRow]:
     """Events of the dossiers that are read, as the sequencer stores them."""
     for number in itertools.count():
         entry = prepare(event(read[number % len(read)]), "document", digests)
         part = ClearPart(os.urandom(SALT_BYTES), entry.clear)
-        yield store.EventRow(
+        yield EventRow(
             entry.health_id,
             uuid.UUID(bytes=entry.event_id),
             "document",
@@ -189,7 +203,7 @@ def _readable(opened: DossierKeyBatch, read: Sequence[int], digests: EntryDigest
         )
 
 
-async def _encoded(count: int, readable: Iterator[store.EventRow]) -> AsyncIterator[bytes]:
+async def _encoded(count: int, readable: Iterator[EventRow]) -> AsyncIterator[bytes]:
     """The rows in PostgreSQL's binary COPY format. What is not read differs in place, dossier, event id and leaf."""
     every = count / min(count // 2, READ_DOSSIERS * EVENTS_OF_ONE)
     filler, done, begun = row(FIRST_DOSSIER + DOSSIERS), 0, time.time_ns() // 1_000_000 - count
@@ -213,7 +227,7 @@ async def _encoded(count: int, readable: Iterator[store.EventRow]) -> AsyncItera
     yield b"\xff\xff"
 
 
-def _between(each: store.EventRow) -> bytes:
+def _between(each: EventRow) -> bytes:
     """The columns from `producer` to `content_digest`."""
     moment = (each.event_time - _POSTGRES_EPOCH) // timedelta(microseconds=1)
     fields = (each.producer.encode(), struct.pack(">q", moment), bytes([each.secret]))

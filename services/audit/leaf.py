@@ -22,9 +22,11 @@ only the leaf can guess nothing, and once the dossier's key is destroyed nobody 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from services.runtime.sealing import DossierKey, SealBroken, open_sealed, seal
+from services.runtime.sealing import DossierKey, SealBroken, open_sealed, seal, seal_all
 
 LEAF_VERSION: Final = b"\x01"
 LEAF_BYTES: Final = 49
@@ -68,6 +70,23 @@ def clear_aad(place: EventPlace) -> bytes:
 def seal_clear(key: DossierKey, part: ClearPart, place: EventPlace) -> bytes:
     """The sealed clear part."""
     return seal(key, part.salt + part.clear, clear_aad(place))
+
+
+def commit_and_seal(
+    events: Iterable[tuple[int, bytes, bytes]], keys: Sequence[DossierKey], log_id: int
+) -> tuple[list[bytes], list[bytes]]:
+    """The entries of a batch and its sealed clear parts, as `leaf` and `seal_clear` make them, each with a new salt.
+
+    An event is its health id, its event id (16 bytes) and its clear part; `keys` are those of the dossiers, in order.
+    """
+    drawn, log = os.urandom(SALT_BYTES * len(keys)), log_id.to_bytes(4, "big")
+    leaves: list[bytes] = []
+    items: list[tuple[DossierKey, bytes, bytes]] = []
+    for at, key, (health_id, event_id, clear) in zip(range(0, len(drawn), SALT_BYTES), keys, events, strict=True):
+        content = drawn[at : at + SALT_BYTES] + clear
+        leaves.append(LEAF_VERSION + event_id + hashlib.sha256(COMMITMENT_TAG + content).digest())
+        items.append((key, content, health_id.to_bytes(8, "big") + event_id + log))
+    return leaves, seal_all(items)
 
 
 def open_clear(key: DossierKey, sealed: bytes, place: EventPlace) -> ClearPart:

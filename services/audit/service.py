@@ -8,7 +8,7 @@ from google.rpc import status_pb2
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit.append import AuditLog, Receipt
+from services.audit.append import AuditLog, Placed, Receipt
 from services.audit.checking import EntryChecker
 from services.audit.entry import EntryDigests
 from services.audit.listing import TrailReader
@@ -63,7 +63,7 @@ class AuditService(TrailRpcs, OperationRpcs):
         self, request: audit_pb2.BatchAppendEventsRequest, call: Call
     ) -> audit_pb2.BatchAppendEventsResponse:
         """Append the events of a service, under the name that its certificate states."""
-        return _response(await self._log.append(call.peer, request, call.remaining()))
+        return _response(await self._log.place(call.peer, request, call.remaining()))
 
 
 def own_trail(log: AuditLog) -> Trail:
@@ -98,16 +98,18 @@ def _about_no_dossier(event: audit_pb2.AuditEvent) -> audit_pb2.AuditEvent:
     return moved
 
 
-def _response(receipts: list[Receipt]) -> audit_pb2.BatchAppendEventsResponse:
+def _response(placed: list[Placed]) -> audit_pb2.BatchAppendEventsResponse:
     """The results in order. Events of one failed log share their error, which is then made a status once."""
     response = audit_pb2.BatchAppendEventsResponse()
+    add = response.results.add
     statuses: dict[int, status_pb2.Status] = {}
-    for receipt in receipts:
-        if isinstance(receipt, DmpError):
-            status = statuses.get(id(receipt))
+    for outcome in placed:
+        if isinstance(outcome, DmpError):
+            status = statuses.get(id(outcome))
             if status is None:
-                status = statuses[id(receipt)] = to_status(receipt)
-            response.results.add(status=status)
+                status = statuses[id(outcome)] = to_status(outcome)
+            add(status=status)
         else:
-            response.results.add(receipt=receipt)
+            receipt = add().receipt
+            receipt.log_id, receipt.leaf_index = outcome
     return response

@@ -117,18 +117,18 @@ class KnownEvent(NamedTuple):
     content_digest: bytes
 
 
-class EventRow(NamedTuple):
-    """A row to insert; its place is that of its order among the rows."""
+class EventColumns(NamedTuple):
+    """Rows to insert, at least one, column by column, as they are sent; the place of a row is that of its order."""
 
-    health_id: int
-    event_id: uuid.UUID
-    producer: str
-    event_time: datetime
-    secret: bool
-    actor_digest: bytes
-    content_digest: bytes
-    leaf: bytes
-    sealed: bytes
+    health_id: Sequence[int]
+    event_id: Sequence[uuid.UUID]
+    producer: Sequence[str]
+    event_time: Sequence[datetime]
+    secret: Sequence[bool]
+    actor_digest: Sequence[bytes]
+    content_digest: Sequence[bytes]
+    leaf: Sequence[bytes]
+    sealed: Sequence[bytes]
 
 
 class SealedEvent(NamedTuple):
@@ -176,21 +176,18 @@ async def find_events(
     }
 
 
-async def insert_events(conn: Connection, log_id: int, first: int, rows: Sequence[EventRow]) -> None:
-    """Inserts the rows, at least one, at the places `first`, `first` + 1, …, which `take_places` gave."""
-    await conn.execute(INSERT, log_id, first, *(list(column) for column in zip(*rows, strict=True)))
+async def insert_events(conn: Connection, log_id: int, first: int, rows: EventColumns) -> None:
+    """Inserts the rows at the places `first`, `first` + 1, …, which `take_places` gave."""
+    await conn.execute(INSERT, log_id, first, *rows)
 
 
-async def append_whole(
-    conn: Connection, log_id: int, wrapped: Mapping[int, bytes], rows: Sequence[EventRow]
-) -> int | None:
-    """Appends the rows, at least one, in one statement, outside of any transaction; the place of the first.
+async def append_whole(conn: Connection, log_id: int, wrapped: Mapping[int, bytes], rows: EventColumns) -> int | None:
+    """Appends the rows in one statement, outside of any transaction; the place of the first.
 
     `wrapped` is, for each dossier, the key that sealed its rows, as it was stored. None, with nothing done, when one of
     them is not what is stored now. asyncpg.UniqueViolationError, with nothing done, when the log has one of the events.
     """
-    columns = (list(column) for column in zip(*rows, strict=True))
-    first: int | None = await conn.fetchval(APPEND, log_id, list(wrapped), list(wrapped.values()), *columns)
+    first: int | None = await conn.fetchval(APPEND, log_id, list(wrapped), list(wrapped.values()), *rows)
     return first
 
 

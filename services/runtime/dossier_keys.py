@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -180,6 +180,10 @@ class DossierKeys:
         wanted = set(health_ids)
         if unknown := [health_id for health_id in wanted if health_id not in self._unwrapped]:
             await self.usable(await _rows(conn, _READ, unknown))
+        return self.remembered(wanted)
+
+    def remembered(self, wanted: Set[int]) -> dict[int, RecalledKey] | None:
+        """As `recall`, without looking at the database: None also when one of the keys is not known here."""
         recalled: dict[int, RecalledKey] = {}
         for health_id in wanted:
             known = self._unwrapped.get(health_id)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -75,6 +76,16 @@ def seal(key: DossierKey, plaintext: bytes, aad: bytes) -> bytes:
     """Encrypt and authenticate; the same plaintext never gives the same blob twice."""
     nonce = os.urandom(NONCE_BYTES)
     return b"".join((_VERSION, nonce, key.aead.encrypt(nonce, plaintext, _VERSION + aad)))
+
+
+def seal_all(items: Sequence[tuple[DossierKey, bytes, bytes]]) -> list[bytes]:
+    """As `seal`, for each key, plaintext and associated data: the nonces of all are drawn in one call of the system."""
+    drawn = os.urandom(NONCE_BYTES * len(items))
+    nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+    return [
+        b"".join((_VERSION, nonce, key.aead.encrypt(nonce, plaintext, _VERSION + aad)))
+        for nonce, (key, plaintext, aad) in zip(nonces, items, strict=True)
+    ]
 
 
 def open_sealed(key: DossierKey, blob: bytes, aad: bytes) -> bytes:

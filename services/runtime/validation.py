@@ -27,6 +27,11 @@ def validate(message: Message) -> None:
         raise DmpError(reasons.ERROR_REASON_INVALID_FIELD, fields=[_violation(v) for v in violations[:_MOST_SHOWN]])
 
 
+def is_valid(message: Message) -> bool:
+    """Whether the message breaks no rule."""
+    return not _validator.collect_violations(message)
+
+
 def validate_for_storage(message: Message) -> None:
     """As `validate`, for a request whose texts become text columns: U+0000 in one is INVALID_FIELD too."""
     validate(message)

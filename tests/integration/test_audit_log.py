@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit import store
 from services.audit.append import LogDamaged, Receipt
 from services.audit.leaf import COMMITMENT_TAG, EventPlace, open_clear
 from services.audit.sequencer import AppendLimits
@@ -209,7 +210,7 @@ async def test_sixty_four_callers_two_sequencers_retries_and_duplicates_leave_ea
 ) -> None:
     chance = random.Random(seed)
     await empty(audit_database)
-    limits = AppendLimits(batch_events=chance.choice([4, 32, 512]), pending_events=4096)
+    limits = AppendLimits(chance.choice([4, 32, 512]), pending_events=4096, alone_events=chance.choice([3, 128]))
     replicas = [await LogUnderTest.open(audit_database, log_count=log_count, limits=limits) for _ in range(2)]
     dossiers = [chance.getrandbits(62) for _ in range(12)] + [0]
     events = [event(chance.choice(dossiers)) for _ in range(160)]
@@ -247,6 +248,43 @@ async def test_sixty_four_callers_two_sequencers_retries_and_duplicates_leave_ea
     finally:
         for replica in replicas:
             await replica.close()
+
+
+async def test_calls_of_many_events_are_transactions_of_their_own_beside_small_ones(log: LogUnderTest) -> None:
+    await log.append(*(event(DOSSIER + offset) for offset in range(10)))
+    large = [[event(DOSSIER + at % 10) for at in range(130)] for _ in range(5)]
+    with log.statements() as statements:
+        answers = await asyncio.gather(*(log.append(*call) for call in large), log.append(event()), log.append(event()))
+    assert statements.count(store.APPEND) == 6, statements
+    for call, answer in zip(large, answers, strict=False):
+        found = places(answer)
+        assert found == list(range(found[0], found[0] + 130)), "those of one call lie together, in its order"
+        assert places(await log.append(*map(copy, call))) == found
+    assert len(await contiguous(log)) == 10 + 5 * 130 + 2
+
+
+async def test_a_key_destroyed_while_sealed_events_wait_lets_none_of_them_in(dsn: str, log: LogUnderTest) -> None:
+    await log.append(event(DOSSIER), event(OTHER_DOSSIER))
+    other = await LogUnderTest.open(dsn)
+    async with other.pool.acquire() as blocker:
+        held = blocker.transaction()
+        await held.start()
+        await blocker.execute("SELECT FROM log_head FOR UPDATE")
+        ahead = [asyncio.ensure_future(log.append(*(event(OTHER_DOSSIER) for _ in range(130)))) for _ in range(2)]
+        await until_locked(log.pool, 2)
+        mixed = [event(DOSSIER) if at % 2 else event(OTHER_DOSSIER) for at in range(130)]
+        waiting = asyncio.ensure_future(log.append(*mixed))
+        await asyncio.sleep(0.05)
+        async with postgres.transaction(other.pool) as conn:
+            await other.keys.destroy(conn, DOSSIER, dt.datetime.now(dt.UTC))
+        await held.rollback()
+    assert sorted(places(await ahead[0]) + places(await ahead[1])) == list(range(2, 262))
+    receipts = await waiting
+    assert {reason_of(each) for each in receipts[1::2]} == {reasons.ERROR_REASON_CONTENT_DESTROYED}
+    assert places(receipts[::2]) == list(range(262, 262 + 65))
+    assert await log.pool.fetchval("SELECT count(*) FROM event WHERE health_id = $1", DOSSIER) == 1
+    await contiguous(log)
+    await other.close()
 
 
 @pytest.mark.parametrize("number", [1, 500])
