@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.audit_recovery import append_while_it_lasts, recovered
-from tests.faults.campaign import amount
+from tests.faults.campaign import amount, publish
 from tests.integration.test_audit_service import Platform, audit_database, platform, running  # noqa: F401 (fixtures)
 
 POINTS = (
@@ -35,4 +35,8 @@ async def test_killed_at_a_named_instant_the_log_goes_on_whole(platform: Platfor
                 await append_while_it_lasts(peer, acknowledged, 0.3)
         platform.extra = {}
         await recovered(platform, acknowledged, seen)
+        publish(
+            f"audit at {point}",
+            {"kills": passage - 1, "acknowledged": len(acknowledged), "lost or contradicted": 0},
+        )
     assert acknowledged
