@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit import store
 from services.audit.append import LogDamaged, Receipt
 from services.audit.leaf import COMMITMENT_TAG, EventPlace, open_clear
 from services.audit.sequencer import AppendLimits
@@ -250,80 +249,6 @@ async def test_sixty_four_callers_two_sequencers_retries_and_duplicates_leave_ea
             await replica.close()
 
 
-async def test_calls_of_many_events_are_transactions_of_their_own_beside_small_ones(log: LogUnderTest) -> None:
-    await log.append(*(event(DOSSIER + offset) for offset in range(10)))
-    large = [[event(DOSSIER + at % 10) for at in range(130)] for _ in range(5)]
-    with log.statements() as statements:
-        answers = await asyncio.gather(*(log.append(*call) for call in large), log.append(event()), log.append(event()))
-    assert statements.count(store.APPEND) == 6, statements
-    for call, answer in zip(large, answers, strict=False):
-        found = places(answer)
-        assert found == list(range(found[0], found[0] + 130)), "those of one call lie together, in its order"
-        assert places(await log.append(*map(copy, call))) == found
-    assert len(await contiguous(log)) == 10 + 5 * 130 + 2
-
-
-async def test_a_key_destroyed_while_sealed_events_wait_lets_none_of_them_in(dsn: str, log: LogUnderTest) -> None:
-    await log.append(event(DOSSIER), event(OTHER_DOSSIER))
-    other = await LogUnderTest.open(dsn)
-    async with other.pool.acquire() as blocker:
-        held = blocker.transaction()
-        await held.start()
-        await blocker.execute("SELECT FROM log_head FOR UPDATE")
-        ahead = [asyncio.ensure_future(log.append(*(event(OTHER_DOSSIER) for _ in range(130)))) for _ in range(2)]
-        await until_locked(log.pool, 2)
-        mixed = [event(DOSSIER) if at % 2 else event(OTHER_DOSSIER) for at in range(130)]
-        waiting = asyncio.ensure_future(log.append(*mixed))
-        await asyncio.sleep(0.05)
-        async with postgres.transaction(other.pool) as conn:
-            await other.keys.destroy(conn, DOSSIER, dt.datetime.now(dt.UTC))
-        await held.rollback()
-    assert sorted(places(await ahead[0]) + places(await ahead[1])) == list(range(2, 262))
-    receipts = await waiting
-    assert {reason_of(each) for each in receipts[1::2]} == {reasons.ERROR_REASON_CONTENT_DESTROYED}
-    assert places(receipts[::2]) == list(range(262, 262 + 65))
-    assert await log.pool.fetchval("SELECT count(*) FROM event WHERE health_id = $1", DOSSIER) == 1
-    await contiguous(log)
-    await other.close()
-
-
-@pytest.mark.parametrize("number", [1, 500])
-async def test_a_batch_is_one_statement_whatever_its_size(log: LogUnderTest, number: int) -> None:
-    dossiers = [DOSSIER + offset for offset in range(10)]
-    await log.append(*(event(dossier) for dossier in dossiers))
-    with log.statements() as statements:
-        await log.append(*(event(dossiers[place % 10]) for place in range(number)))
-    assert len(statements) == 1, statements
-    assert len(await contiguous(log)) == 10 + number
-
-
-async def test_keys_that_this_process_does_not_know_are_one_statement_more(dsn: str, log: LogUnderTest) -> None:
-    await log.append(event(DOSSIER), event(OTHER_DOSSIER))
-    other = await LogUnderTest.open(dsn)
-    with other.statements() as statements:
-        assert places(await other.append(event(DOSSIER), event(OTHER_DOSSIER))) == [2, 3]
-    ours = [statement for statement in statements if "pg_catalog" not in statement and "'jit'" not in statement]
-    assert len(ours) == 2, ours
-    await other.close()
-
-
-async def test_new_dossiers_and_repeated_events_cost_nine_statements_more_at_most(log: LogUnderTest) -> None:
-    known = [event() for _ in range(100)]
-    await log.append(*known)
-    with log.statements() as statements:
-        await log.append(*(event(OTHER_DOSSIER + offset) for offset in range(300)), *map(copy, known))
-    assert len(statements) <= 10, statements
-
-
-async def test_a_batch_of_retries_alone_writes_no_row(log: LogUnderTest) -> None:
-    known = [event() for _ in range(100)]
-    await log.append(*known)
-    with log.statements() as statements:
-        await log.append(*map(copy, known))
-    assert len(statements) == 6, statements
-    assert len(await contiguous(log)) == 100
-
-
 async def test_a_key_that_another_process_destroyed_or_wrapped_anew_is_not_sealed_with(
     dsn: str, log: LogUnderTest
 ) -> None:
@@ -373,13 +298,6 @@ async def until_locked(pool: postgres.Pool, sessions: int) -> None:
     async with asyncio.timeout(30):
         while await pool.fetchval(waiting) < sessions:
             await asyncio.sleep(0.01)
-
-
-async def test_many_calls_at_once_share_few_transactions(log: LogUnderTest) -> None:
-    await log.append(event())
-    with log.statements() as statements:
-        await asyncio.gather(*(log.append(event()) for _ in range(200)))
-    assert len(statements) <= 3
 
 
 @pytest.mark.parametrize(
