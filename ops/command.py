@@ -33,6 +33,8 @@ def perform(work: Coroutine[Any, Any, Any]) -> Any:
         fail(f"{error.reason_name}: {error.message}{fields}")
     except (NotRunning, StateError, TokenRefused, ChildFailed) as error:
         fail(str(error))
+    except BrokenPipeError:  # whoever reads, `head` say, has seen enough: click ends the command without a word
+        raise
     except OSError as error:
         fail(f"cannot reach the platform: {error}")
 

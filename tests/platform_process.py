@@ -14,12 +14,17 @@ DMP: Final = Path(sys.executable).with_name("dmp")
 _SECONDS: Final = 60
 
 
+def environment(platform: Platform) -> dict[str, str]:
+    """What a command is told of where the platform is, and of the terminal."""
+    return {**os.environ, "DMP_STATE": str(platform.state.root), "NO_COLOR": "1", "COLUMNS": "200"}
+
+
 async def dmp(platform: Platform, *arguments: str) -> tuple[int, str, str]:
     """The exit code and output of the command."""
     process = await asyncio.create_subprocess_exec(
         DMP,
         *arguments,
-        env={**os.environ, "DMP_STATE": str(platform.state.root), "NO_COLOR": "1", "COLUMNS": "200"},
+        env=environment(platform),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -52,17 +52,13 @@ def trail(dossier: Dossier) -> None:
                 table.add_column(title, no_wrap=True)
             parent, patient = await _patient(session, dossier)
             request = audit_pb2.ListEventsRequest(parent=parent, page_size=200)
-            answer = await session.call("audit", "ListEvents", request, audit_pb2.ListEventsResponse, patient)
-            for item in answer.events:
-                event = item.event
-                table.add_row(
-                    event.event_time.ToDatetime().isoformat(" ", "seconds"),
-                    event.actor.subject_name or event.actor.subject,
-                    event.network_address,
-                    event.action,
-                    _word(audit_pb2.Outcome.Name(event.outcome)),
-                    _word(error_reason_pb2.ErrorReason.Name(event.reason)),
-                )
+            while True:
+                answer = await session.call("audit", "ListEvents", request, audit_pb2.ListEventsResponse, patient)
+                for item in answer.events:
+                    table.add_row(*_told(item.event))
+                request.page_token = answer.next_page_token
+                if not request.page_token:
+                    break
             _out.print(table)
 
     perform(act())
@@ -244,16 +240,21 @@ def unusual(
                     "audit", "DecideUnusualAccess", request, notice_pb2.DecideUnusualAccessResponse, OPERATOR_STATEMENT
                 )
                 return
-            answer = await session.call(
-                "audit",
-                "ListUnusualAccesses",
-                notice_pb2.ListUnusualAccessesRequest(),
-                notice_pb2.ListUnusualAccessesResponse,
-                OPERATOR_STATEMENT,
-            )
             table = Table("item", "detector", "who", "what", box=None)
-            for each in answer.unusual_accesses:
-                table.add_row(each.name, each.detector, each.subject, each.explanation)
+            pages = notice_pb2.ListUnusualAccessesRequest()
+            while True:
+                answer = await session.call(
+                    "audit",
+                    "ListUnusualAccesses",
+                    pages,
+                    notice_pb2.ListUnusualAccessesResponse,
+                    OPERATOR_STATEMENT,
+                )
+                for each in answer.unusual_accesses:
+                    table.add_row(each.name, each.detector, each.subject, each.explanation)
+                pages.page_token = answer.next_page_token
+                if not pages.page_token:
+                    break
             _out.print(table)
 
     perform(act())
@@ -347,6 +348,18 @@ def _trusted_by_the_stack() -> Any:
     if authority.exists():
         context.load_verify_locations(authority)
     return context
+
+
+def _told(event: audit_pb2.AuditEvent) -> tuple[str, ...]:
+    """An event as a row of the trail's table."""
+    return (
+        event.event_time.ToDatetime().isoformat(" ", "seconds"),
+        event.actor.subject_name or event.actor.subject,
+        event.network_address,
+        event.action,
+        _word(audit_pb2.Outcome.Name(event.outcome)),
+        _word(error_reason_pb2.ErrorReason.Name(event.reason)),
+    )
 
 
 def _word(enum_name: str) -> str:
