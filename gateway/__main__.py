@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings, HTTP2Settings
@@ -30,6 +31,7 @@ from gateway.backend import PlatformBackend
 from gateway.callers import Callers
 from gateway.clients import Clients
 from gateway.denials import Denials
+from gateway.early_refusals import EarlyRefusals, OverQuota
 from gateway.external_ids import ExternalIds
 from gateway.fhir.routes import exception_handlers
 from gateway.fhir.routes import routes as fhir_routes
@@ -124,8 +126,11 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
         bidirectional=reflection.handlers(everything, callers, security),
     )
     peers = {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}
-    backend = PlatformBackend(callers, peers, security)
-    http = HttpLimits(Admission(_application(service, oauth, backend), limit, usage))
+    over_quota = OverQuota(quotas)
+    backend = PlatformBackend(callers, peers, security, over_quota)
+    served = HttpLimits(Admission(_application(service, oauth, backend), limit, usage))
+    prefix = urlsplit(settings.public_url.rstrip("/")).path
+    http = EarlyRefusals(served, over_quota, usage, service.telemetry.metrics, prefix)
     purged = (SignIns(pool), Imports(pool), Exports(pool))
     background = [denials.run, usage.run, outbox.run, lambda: _purge(store, *purged)]
     async with (

@@ -12,6 +12,7 @@ from dmp.common.v1.coding_pb2 import Identifier
 from dmp.identity.v1 import identity_pb2
 from gateway.admission import admitted, counts_for
 from gateway.callers import Caller, Callers, Refused
+from gateway.early_refusals import OverQuota
 from gateway.fhir.rpcs import Request, Response, Rpc
 from services.runtime.addresses import read_address
 from services.runtime.channels import Peer, Stream, Unary
@@ -28,9 +29,12 @@ _IDENTITY = "/dmp.identity.v1.IdentityService"
 class PlatformBackend:
     """Calls the services for the FHIR front. A refusal is the service's own, and recorded there."""
 
-    def __init__(self, callers: Callers, peers: Mapping[str, Peer], security: SecurityLog) -> None:
-        """`peers` are the services by name."""
+    def __init__(
+        self, callers: Callers, peers: Mapping[str, Peer], security: SecurityLog, over_quota: OverQuota
+    ) -> None:
+        """`peers` are the services by name; `over_quota` is told of tokens whose clients have used their quotas."""
         self._callers = callers
+        self._over_quota = over_quota
         self._security = security
         self._peers = peers
         self._methods: dict[str, Any] = {}
@@ -53,6 +57,8 @@ class PlatformBackend:
             caller = await self._callers.verify(headers, request.state.traceparent, _TIMEOUT, address=address)
         except Refused as error:
             counts_for(request, error.client_id)
+            if error.reason == reasons.ERROR_REASON_QUOTA_EXCEEDED:
+                self._over_quota.note(request.scope["headers"], error.client_id, error.traffic)
             raise
         except DmpError as error:
             self._security.refused("fhir", error.reason_name, "")

@@ -146,7 +146,7 @@ class Callers:
         except DmpError as error:
             if error.reason not in _UNTRACED:
                 await self.record_refusal(caller, error)
-            raise Refused(verified.client_id, error) from None
+            raise Refused(verified.client_id, error, caller.traffic_of(own)) from None
         return caller
 
     async def _within_quota(self, caller: Caller, found: Found, own: int) -> Caller:
@@ -189,13 +189,14 @@ class Callers:
 
 
 class Refused(DmpError):
-    """A refusal of a client that is known, so that it counts in that client's usage."""
+    """A refusal of a client that is known, so that it counts in that client's usage, of a call of a class."""
 
-    def __init__(self, client_id: str, error: DmpError) -> None:
+    def __init__(self, client_id: str, error: DmpError, traffic: int) -> None:
         super().__init__(
             error.reason, error.message, fields=error.fields, metadata=error.metadata, retry_after=error.retry_after
         )
         self.client_id = client_id
+        self.traffic = traffic
 
 
 def _in_steps(seconds: float) -> float:

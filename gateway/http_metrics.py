@@ -42,6 +42,12 @@ class HttpMetrics:
         try:
             await self._app(scope, receive, counted)
         finally:
-            route = "/" + scope["path"].removeprefix("/").partition("/")[0]
+            route = route_of(scope)
             self._requests.add(1, route, status)
             self._seconds.record(time.perf_counter() - started, route)
+
+
+def route_of(scope: Scope) -> str:
+    """The first segment of the path."""
+    path: str = scope["path"]
+    return "/" + path.removeprefix("/").partition("/")[0]

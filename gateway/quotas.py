@@ -5,9 +5,11 @@ care's bucket as well; emergencies have one of their own, of the same size. An e
 is served as everyday work is (design §7: emergency > care > batch).
 
 A gateway does not ask Redis at each request: it takes tokens in small *leases*, about a twentieth of a second's worth,
-and spends them by itself. A client that was refused is refused again without asking until its next token is due, so
-that a flood costs Redis nothing. What may live here: buckets, leases, the fallback. What is refused, and how that is
-answered, is the callers' affair (`gateway.callers`).
+and spends them by itself. A client that asks for more than there is is *short*: what it is given then is all for a
+fortieth of a second (less, if its bucket would run over), and while Redis is asked for it nobody waits but the one
+request that asks. So a flood costs Redis a few dozen questions a second, and the hundreds of requests that it has under
+way are not woken at each answer to find nothing, which cost more than serving. What may live here: buckets, leases, the
+fallback. What is refused, and how that is answered, is the callers' affair (`gateway.callers`).
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ return {wanted, string.format('%.6f', wait)}
 _LEASE_SECONDS: Final = 0.05
 _LEASE_KEPT: Final = 1.0
 """Seconds after which what was not spent of a lease is let go."""
+_SHORT_SECONDS: Final = 0.025
+"""Seconds that a client which asks for more than there is is not asked for again."""
 _LONGEST_REFUSAL: Final = 5.0
 """Seconds after which a client that was refused is looked up again, whatever the bucket said."""
 _MOST_ENTRIES: Final = 10_000
@@ -91,6 +95,16 @@ class _Lease:
     refused_until: float = 0.0
     asking: asyncio.Future[None] | None = None
     waiting: int = 0
+    short: bool = False
+    """Whether it was last given less than it asked for."""
+
+    def held_off(self, now: float) -> float | None:
+        """Seconds for which a call is refused unasked; None when there is a token, or one is to be asked for."""
+        if self.tokens >= 1 and now < self.kept_until:
+            return None
+        if now < self.refused_until:
+            return self.refused_until - now
+        return _SHORT_SECONDS if self.short and self.asking is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +160,7 @@ class Quotas:
         lease = self._leases.get((client_id, traffic)) if traffic != EMERGENCY else None
         if lease is None:
             return None
-        left = lease.refused_until - self._monotonic()
-        return left if left > 0 else None
+        return lease.held_off(self._monotonic())
 
     async def _spend(self, client_id: str, quota: QuotaRegistration, traffic: int) -> float | None:
         lease = self._lease(client_id, traffic)
@@ -156,8 +169,9 @@ class Quotas:
             if lease.tokens >= 1 and now < lease.kept_until:
                 lease.tokens -= 1
                 return None
-            if now < lease.refused_until:
-                return lease.refused_until - now
+            refused_for = lease.held_off(now)
+            if refused_for is not None:
+                return refused_for
             lease.waiting += 1
             try:
                 if lease.asking is None:
@@ -178,7 +192,9 @@ class Quotas:
             granted, wait = answer
             now = self._monotonic()
             lease.tokens, lease.kept_until = granted, now + _LEASE_KEPT
-            lease.refused_until = 0.0 if granted >= 1 else now + min(_LONGEST_REFUSAL, max(wait, 0.001))
+            lease.short = granted < wanted
+            pause = _pause(from_buckets) if granted >= 1 else min(_LONGEST_REFUSAL, max(wait, _pause(from_buckets)))
+            lease.refused_until = now + pause if lease.short else 0.0
         finally:
             asking, lease.asking = lease.asking, None
             asking.set_result(None)
@@ -232,6 +248,11 @@ def _wanted(from_buckets: Sequence[Bucket], waiting: int) -> int:
     """How much to lease: what a twentieth of a second brings, what waits now, never more than a quarter of a burst."""
     rate, burst = min(b.rate for b in from_buckets), min(b.burst for b in from_buckets)
     return max(1, min(max(math.ceil(rate * _LEASE_SECONDS), waiting), math.ceil(burst / 4)))
+
+
+def _pause(from_buckets: Sequence[Bucket]) -> float:
+    """How long a client that is short is not asked for: never so long that its bucket would run over."""
+    return min(_SHORT_SECONDS, *(bucket.burst / (2 * bucket.rate) for bucket in from_buckets))
 
 
 def _script(client: redis.asyncio.Redis) -> redis.commands.core.AsyncScript:

@@ -108,13 +108,23 @@ def preference(headers: Headers, name: str) -> str:
 def correlation_id(headers: Headers) -> str:
     """The X-Request-Id that came, or a new one when there is none that can be sent back."""
     text = headers.get("x-request-id", "")
-    return text if _REQUEST_ID.fullmatch(text) else str(uuid.uuid4())
+    return text if is_request_id(text) else str(uuid.uuid4())
+
+
+def is_request_id(text: str) -> bool:
+    """Whether this can be sent back as the X-Request-Id that came."""
+    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def trace_parent(headers: Headers) -> str:
     """The W3C traceparent that came; '' without a valid one."""
     text = headers.get("traceparent", "")
-    return text if _TRACEPARENT.fullmatch(text) else ""
+    return text if is_traceparent(text) else ""
+
+
+def is_traceparent(text: str) -> bool:
+    """Whether this is a W3C trace context."""
+    return _TRACEPARENT.fullmatch(text) is not None
 
 
 def idempotency_key(headers: Headers) -> str:

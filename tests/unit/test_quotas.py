@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.quotas import Quotas, buckets
+from gateway.quotas import Bucket, Quotas, buckets
 from gateway.registration import QuotaRegistration
 from services.runtime.limits import BATCH, CARE, EMERGENCY
 from services.runtime.redis import Redis
@@ -67,6 +69,79 @@ async def test_who_was_refused_is_refused_without_a_look_until_the_next_token_an
     assert of.refused_for("a", EMERGENCY) is None
     clock.now += wait + 1e-9
     assert of.refused_for("a", CARE) is None
+
+
+class Slow(Quotas):
+    """A Redis that answers when told, and counts what it is asked."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(Redis(None), TEN, monotonic=clock)
+        self.answer = asyncio.Event()
+        self.asked = 0
+
+    async def _ask(self, client_id: str, from_buckets: Sequence[Bucket], wanted: int) -> tuple[float, float] | None:
+        self.asked += 1
+        await self.answer.wait()
+        return self._alone(client_id, from_buckets, wanted)
+
+
+async def test_of_a_flood_one_request_waits_for_the_answer_and_the_others_are_refused_at_once() -> None:
+    clock = Clock()
+    of = Slow(clock)
+    of.answer.set()
+    await served(of, 21)
+    clock.now += 1
+    of.answer.clear()
+    before = of.asked
+    flood = [asyncio.create_task(of.take("a", None, CARE)) for _ in range(500)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert of.asked == before + 1
+    assert sum(each.done() for each in flood) == 499
+    assert of.refused_for("a", CARE) is not None
+    of.answer.set()
+    verdicts = await asyncio.gather(*flood)
+    assert sum(verdict.retry_after is None for verdict in verdicts) == 1
+
+
+async def test_a_client_within_its_quota_waits_for_the_answer() -> None:
+    of = Slow(Clock())
+    together = [asyncio.create_task(of.take("a", None, CARE)) for _ in range(15)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert of.asked == 1
+    assert not any(each.done() for each in together)
+    of.answer.set()
+    verdicts = await asyncio.gather(*together)
+    assert all(verdict.retry_after is None for verdict in verdicts)
+
+
+async def test_a_flood_is_given_its_whole_quota_in_few_questions() -> None:
+    clock = Clock()
+    of = Slow(clock)
+    of.answer.set()
+    client = QuotaRegistration(requests_per_second=200, burst=200)
+    given = questions = 0
+    for step in range(4000):
+        clock.now += 0.001
+        given += (await of.take("flood", client, CARE)).retry_after is None
+        if step == 1999:
+            given, questions = 0, of.asked
+    assert 390 <= given <= 410  # two seconds of it, once the burst is over
+    assert of.asked - questions <= 100
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(1000, 1), (1000, 5), (100, 2)])
+async def test_a_small_bucket_does_not_run_over_while_nobody_asks(rate: float, burst: int) -> None:
+    clock = Clock()
+    of = Slow(clock)
+    of.answer.set()
+    client = QuotaRegistration(requests_per_second=rate, burst=burst)
+    given = 0
+    for _ in range(20_000):
+        clock.now += 0.0001
+        given += (await of.take("flood", client, CARE)).retry_after is None
+    assert given >= 0.9 * rate * 2
 
 
 async def test_one_client_s_flood_takes_nothing_from_another() -> None:
