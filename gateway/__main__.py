@@ -162,6 +162,7 @@ async def _listen(
         await health.enter_graceful_shutdown()
         http_server.stop()  # type: ignore[no-untyped-call]  # the library types nothing here
         await relay_server.stop(settings.drain_seconds)
+        await relay.close()
 
 
 def _bounds(settings: GatewaySettings) -> limits.Bounds:

@@ -10,25 +10,27 @@ of a client is in the trail.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from gateway.clients import Clients, Found
-from gateway.quotas import Quotas
+from gateway.quotas import Quotas, Verdict
 from gateway.registration import Registration
 from services.runtime.access import MethodAccess
 from services.runtime.addresses import ADDRESS_HEADER
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 from services.runtime.limits import BATCH, CARE, EMERGENCY, NAMES, TRAFFIC_HEADER, is_lowered, traffic_of
-from services.runtime.tokens import TokenVerifier
+from services.runtime.tokens import TokenVerifier, VerifiedToken
 from services.runtime.trail import Trail, build_event
 
 _SERVED = frozenset({access_pb2.CALLER_KIND_PARTNER, access_pb2.CALLER_KIND_PATIENT})
@@ -100,6 +102,14 @@ class Caller:
         return CARE if self.demoted and traffic == EMERGENCY else traffic
 
 
+class Stated(NamedTuple):
+    """A caller by the token alone, and the time.monotonic() at which its call ends."""
+
+    caller: Caller
+    verified: VerifiedToken
+    ends: float
+
+
 class Callers:
     """Verifies callers. Refusals of those whose token is valid are in the trail before they are answered."""
 
@@ -118,21 +128,7 @@ class Callers:
         TOKEN_* without a valid token. With one: QUOTA_EXCEEDED; CLIENT_SUSPENDED, CLIENT_INVALID, TOKEN_REVOKED or
         CALLER_NOT_ALLOWED, recorded. `Refused` names the client where it is known.
         """
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
-        verified = self._verifier.verify(token, time.time())
-        request_id = headers.get("x-request-id", "")[:_LONGEST_ID] or secrets.token_hex(8)
-        caller = Caller(
-            verified.claims,
-            verified.scopes,
-            token,
-            request_id,
-            timeout,
-            traceparent,
-            is_lowered(headers),
-            address=address,
-        )
+        caller, verified, _ = self.stated(headers, traceparent, timeout, address)
         try:
             wait = self._quotas.refused_for(verified.client_id, caller.traffic_of(own))
             if wait is not None:
@@ -148,6 +144,47 @@ class Callers:
                 await self.record_refusal(caller, error)
             raise Refused(verified.client_id, error, caller.traffic_of(own)) from None
         return caller
+
+    def stated(self, headers: Mapping[str, str], traceparent: str, timeout: float, address: str = "") -> Stated:
+        """Who the token says calls: no more than that is known yet. TOKEN_* without a valid one."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise DmpError(reasons.ERROR_REASON_TOKEN_MISSING)
+        verified = self._verifier.verify(token, time.time())
+        request_id = headers.get("x-request-id", "")[:_LONGEST_ID] or secrets.token_hex(8)
+        caller = Caller(
+            verified.claims,
+            verified.scopes,
+            token,
+            request_id,
+            timeout,
+            traceparent,
+            is_lowered(headers),
+            address=address,
+        )
+        return Stated(caller, verified, time.monotonic() + timeout)
+
+    def surely_refused(self, stated: Stated, own: int) -> bool:
+        """Whether `verify` would refuse without asking anybody."""
+        caller, verified, _ = stated
+        over = self._quotas.refused_for(verified.client_id, caller.traffic_of(own)) is not None
+        return over or verified.caller not in _SERVED
+
+    async def may_call(self, stated: Sequence[Stated], own: int) -> list[bool]:
+        """Whether each of many may call, looked up at once, now; those who may are counted in their clients' quotas.
+
+        Nothing is recorded of the others: `verify` says why not. No emergencies.
+        """
+        found = await self._clients.find_all([(verified.client_id, verified.jti) for _, verified, _ in stated])
+        may = [isinstance(each, Found) and each.refusal is None for each in found]
+        asking: list[tuple[int, Awaitable[Verdict]]] = []
+        for place, ((caller, verified, _), each) in enumerate(zip(stated, found, strict=True)):
+            traffic = caller.traffic_of(own)
+            if may[place] and isinstance(each, Found) and not self._quotas.take_leased(verified.client_id, traffic):
+                asking.append((place, self._quotas.take(verified.client_id, each.registration.quota, traffic)))
+        for (place, _), verdict in zip(asking, await asyncio.gather(*(take for _, take in asking)), strict=True):
+            may[place] = verdict.retry_after is None
+        return may
 
     async def _within_quota(self, caller: Caller, found: Found, own: int) -> Caller:
         wanted = caller.traffic_of(own)

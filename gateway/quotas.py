@@ -152,6 +152,14 @@ class Quotas:
             return Verdict(traffic)
         return Verdict(CARE) if traffic == EMERGENCY else Verdict(traffic, retry_after)
 
+    def take_leased(self, client_id: str, traffic: int) -> bool:
+        """Count one call where that needs no asking; False when `take` must be asked."""
+        lease = self._leases.get((client_id, traffic))
+        if lease is None or lease.tokens < 1 or self._monotonic() >= lease.kept_until:
+            return False
+        lease.tokens -= 1
+        return True
+
     def refused_for(self, client_id: str, traffic: int) -> float | None:
         """Seconds for which calls of a client in a class are refused whatever is asked; None when that is to be asked.
 

@@ -14,6 +14,7 @@ from typing import Self
 from dmp.common.v1 import error_reason_pb2 as reasons
 from gateway.callers import Caller, Callers, Refused
 from gateway.forwarding import TOGETHER, Alone, Together
+from gateway.relay_together import RelayTogether
 from gateway.usage import OK, Usage, outcome_of_reason
 from services.runtime.access import MethodAccess
 from services.runtime.addresses import peer_address
@@ -79,7 +80,16 @@ class Relay(Rpcs):
         handlers = {m.path: self._handler(m, peer_of(m.path)) for m in whole if not m.client_streaming}
         handlers |= {path: self._own_handler(answer) for path, answer in (own or {}).items()}
         streams = {method.path: self._collecting(method, peer_of(method.path)) for method in streamed}
-        super().__init__(handlers, {**streams, **(bidirectional or {})})
+        self._together = {
+            m.path: RelayTogether(m, peer_of(m.path), callers, calls, limit, usage) for m in whole if m.path in TOGETHER
+        }
+        together = {path: each.arrive for path, each in self._together.items()}
+        super().__init__(handlers, {**streams, **(bidirectional or {})}, together)
+
+    async def close(self) -> None:
+        """Answer what was accepted."""
+        for each in self._together.values():
+            await each.close()
 
     def _handler(self, method: MethodAccess, peer: Peer) -> RpcHandler:
         forward_stream = peer.stream_bytes(method.path)

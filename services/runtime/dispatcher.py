@@ -173,7 +173,7 @@ class Dispatcher(Rpcs):
             if traffic == EMERGENCY:
                 self._calls.forget(watch)
                 return None
-            return Admitted(Asked(call, request), arrival, watch, traffic)
+            return Admitted(Asked(call, request), arrival, watch, traffic, remaining)
 
         return admit
 

@@ -23,7 +23,6 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime import faults
 from services.runtime.boundary import Context
 from services.runtime.coalescer import PACE, Coalescer
-from services.runtime.context import Call
 from services.runtime.errors import DmpError, unavailable
 from services.runtime.limits import Limit
 from services.runtime.observation import Calls, Watch
@@ -55,9 +54,10 @@ class Arrival(Protocol):
 
 
 class Asked(NamedTuple):
-    """An admitted call and its decoded request."""
+    """An admitted call and its request, as those who admit give them to those who serve: a `context.Call` and the
+    decoded message in a service."""
 
-    call: Call
+    call: Any
     request: Any
 
 
@@ -68,15 +68,16 @@ ServeMany = Callable[[Sequence[Asked]], Awaitable[Sequence[Outcome]]]
 
 
 class Admitted:
-    """A call that may be served; `since` is when it got its place."""
+    """A call that may be served, its class, and the seconds that it has; `since` is when it got its place."""
 
-    __slots__ = ("arrival", "asked", "since", "traffic", "watch")
+    __slots__ = ("arrival", "asked", "remaining", "since", "traffic", "watch")
 
-    def __init__(self, asked: Asked, arrival: Arrival, watch: Watch, traffic: int) -> None:
+    def __init__(self, asked: Asked, arrival: Arrival, watch: Watch, traffic: int, remaining: float | None) -> None:
         self.asked = asked
         self.arrival = arrival
         self.watch = watch
         self.traffic = traffic
+        self.remaining = remaining
         self.since = 0.0
 
 
@@ -116,7 +117,7 @@ class Together:
     def _wait(self, admitted: Admitted) -> None:
         """It has its place when its turn comes."""
         try:
-            waiter = self._limit.queue(admitted.traffic, admitted.asked.call.remaining())
+            waiter = self._limit.queue(admitted.traffic, admitted.remaining)
         except DmpError as error:
             _told(admitted, error)
             return

@@ -1,0 +1,236 @@
+"""What the gateway relays together: each call by its own client, quota, token and answer; whoever is not plainly to be
+served goes alone, where refusals are made and recorded (docs/decisions/0035-served-together.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+from dmp.common.v1 import access_pb2, context_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.common.v1.context_pb2 import ActingContext
+from dmp.document.v1 import document_pb2
+from dmp.gateway.v1 import relay_pb2
+from gateway.callers import Callers
+from gateway.clients import Clients
+from gateway.quotas import Quotas
+from gateway.registration import QuotaRegistration, Registration, SoftwareRegistration
+from gateway.relay_together import RelayTogether
+from gateway.store import Standing, Store
+from gateway.usage import Usage
+from services.runtime.access import methods_of
+from services.runtime.channels import Peer
+from services.runtime.errors import DmpError, to_status, unavailable
+from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER, Bounds, Limit
+from services.runtime.observation import Calls
+from services.runtime.redis import Redis
+from services.runtime.relayed import PATH
+from services.runtime.settings import ServiceSettings
+from services.runtime.telemetry import setup
+from services.runtime.tokens import TokenVerifier, VerifiedToken
+from services.runtime.trail import Trail
+
+GET: Final = methods_of([document_pb2.DESCRIPTOR.services_by_name["DocumentService"]])[
+    "/dmp.document.v1.DocumentService/GetDocument"
+]
+QUOTA: Final = QuotaRegistration(requests_per_second=1, burst=1000)
+
+
+class Arrival:
+    """A call, and what became of it."""
+
+    def __init__(self, data: bytes, *metadata: tuple[str, str], remaining: float | None = 5.0) -> None:
+        self.data = data
+        self.context: Any = SimpleNamespace(
+            invocation_metadata=lambda: metadata, time_remaining=lambda: remaining, peer=lambda: "ipv4:192.0.2.7:1"
+        )
+        self.told: list[bytes | int | None] = []
+
+    def answer(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def refuse(self, error: DmpError) -> None:
+        self.told.append(error.reason)
+
+    def alone(self) -> None:
+        self.told.append(None)
+
+
+class Verifier:
+    """A token is the name of its client, perhaps with a mode behind a slash."""
+
+    def verify(self, token: str, now: float) -> VerifiedToken:
+        client_id, _, mode = token.partition("/")
+        if client_id == "nobody":
+            raise DmpError(reasons.ERROR_REASON_TOKEN_INVALID)
+        kind = access_pb2.CALLER_KIND_INTERNAL if client_id == "internal" else access_pb2.CALLER_KIND_PARTNER
+        claims = ActingContext(
+            client_id=client_id,
+            caller=kind,
+            access_mode=context_pb2.ACCESS_MODE_REGULATION if mode else context_pb2.ACCESS_MODE_NORMAL,
+        )
+        return VerifiedToken(claims, now + 60, client_id, frozenset(), kind, f"jti-{client_id}")
+
+
+class Standings:
+    """The clients' table."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[tuple[str, str]]] = []
+        self.failure: OSError | None = None
+
+    async def standings(self, pairs: Sequence[tuple[str, str]]) -> list[Standing]:
+        self.asked.append(list(pairs))
+        if self.failure is not None:
+            raise self.failure
+        return [self._standing(client_id) for client_id, _ in pairs]
+
+    def _standing(self, client_id: str) -> Standing:
+        if client_id == "unknown":
+            return Standing(None, suspended=False, token_revoked=False)
+        registration = Registration(
+            client_id=client_id,
+            kind="partner",
+            software=SoftwareRegistration(id="s", name="s", version="1"),
+            scopes=frozenset(),
+            actors=frozenset({"professional"}),
+            certificate_uri="spiffe://dmp.local/internal/x",
+            quota=QuotaRegistration(requests_per_second=0.001, burst=4) if client_id == "small" else None,
+        )
+        return Standing(
+            registration.model_dump_json(), suspended=client_id == "suspended", token_revoked=client_id == "revoked"
+        )
+
+
+class Document:
+    """The service behind, and what it was sent."""
+
+    def __init__(self) -> None:
+        self.relayed: list[relay_pb2.RelayCallsRequest] = []
+        self.alone: list[tuple[bytes, dict[str, str]]] = []
+        self.failure: DmpError | None = None
+
+    def unary_bytes(self, path: str) -> Callable[..., Awaitable[bytes]]:
+        assert path == GET.path
+
+        async def forward(request: bytes, *, timeout: float, metadata: Sequence[tuple[str, str]]) -> bytes:
+            self.alone.append((request, dict(metadata)))
+            return b"alone:" + request
+
+        return forward
+
+    def unary_written(self, path: str, response: type[Any]) -> Callable[..., Awaitable[Any]]:
+        assert path == PATH
+
+        async def relay(data: bytes, *, timeout: float) -> relay_pb2.RelayCallsResponse:
+            request = relay_pb2.RelayCallsRequest.FromString(data)
+            self.relayed.append(request)
+            if self.failure is not None:
+                raise self.failure
+            return relay_pb2.RelayCallsResponse(results=map(self._answer, request.calls))
+
+        return relay
+
+    def own(self, error: DmpError) -> DmpError:
+        return error
+
+    @staticmethod
+    def _answer(call: relay_pb2.RelayedCall) -> relay_pb2.RelayedResult:
+        if call.request == b"hidden":
+            return relay_pb2.RelayedResult(status=to_status(DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)))
+        return relay_pb2.RelayedResult(response=b"together:" + call.request)
+
+
+class Field:
+    """The relay of one method, and what is around it."""
+
+    def __init__(self) -> None:
+        telemetry = setup("gateway", ServiceSettings(environment="test"), stream=io.BytesIO())
+        self.document, self.table, self.rows = Document(), Standings(), list[Any]()
+        self.limit = Limit(Bounds())
+        self.usage = Usage(cast("Any", SimpleNamespace(add=self._add)))
+        callers = Callers(
+            cast("TokenVerifier", Verifier()),
+            Clients(cast("Store", self.table)),
+            cast("Trail", None),
+            Quotas(Redis(None), QUOTA),
+        )
+        self.relay = RelayTogether(GET, cast("Peer", self.document), callers, Calls(telemetry), self.limit, self.usage)
+
+    async def _add(self, rows: Sequence[Any]) -> None:
+        self.rows += rows
+
+    async def send(self, *arrivals: Arrival) -> list[bytes | int | None]:
+        """What became of each, once all have ended."""
+        for arrival in arrivals:
+            self.relay.arrive(arrival)
+        async with asyncio.timeout(20):
+            while not all(arrival.told for arrival in arrivals):
+                await asyncio.sleep(0.001)
+        assert all(len(arrival.told) == 1 for arrival in arrivals)
+        assert self.limit.taken == 0
+        return [arrival.told[0] for arrival in arrivals]
+
+    async def counted(self) -> dict[tuple[str, str], int]:
+        await self.usage.flush()
+        return {(row.client_id, row.outcome): row.count for row in self.rows}
+
+
+def by(token: str, data: bytes = b"x", *metadata: tuple[str, str]) -> Arrival:
+    return Arrival(data, ("authorization", f"Bearer {token}"), *metadata)
+
+
+async def test_each_call_goes_on_as_it_came_and_gets_its_own_answer() -> None:
+    field, trace = Field(), f"00-{'ab' * 16}-{'cd' * 8}-00"
+    told = await field.send(
+        by("a", b"1", ("x-request-id", "r-1"), ("traceparent", trace)),
+        by("b", b"hidden"),
+        by("a", b"3", (TRAFFIC_HEADER, NAMES[BATCH])),
+    )
+    assert told == [b"together:1", reasons.ERROR_REASON_DOCUMENT_NOT_FOUND, b"together:3"]
+    [request] = field.document.relayed
+    first, second, third = request.calls
+    assert request.path == GET.path
+    assert (first.token, first.request_id, first.traceparent, first.lowered) == ("a", "r-1", trace, False)
+    assert (second.token, third.token, third.lowered) == ("b", "a", True)
+    assert {call.network_address for call in request.calls} == {"192.0.2.7"}
+    assert all(0 < call.timeout_ms <= 5000 and call.request_id and call.traceparent for call in request.calls)
+    assert field.table.asked == [[("a", "jti-a"), ("b", "jti-b"), ("a", "jti-a")]]
+    assert await field.counted() == {("a", "ok"): 2, ("b", "refused"): 1}
+
+
+async def test_whoever_is_to_be_refused_or_is_urgent_goes_alone() -> None:
+    field = Field()
+    tokens = ["a", "suspended", "revoked", "unknown", "nobody", "internal", "a/emergency", "b"]
+    told = await field.send(*map(by, tokens), Arrival(b"x"))
+    assert told == [b"together:x", *[None] * 6, b"together:x", None]
+    assert [call.token for call in field.document.relayed[0].calls] == ["a", "b"]
+    assert await field.counted() == {("a", "ok"): 1, ("b", "ok"): 1}
+
+
+async def test_a_quota_lets_through_what_it_allows_and_no_more() -> None:
+    field = Field()
+    told = await field.send(*[by("small") for _ in range(20)], *[by("a") for _ in range(20)])
+    assert told[20:] == [b"together:x"] * 20
+    assert sum(each is not None for each in told[:20]) == 4
+    assert await field.send(by("small"), by("small")) == [None, None]
+    assert len(field.table.asked) == 1, "who is known to be over its quota is not looked up"
+
+
+async def test_a_single_call_goes_as_a_plain_one() -> None:
+    field = Field()
+    assert await field.send(by("a", b"1", ("x-request-id", "r"))) == [b"alone:1"]
+    [(_, metadata)] = field.document.alone
+    assert (metadata["authorization"], metadata["x-request-id"]) == ("Bearer a", "r")
+
+
+async def test_what_cannot_be_reached_is_the_answer_of_all_and_counts() -> None:
+    field = Field()
+    field.document.failure = unavailable("document")
+    assert await field.send(by("a"), by("b")) == [reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE] * 2
+    field.table.failure = ConnectionResetError()
+    assert await field.send(by("a"), by("b")) == [reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE] * 2
+    assert await field.counted() == {("a", "failed"): 2, ("b", "failed"): 2}
