@@ -86,6 +86,7 @@ class Coalescer(Generic[Item, Result]):
         "_running",
         "_send",
         "_timer",
+        "_turns",
         "batches_sent",
         "items_refused",
         "items_sent",
@@ -100,8 +101,13 @@ class Coalescer(Generic[Item, Result]):
         max_pending: int = 4096,
         in_flight: int = 1,
         pace: float = 0.0,
+        in_turns: bool = False,
     ) -> None:
-        """``name`` names the dependency in logs and errors; ``pace`` in seconds. ValueError if a bound is below 1."""
+        """``name`` names the dependency in logs and errors; ``pace`` in seconds. ValueError if a bound is below 1.
+
+        ``in_turns`` is for batches that wait for others most of their time: the pace then lets all ``in_flight`` of
+        them be under way, spread over the time that one takes.
+        """
         if min(max_batch, max_pending, in_flight) < 1:
             raise ValueError("max_batch, max_pending and in_flight are at least 1")
         self._name = name
@@ -110,6 +116,7 @@ class Coalescer(Generic[Item, Result]):
         self._max_pending = max_pending
         self._in_flight = in_flight
         self._pace = pace
+        self._turns = in_flight if in_turns else 1
         self._last_start = float("-inf")
         self._last_size = 0
         self._last_took = 0.0
@@ -224,7 +231,7 @@ class Coalescer(Generic[Item, Result]):
         the more were in it, for what a batch costs whatever its size is then shared by more (decisions/0010)."""
         if not self._pace:
             return 0.0
-        unhurried = self._last_took * (1 + self._last_size / _MANY)
+        unhurried = self._last_took / self._turns * (1 + self._last_size / _MANY)
         return max(self._pace, min(unhurried, _LONGEST_PACE))
 
     def _flush(self) -> None:

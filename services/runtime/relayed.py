@@ -25,6 +25,7 @@ from services.runtime.context import callers_a_turn
 from services.runtime.errors import DETAILS_KEY, DmpError, to_status
 from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
 from services.runtime.validation import validate
+from services.runtime.wire import embedded
 
 PATH: Final = "/dmp.gateway.v1.RelayService/RelayCalls"
 
@@ -82,22 +83,22 @@ class _Batch:
     """The results of one relayed request, until all of them are there."""
 
     def __init__(self, size: int) -> None:
-        self._results: list[relay_pb2.RelayedResult | None] = [None] * size
+        self._results = [b""] * size
         self._missing = size
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tasks: list[asyncio.Task[None]] = []
 
-    def take(self, number: int, result: relay_pb2.RelayedResult) -> None:
-        """What became of a call."""
-        self._results[number] = result
+    def take(self, number: int, outcome: bytes) -> None:
+        """What became of a call: the one field of its RelayedResult."""
+        self._results[number] = embedded(b"\x0a", outcome)
         self._missing -= 1
         if not self._missing and not self._whole.done():
             self._whole.set_result(None)
 
-    async def results(self) -> list[relay_pb2.RelayedResult]:
-        """All of them, in order."""
+    async def response(self) -> bytes:
+        """A RelayCallsResponse of all of them, in order."""
         await self._whole
-        return [result for result in self._results if result is not None]
+        return b"".join(self._results)
 
 
 class _Arrival:
@@ -122,11 +123,11 @@ class _Arrival:
 
     def answer(self, data: bytes) -> None:
         """End the call with this message."""
-        self._batch.take(self._number, relay_pb2.RelayedResult(response=data))
+        self._batch.take(self._number, embedded(b"\x0a", data))
 
     def refuse(self, error: DmpError) -> None:
         """End the call with this error."""
-        self._batch.take(self._number, relay_pb2.RelayedResult(status=to_status(error)))
+        self._fail(to_status(error))
 
     def alone(self) -> None:
         """Serve it by its method's handler."""
@@ -138,7 +139,10 @@ class _Arrival:
         try:
             self.answer(await behaviour(self.data, self.context))
         except _Ended as ended:
-            self._batch.take(self._number, relay_pb2.RelayedResult(status=ended.status))
+            self._fail(ended.status)
+
+    def _fail(self, status: status_pb2.Status) -> None:
+        self._batch.take(self._number, embedded(b"\x12", status.SerializeToString()))
 
 
 class RelayedCalls:
@@ -179,9 +183,8 @@ class RelayedCalls:
                 if not left:
                     await asyncio.sleep(0)
                     left = callers_a_turn()
-            results = await batch.results()
+            return await batch.response()
         except BaseException:
             for task in batch.tasks:
                 task.cancel()
             raise
-        return relay_pb2.RelayCallsResponse(results=results).SerializeToString()

@@ -97,7 +97,7 @@ class Together:
         self._limit = limit
         self._calls = calls
         self._batches: Coalescer[Admitted, None] = Coalescer(
-            "together", self._send, max_batch=_MOST, in_flight=_UNDER_WAY, pace=PACE
+            "together", self._send, max_batch=_MOST, in_flight=_UNDER_WAY, pace=PACE, in_turns=True
         )
 
     def arrive(self, arrival: Arrival) -> None:
