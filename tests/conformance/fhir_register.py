@@ -231,6 +231,18 @@ class FakeConsents:
         found.close_time.FromSeconds(1_700_000_000)
         return consent_pb2.CloseDossierResponse(dossier=found)
 
+    async def list_host_dossiers(self, caller: Any, request: Any) -> consent_pb2.ListHostDossiersResponse:
+        validate(request)
+        if not caller.actor.takes_over_host:
+            raise DmpError(reasons.ERROR_REASON_RIGHT_DENIED)
+        if request.page_token and not request.page_token.isdigit():
+            raise DmpError(reasons.ERROR_REASON_INVALID_PAGE_TOKEN)
+        start, size = int(request.page_token or 0), request.page_size or 50
+        held = [each for _, each in sorted(self.dossiers.items()) if each.home_host == caller.actor.takes_over_host]
+        page = [consent_pb2.HostDossier(dossier=each) for each in held[start : start + size]]
+        token = str(start + size) if len(held) > start + size else ""
+        return consent_pb2.ListHostDossiersResponse(dossiers=page, next_page_token=token)
+
     async def grant_authorization(self, caller: Any, request: Any) -> consent_pb2.GrantAuthorizationResponse:
         validate(request)
         self._of(request.parent)
