@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 
 RIGHTS_DIRECTORY: Final = Path(__file__).parent / "rights"
 FUNCTIONAL_RIGHTS: Final = "functional_rights"
+HOST_RIGHTS: Final = "host_rights"
+"""The row of who takes over a home host, which the published table does not have: a table of the same columns."""
 TYPE_DENIALS: Final = "document_type_denials"
 SHIPPED: Final = 0
 """The version of the tables that the service came with."""
@@ -108,11 +110,12 @@ DENTIST: Final = "40"
 
 def load_rights(directory: Path = RIGHTS_DIRECTORY) -> FunctionalRights:
     """The tables of a directory, as version 0. Raises RightsTableError or OSError."""
-    text = TablesText(
-        (directory / f"{FUNCTIONAL_RIGHTS}.csv").read_text(encoding="utf-8"),
-        (directory / f"{TYPE_DENIALS}.csv").read_text(encoding="utf-8"),
-    )
-    return parse_rights(text, SHIPPED)
+    rights = (directory / f"{FUNCTIONAL_RIGHTS}.csv").read_text(encoding="utf-8")
+    own = directory / f"{HOST_RIGHTS}.csv"
+    if own.exists():
+        rights += own.read_text(encoding="utf-8").partition("\n")[2]
+    denials = (directory / f"{TYPE_DENIALS}.csv").read_text(encoding="utf-8")
+    return parse_rights(TablesText(rights, denials), SHIPPED)
 
 
 def parse_rights(text: TablesText, version: int, known: FunctionalRights | None = None) -> FunctionalRights:

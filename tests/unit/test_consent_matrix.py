@@ -44,6 +44,7 @@ from tests.consent_callers import DOSSIER, OTHER, callers
 from tests.consent_service import NOW, NURSE, RIGHTS, YEAR, grantee_of, professional
 
 TABLE = Path("services/consent/rights/functional_rights.csv")
+HOSTS = Path("services/consent/rights/host_rights.csv")
 DENIALS = Path("services/consent/rights/document_type_denials.csv")
 TERMS = ConsentTerms(YEAR, "national")
 UNTIL = NOW + timedelta(days=1)
@@ -107,7 +108,7 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-CELLS = [((row["transaction"], row["action"]), row["context"], row["right"]) for row in rows(TABLE)]
+CELLS = [((row["transaction"], row["action"]), row["context"], row["right"]) for row in (*rows(TABLE), *rows(HOSTS))]
 WORDS = {(function, row): word for function, row, word in CELLS}
 
 

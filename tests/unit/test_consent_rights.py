@@ -19,8 +19,12 @@ def written(directory: Path, rights: str, denials: str = DENIALS) -> Path:
 
 
 def test_every_published_cell_is_loaded() -> None:
-    lines = Path("services/consent/rights/functional_rights.csv").read_text().splitlines()[1:]
-    assert len(list(load_rights().cells())) == len(lines)
+    tables = Path("services/consent/rights")
+    published, own = (
+        (tables / name).read_text().splitlines()[1:] for name in ("functional_rights.csv", "host_rights.csv")
+    )
+    assert len(list(load_rights().cells())) == len(published) + len(own)
+    assert {line.split(",")[2] for line in own}.isdisjoint(line.split(",")[2] for line in published)
 
 
 def test_a_cell_that_is_not_listed_is_no() -> None:
