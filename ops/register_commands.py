@@ -269,6 +269,7 @@ def _row(number: int, row: Mapping[str, str]) -> directory_pb2.DirectoryRow:
                 profession=row.get("profession", ""),
                 specialties=specialties,
                 active=active,
+                email=row.get("email", ""),
             )
         )
     elif row.get("kind") == "structure":

@@ -80,7 +80,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         "BatchResolveIdentifiers": resolve,
         "BatchVerifyPatients": verify,
         "BatchCompareNames": _names(health_id),
-        "BatchReadContacts": identity_pb2.BatchReadContactsRequest(health_ids=[health_id]),
+        "BatchReadContacts": identity_pb2.BatchReadContactsRequest(health_ids=[health_id], idnps=["899700000012"]),
         **hostile_people.well_formed(health_id, _person()),
         "OpenDossier": opening,
         "CloseDossier": consent_pb2.CloseDossierRequest(
@@ -343,6 +343,7 @@ def _consent(health_id: int, consent: consent_pb2.ConsentRecord) -> dict[str, Me
     )
     tables = rights_pb2.RightsTables(functional_rights_csv="transaction\n", document_type_denials_csv="profession\n")
     return {
+        "BatchListAttendingPhysicians": consent_pb2.BatchListAttendingPhysiciansRequest(health_ids=[health_id]),
         "ReopenDossier": consent_pb2.ReopenDossierRequest(name=name, consent=consent, request_id="rubbish-reopen"),
         "OpposeOpening": consent_pb2.OpposeOpeningRequest(
             name=name, patient_consented=True, request_id="rubbish-oppose"

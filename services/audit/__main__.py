@@ -112,13 +112,15 @@ def _delivery(service: Service[AuditSettings]) -> Delivery:
         return LogDelivery()
     if settings.audit_notice_sender is None:
         raise StartRefused("DMP_AUDIT_SMTP_HOST needs DMP_AUDIT_NOTICE_SENDER")
+    contacts = Contacts(service.peer("identity"), service.peer("consent"))
     return SmtpDelivery(
         settings.audit_smtp_host,
         settings.audit_smtp_port,
         settings.audit_notice_sender,
         settings.audit_notice_recipient,
         settings.audit_smtp_start_tls,
-        email_of=Contacts(service.peer("identity")).email,
+        email_of=contacts.email,
+        physicians_of=contacts.physicians,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from email.message import EmailMessage
@@ -42,6 +42,12 @@ BODY: Final = (
     "n’en dit pas davantage : connectez-vous à votre espace pour le lire.\n\nCe message est envoyé automatiquement ; "
     "n’y répondez pas.\n"
 )
+PHYSICIAN_SUBJECT: Final = "Un avis vous attend dans le dossier médical partagé d’un patient"
+PHYSICIAN_BODY: Final = (
+    "Bonjour,\n\nUn avis vous attend dans le dossier médical partagé d’un patient dont vous êtes le médecin traitant. "
+    "Ce message n’en dit pas davantage : consultez vos avis depuis votre logiciel ou le site du DMP.\n\nCe message "
+    "est envoyé automatiquement ; n’y répondez pas.\n"
+)
 
 
 class DeliveryFailed(Exception):
@@ -54,6 +60,8 @@ class NobodyToWriteTo(Exception):
 
 EmailOf = Callable[[int], Awaitable[str]]
 """The mail address of the patient of a dossier; empty if none is known."""
+PhysiciansOf = Callable[[int], Awaitable[Sequence[str]]]
+"""The mail addresses of the attending physicians of a dossier, as far as they are known."""
 
 
 class Delivery(Protocol):
@@ -75,9 +83,10 @@ class LogDelivery:
 class SmtpDelivery:
     """Sends a mail that says that a notice waits.
 
-    The address comes from `email_of`, which asks identity what the patient gave. Where `recipient` is set, it is
-    an alias in the operator's own mail domain, with `{health_id}` and `{recipient}` (`patient` or `physician`), which
-    the mail service turns into a contact. Either way this service keeps none.
+    Addresses come from `email_of`, which asks identity what the patient gave, and `physicians_of`, which asks who the
+    attending physicians are and where the directory says they are written to. Where `recipient` is set, it is an alias
+    in the operator's own mail domain, with `{health_id}` and `{recipient}` (`patient` or `physician`), which the mail
+    service turns into a contact. Either way this service keeps none.
     """
 
     host: str
@@ -87,36 +96,46 @@ class SmtpDelivery:
     start_tls: bool = True
     timeout: float = 10.0
     email_of: EmailOf | None = None
+    physicians_of: PhysiciansOf | None = None
 
     async def deliver(self, notice: NoticeRow) -> None:
         try:
-            address = await self.address(notice)
+            addresses = await self.addresses(notice)
         except DmpError as error:
             raise DeliveryFailed(error.reason_name) from error
+        if not addresses:
+            raise NobodyToWriteTo
+        failures: list[BaseException] = []
+        for address in addresses:  # each alone: one that fails keeps no other from being told
+            try:
+                await self._send(notice, address)
+            except Exception as error:  # noqa: BLE001 (a boundary: all are tried again, so some may be told twice)
+                failures.append(error)
+        if failures:
+            raise DeliveryFailed(type(failures[0]).__name__) from failures[0]
+
+    async def _send(self, notice: NoticeRow, address: str) -> None:
+        patient = notice.recipient == notice_pb2.NOTICE_RECIPIENT_PATIENT
         message = EmailMessage()
         message["From"] = self.sender
         message["To"] = address
-        message["Subject"] = SUBJECT
+        message["Subject"] = SUBJECT if patient else PHYSICIAN_SUBJECT
         message["Message-ID"] = f"<{notice.notice_id}@{self.sender.rpartition('@')[2]}>"
-        message.set_content(BODY)
-        try:
-            await aiosmtplib.send(
-                message, hostname=self.host, port=self.port, start_tls=self.start_tls, timeout=self.timeout
-            )
-        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
-            raise DeliveryFailed(type(error).__name__) from error
-
-    async def address(self, notice: NoticeRow) -> str:
-        """Where a notice goes. NobodyToWriteTo, or DmpError when it cannot be told now."""
-        patient = notice.recipient == notice_pb2.NOTICE_RECIPIENT_PATIENT
-        if self.recipient is None:
-            email = await self.email_of(notice.health_id) if patient and self.email_of is not None else ""
-            if not email:
-                raise NobodyToWriteTo
-            return email
-        return self.recipient.format(
-            health_id=format_health_id(notice.health_id), recipient="patient" if patient else "physician"
+        message.set_content(BODY if patient else PHYSICIAN_BODY)
+        await aiosmtplib.send(
+            message, hostname=self.host, port=self.port, start_tls=self.start_tls, timeout=self.timeout
         )
+
+    async def addresses(self, notice: NoticeRow) -> Sequence[str]:
+        """Where a notice goes, if anywhere. DmpError when it cannot be told now."""
+        patient = notice.recipient == notice_pb2.NOTICE_RECIPIENT_PATIENT
+        if self.recipient is not None:
+            who_ = "patient" if patient else "physician"
+            return [self.recipient.format(health_id=format_health_id(notice.health_id), recipient=who_)]
+        if not patient:
+            return await self.physicians_of(notice.health_id) if self.physicians_of is not None else []
+        email = await self.email_of(notice.health_id) if self.email_of is not None else ""
+        return [email] if email else []
 
 
 class Outbox:

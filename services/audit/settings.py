@@ -38,4 +38,5 @@ class AuditSettings(ServiceSettings):
     """The address that notices come from."""
     audit_notice_recipient: str | None = None
     """Where notices go: an alias with `{health_id}` and `{recipient}` in the operator's domain. Without it patients are
-    written to at the address that they gave, which identity holds; physicians read their notices in the platform."""
+    written to at the address that they gave, attending physicians at that of the directory; both are identity's. Whose
+    address is not known reads his notices in the platform."""

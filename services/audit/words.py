@@ -58,6 +58,7 @@ WORDS: Final[dict[str, Words]] = {
     "consent.explain": _times(
         "demander l’explication d’un droit d’accès", "a demandé l’explication d’un droit d’accès"
     ),
+    "consent.attending": _times("chercher les médecins traitants", "a cherché les médecins traitants"),
     "consent.held": _times("chercher les dossiers qui lui sont ouverts", "a cherché les dossiers qui lui sont ouverts"),
     "consent.history": _times("consulter l’historique de vos choix", "a consulté l’historique de vos choix"),
     "content.move": _times("déplacer le contenu d’un document", "a déplacé le contenu de documents"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dmp.consent.v1 import consent_pb2, rights_pb2
+from services.consent.attending import AttendingPhysicians
 from services.consent.changes import Changes, Clock
 from services.consent.checking import AccessChecks, Count
 from services.consent.destroyers import destroy_documents, destroy_trail
@@ -54,7 +55,8 @@ class ConsentService:
         changes = Changes(pool, rights, kick, clock)
         held = HeldDossiers(pool, self.checks, terms.authorization_validity, clock)
         hosts = HostDossiers(pool, self.checks, tokens, clock)
-        self.servicer = ConsentServicer(changes, self.checks, readings, held, hosts, trail, terms)
+        attending = AttendingPhysicians(pool, clock)
+        self.servicer = ConsentServicer(changes, self.checks, readings, held, hosts, attending, trail, terms)
         self.rights_servicer = RightsServicer(pool, rights, trail, tokens, clock, kick)
 
     async def close(self) -> None:

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from dmp.audit.v1 import audit_pb2
+from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.acting import read_actor
+from services.consent.attending import READER, AttendingPhysicians
 from services.consent.authorizations import GrantAuthorization, RemoveAttendingPhysician, RevokeAuthorization
 from services.consent.blocks import BlockProfessional, UnblockProfessional
 from services.consent.changes import Changes
@@ -27,6 +29,7 @@ from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from services.runtime.postgres import translate
 from services.runtime.trail import Trail, build_event
+from services.runtime.validation import validate
 
 
 class ConsentServicer:
@@ -39,6 +42,7 @@ class ConsentServicer:
         readings: Readings,
         held: HeldDossiers,
         hosts: HostDossiers,
+        attending: AttendingPhysicians,
         trail: Trail,
         terms: ConsentTerms,
     ) -> None:
@@ -47,6 +51,7 @@ class ConsentServicer:
         self._readings = readings
         self._held = held
         self._hosts = hosts
+        self._attending = attending
         self._trail = trail
         self._terms = terms
 
@@ -255,6 +260,15 @@ class ConsentServicer:
     async def ListHeldDossiers(self, request: pb.ListHeldDossiersRequest, call: Call) -> pb.ListHeldDossiersResponse:
         """Says where document has to look, which asks for each dossier and records what it then tells."""
         return await self._held.name(request, call.remaining())
+
+    async def BatchListAttendingPhysicians(
+        self, request: pb.BatchListAttendingPhysiciansRequest, call: Call
+    ) -> pb.BatchListAttendingPhysiciansResponse:
+        """Names them to the one service that has a notice for them; it records each notice itself."""
+        validate(request)
+        if call.peer != READER:
+            raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
+        return await self._attending.list(request)
 
     async def _record(self, call: Call, told: Told, *, health_id: int = 0) -> None:
         """Return when what is about to be told is in the trail."""

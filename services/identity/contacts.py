@@ -1,5 +1,6 @@
-"""Where people can be written to. Contacts are sealed with the rest of a person, and leave this database for one use:
-the audit service, about to send a notice, asks for mail addresses and forgets them.
+"""Where people can be written to. Contacts leave this database for one use: the audit service, about to send a notice,
+asks for mail addresses and forgets them. Those of patients are sealed with the rest of a person; those of professionals
+are in the directory.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.identity.records import open_person
+from services.identity.store import directory as directory_store
 from services.identity.store import people as store
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.postgres import Pool, translate
@@ -30,3 +32,13 @@ async def emails(pool: Pool, keys: DossierKeys, health_ids: Sequence[int]) -> li
         contact = open_person(people[health_id], opened).contact if known else None
         found.append(contact.email if contact is not None else "")
     return found
+
+
+async def professional_emails(pool: Pool, idnps: Sequence[str]) -> list[str]:
+    """The address of each professional, in order; empty for one without, who may not practise, or who is unknown."""
+    try:
+        rows = await directory_store.practitioners(pool, sorted(set(idnps)))
+    except Exception as error:  # a boundary, as above
+        raise translate(error) from error
+    known = {row.idnps: row.email for row in rows if row.active}
+    return [known.get(each, "") for each in idnps]

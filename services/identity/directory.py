@@ -261,6 +261,7 @@ def _practitioner_row(one: pb.Practitioner, now: datetime) -> PractitionerRow:
         [coding.system for coding in one.specialties],
         one.active,
         now,
+        one.email.strip(),
     )
 
 

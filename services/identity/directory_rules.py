@@ -7,6 +7,7 @@ warning. Professions are those of the field; specialities those of the published
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ PROFESSIONS: Final = frozenset(
     {"10", "21", "26", "28", "40", "50", "60", "70", "80", "86", "91", "92", "94", "95", "96", "98"}
 )
 """Profession codes (domain §1)."""
+_EMAIL: Final = re.compile(r"[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+")
 _WITH_SPECIALTY: Final = frozenset({"10", "21"})
 
 
@@ -46,6 +48,8 @@ def _judge_practitioner(one: pb.Practitioner, strict_keys: bool) -> list[Finding
     findings += _judge_text("family_name", one.family_name, required=True)
     findings += _judge_text("given_name", one.given_name)
     findings += _judge_profession(one.profession)
+    if one.email and not _EMAIL.fullmatch(one.email):
+        findings.append(Finding("email", "email.form"))
     if one.specialties and one.profession not in _WITH_SPECIALTY:
         findings.append(Finding("specialties", "specialty.profession", refused=False))
     return findings

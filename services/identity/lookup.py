@@ -14,7 +14,7 @@ from typing import Final
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import PatientIdentifier, Traits, normalise_name, sought
-from services.identity.contacts import emails
+from services.identity.contacts import emails, professional_emails
 from services.identity.digests import Digests
 from services.identity.nir import INS_OIDS, INSC_OID
 from services.identity.records import open_person
@@ -90,7 +90,11 @@ class Lookups:
 
     async def emails(self, health_ids: Sequence[int]) -> list[str]:
         """Where each person can be written to; empty for nobody, or who gave no address."""
-        return await emails(self._pool, self._keys, health_ids)
+        return await emails(self._pool, self._keys, health_ids) if health_ids else []
+
+    async def professional_emails(self, idnps: Sequence[str]) -> list[str]:
+        """Where each professional can be written to; empty for nobody, or without an address."""
+        return await professional_emails(self._pool, idnps) if idnps else []
 
     def read(self, request: pb.VerifyPatientRequest) -> Verification:
         """A verification as asked for. Raises INVALID_FIELD."""

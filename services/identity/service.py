@@ -129,7 +129,10 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
         validate(request)
         if call.peer != READER:
             raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
-        return pb.BatchReadContactsResponse(emails=await self._lookups.emails(request.health_ids))
+        return pb.BatchReadContactsResponse(
+            emails=await self._lookups.emails(request.health_ids),
+            professional_emails=await self._lookups.professional_emails(request.idnps),
+        )
 
     async def _record_resolution(self, call: Call, owners: Sequence[int | None]) -> None:
         found = {owner for owner in owners if owner is not None}

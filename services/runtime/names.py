@@ -56,6 +56,7 @@ AuditAction = Literal[
     "clinical.summaries",
     "clinical.vaccinations",
     "consent.check",
+    "consent.attending",
     "consent.held",
     "consent.explain",
     "consent.history",

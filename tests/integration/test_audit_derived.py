@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import email.policy
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from email.parser import Parser
 from typing import Any
 
 import pytest
@@ -167,6 +169,72 @@ async def test_patients_are_written_to_where_identity_says_and_others_read_in_th
     assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL") == 0
     rows = await audit.log.pool.fetch("SELECT * FROM notice")
     assert not any("example.test" in str(value) for row in rows for value in row.values()), "no address is kept"
+
+
+async def test_attending_physicians_are_written_to_each_in_words_of_their_own(audit: Asked) -> None:
+    places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS, said="coma")))
+    await audit.derive()
+
+    async def email_of(_health_id: int) -> str:
+        return "claire@example.test"
+
+    async def physicians_of(health_id: int) -> list[str]:
+        assert health_id == DOSSIER
+        return ["mt@medecin.test", "other@medecin.test"]
+
+    mailbox = Mailbox(refusals=0)
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        delivery = SmtpDelivery(
+            "127.0.0.1",
+            server.port,
+            "dmp@notices.test",
+            start_tls=False,
+            email_of=email_of,
+            physicians_of=physicians_of,
+        )
+        assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 2
+    finally:
+        server.stop()
+    mails = {to: Parser(policy=email.policy.default).parsestr(mail) for to, mail in mailbox.received}
+    assert mails.keys() == {"claire@example.test", "mt@medecin.test", "other@medecin.test"}
+    for to, mail in mails.items():
+        text = str(mail.get_content())
+        assert ("dont vous êtes le médecin traitant" in text) == to.endswith("@medecin.test")
+        assert mail["To"] == to, "nobody learns who else is told"
+        assert "coma" not in text
+        assert "Martin" not in text
+
+
+async def test_a_physician_who_cannot_be_written_to_keeps_no_other_from_being_told(audit: Asked) -> None:
+    places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS)))
+    await audit.derive()
+    unknown = True
+
+    async def physicians_of(_health_id: int) -> list[str]:
+        if unknown:
+            raise unavailable("consent")
+        return ["no address\r\nBcc: x", "mt@medecin.test"]
+
+    mailbox = Mailbox(refusals=0)
+    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    waiting = "SELECT count(*) FROM notice WHERE delivered_at IS NULL"
+    try:
+        delivery = SmtpDelivery(
+            "127.0.0.1", server.port, "dmp@notices.test", start_tls=False, physicians_of=physicians_of
+        )
+        outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
+        await outbox.step()
+        assert await audit.log.pool.fetchval(waiting) == 1, "while consent is silent the notice waits"
+        unknown = False
+        await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
+        await outbox.step()
+    finally:
+        server.stop()
+    assert [to for to, _ in mailbox.received] == ["mt@medecin.test"]
+    assert await audit.log.pool.fetchval(waiting) == 1, "and is tried again"
 
 
 async def test_an_address_that_cannot_be_written_to_delays_its_notice_alone(audit: Asked) -> None:

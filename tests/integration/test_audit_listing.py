@@ -59,6 +59,10 @@ class FakeConsent:
 
         return check
 
+    def unary_written(self, path: str, response: type[Any]) -> Callable[..., Any]:
+        check = self.unary(path, consent_pb2.BatchCheckAccessRequest, response)
+        return lambda batch, *, timeout: check(consent_pb2.BatchCheckAccessRequest.FromString(batch), timeout=timeout)
+
 
 class ServiceUnderTest:
     """The audit service's handlers on a log of their own, with a consent that says what the test wants."""

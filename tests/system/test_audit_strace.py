@@ -76,7 +76,7 @@ async def calls_made(platform: Platform, call: str, trace: Path) -> int:  # noqa
     """How often the service makes this call from its start until it has taken some events."""
     acknowledged: dict[bytes, int] = {}
     document = platform.connected(platform.authority.service("document"))
-    async with injected(platform, call, "delay_enter=0:when=1000000000", trace) as service, document as peer:
+    async with injected(platform, call, "delay_enter=1:when=65535", trace) as service, document as peer:
         deadline = time.monotonic() + PATIENCE
         while not acknowledged and time.monotonic() < deadline:
             await append_while_it_lasts(peer, acknowledged, 0.25)

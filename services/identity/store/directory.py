@@ -13,7 +13,8 @@ END: Final = "\U0010ffff"
 """Sorts after every key."""
 
 _PRACTITIONER: Final = """
-idnps, family_name, given_name, family_key, given_key, profession, specialties, specialty_systems, active, updated_at
+idnps, family_name, given_name, family_key, given_key, profession, specialties, specialty_systems, active, updated_at,
+email
 """
 _STRUCTURE: Final = "idnst, display_name, name_key, facility_type, postcode, city, active, updated_at"
 _ROLE: Final = "idnps, idnst, profession, specialty, specialty_system, active, updated_at"
@@ -49,15 +50,15 @@ SELECT {_ROLE} FROM practitioner_role
 WHERE idnst = $1 AND idnps > $2 AND (active OR NOT $3) ORDER BY idnps LIMIT $4
 """  # noqa: S608
 _WRITE_PRACTITIONER: Final = f"""
-INSERT INTO practitioner ({_PRACTITIONER}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO practitioner ({_PRACTITIONER}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (idnps) DO UPDATE SET family_name = excluded.family_name, given_name = excluded.given_name,
     family_key = excluded.family_key, given_key = excluded.given_key, profession = excluded.profession,
     specialties = excluded.specialties, specialty_systems = excluded.specialty_systems, active = excluded.active,
-    updated_at = excluded.updated_at
+    updated_at = excluded.updated_at, email = excluded.email
 WHERE (practitioner.family_name, practitioner.given_name, practitioner.profession, practitioner.specialties,
-       practitioner.active)
+       practitioner.active, practitioner.email)
     IS DISTINCT FROM (excluded.family_name, excluded.given_name, excluded.profession, excluded.specialties,
-       excluded.active)
+       excluded.active, excluded.email)
 """  # noqa: S608
 _WRITE_STRUCTURE: Final = f"""
 INSERT INTO structure ({_STRUCTURE}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -114,6 +115,7 @@ class PractitionerRow(NamedTuple):
     specialty_systems: list[str]
     active: bool
     updated_at: datetime
+    email: str
 
 
 class StructureRow(NamedTuple):

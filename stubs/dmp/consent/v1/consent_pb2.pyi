@@ -2850,3 +2850,75 @@ class ConsentEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConsentEvent: _TypeAlias = ConsentEvent  # noqa: Y015
+
+@_typing.final
+class BatchListAttendingPhysiciansRequest(_message.Message):
+    """BatchListAttendingPhysiciansRequest names the dossiers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTH_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def health_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """health_ids are the dossiers."""
+
+    def __init__(
+        self,
+        *,
+        health_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_ids", b"health_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListAttendingPhysiciansRequest: _TypeAlias = BatchListAttendingPhysiciansRequest  # noqa: Y015
+
+@_typing.final
+class BatchListAttendingPhysiciansResponse(_message.Message):
+    """BatchListAttendingPhysiciansResponse holds the answers, in the order of the requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttendingPhysicians]:
+        """results are one for each dossier; empty for one without attending physician."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___AttendingPhysicians] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchListAttendingPhysiciansResponse: _TypeAlias = BatchListAttendingPhysiciansResponse  # noqa: Y015
+
+@_typing.final
+class AttendingPhysicians(_message.Message):
+    """AttendingPhysicians are those of one dossier; several are possible (TD0.3)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDNPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def idnps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """idnps are the professionals whose authorisation as attending physician is valid now and who are not blocked."""
+
+    def __init__(
+        self,
+        *,
+        idnps: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idnps", b"idnps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttendingPhysicians: _TypeAlias = AttendingPhysicians  # noqa: Y015

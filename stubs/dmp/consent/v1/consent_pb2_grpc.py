@@ -170,6 +170,11 @@ class ConsentServiceStub(object):
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersRequest.SerializeToString,
                 response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersResponse.FromString,
                 _registered_method=True)
+        self.BatchListAttendingPhysicians = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/BatchListAttendingPhysicians',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchListAttendingPhysiciansRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchListAttendingPhysiciansResponse.FromString,
+                _registered_method=True)
 
 
 class ConsentServiceServicer(object):
@@ -394,6 +399,14 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchListAttendingPhysicians(self, request, context):
+        """BatchListAttendingPhysicians names the attending physicians (MT) of dossiers, to the audit service alone, which
+        has a notice for them. It lets nobody in, and tells nothing of anybody else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -531,6 +544,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListHeldDossiers,
                     request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersRequest.FromString,
                     response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersResponse.SerializeToString,
+            ),
+            'BatchListAttendingPhysicians': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchListAttendingPhysicians,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchListAttendingPhysiciansRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.BatchListAttendingPhysiciansResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1263,6 +1281,33 @@ class ConsentService(object):
             '/dmp.consent.v1.ConsentService/ListHeldDossiers',
             dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersRequest.SerializeToString,
             dmp_dot_consent_dot_v1_dot_consent__pb2.ListHeldDossiersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchListAttendingPhysicians(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/BatchListAttendingPhysicians',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.BatchListAttendingPhysiciansRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.BatchListAttendingPhysiciansResponse.FromString,
             options,
             channel_credentials,
             insecure,

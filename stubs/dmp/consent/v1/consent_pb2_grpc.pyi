@@ -121,6 +121,10 @@ class ConsentServiceStub:
     that orders them by their last document (TD0.4). It says where to look and lets nobody in: each is then asked for
     with ACTION_SEARCH_HELD. Refused with SEARCH_TOO_BROAD when there are more than 20,000 that may still be valid.
     """
+    BatchListAttendingPhysicians: _aio.UnaryUnaryMultiCallable[_consent_pb2.BatchListAttendingPhysiciansRequest, _consent_pb2.BatchListAttendingPhysiciansResponse]
+    """BatchListAttendingPhysicians names the attending physicians (MT) of dossiers, to the audit service alone, which
+    has a notice for them. It lets nobody in, and tells nothing of anybody else.
+    """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
     """ConsentService holds dossiers, authorisations and blocks, and decides access."""
@@ -388,6 +392,16 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListHeldDossiers names the dossiers where an actor holds, or held, an authorisation of its own, for the service
         that orders them by their last document (TD0.4). It says where to look and lets nobody in: each is then asked for
         with ACTION_SEARCH_HELD. Refused with SEARCH_TOO_BROAD when there are more than 20,000 that may still be valid.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchListAttendingPhysicians(
+        self,
+        request: _consent_pb2.BatchListAttendingPhysiciansRequest,
+        context: _aio.ServicerContext[_consent_pb2.BatchListAttendingPhysiciansRequest, _abc.Awaitable[_consent_pb2.BatchListAttendingPhysiciansResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.BatchListAttendingPhysiciansResponse]:
+        """BatchListAttendingPhysicians names the attending physicians (MT) of dossiers, to the audit service alone, which
+        has a notice for them. It lets nobody in, and tells nothing of anybody else.
         """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _aio.Server) -> None: ...

@@ -27,7 +27,7 @@ from dmp.common.v1 import coding_pb2 as dmp_dot_common_dot_v1_dot_coding__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64mp/identity/v1/directory.proto\x12\x0f\x64mp.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x64mp/common/v1/coding.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x01\n\x0cPractitioner\x12\x18\n\x05idnps\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18 \x12\x1e\n\x0b\x66\x61mily_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1b\n\ngiven_name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\nprofession\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12\x34\n\x0bspecialties\x18\x05 \x03(\x0b\x32\x15.dmp.common.v1.CodingB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xda\x01\n\tStructure\x12\x18\n\x05idnst\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18(\x12 \n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1e\n\rfacility_type\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x19\n\x08postcode\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\n\x12\x15\n\x04\x63ity\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\x10PractitionerRole\x12\x18\n\x05idnps\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18 \x12\x18\n\x05idnst\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18(\x12\x1b\n\nprofession\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12(\n\tspecialty\x18\x04 \x01(\x0b\x32\x15.dmp.common.v1.Coding\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x1f\x42\x61tchGetDirectoryEntriesRequest\x12\x1e\n\x05idnps\x18\x01 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x80\x02\"\x04r\x02\x18 \x12\x1e\n\x05idnst\x18\x02 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x80\x02\"\x04r\x02\x18(\"\x88\x01\n BatchGetDirectoryEntriesResponse\x12\x34\n\rpractitioners\x18\x01 \x03(\x0b\x32\x1d.dmp.identity.v1.Practitioner\x12.\n\nstructures\x18\x02 \x03(\x0b\x32\x1a.dmp.identity.v1.Structure\"\xfa\x01\n\x1aSearchPractitionersRequest\x12\x16\n\x05idnps\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1c\n\x0b\x66\x61mily_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\ngiven_name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\nprofession\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12\x1a\n\tspecialty\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x13\n\x0b\x61\x63tive_only\x18\x06 \x01(\x08\x12\x1d\n\tpage_size\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"l\n\x1bSearchPractitionersResponse\x12\x34\n\rpractitioners\x18\x01 \x03(\x0b\x32\x1d.dmp.identity.v1.Practitioner\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xde\x01\n\x17SearchStructuresRequest\x12\x16\n\x05idnst\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x19\n\x08postcode\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\n\x12\x1e\n\rfacility_type\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x13\n\x0b\x61\x63tive_only\x18\x05 \x01(\x08\x12\x1d\n\tpage_size\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"c\n\x18SearchStructuresResponse\x12.\n\nstructures\x18\x01 \x03(\x0b\x32\x1a.dmp.identity.v1.Structure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x1eSearchPractitionerRolesRequest\x12\x16\n\x05idnps\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x16\n\x05idnst\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(\x12\x13\n\x0b\x61\x63tive_only\x18\x03 \x01(\x08\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"\xd2\x01\n\x1fSearchPractitionerRolesResponse\x12\x30\n\x05roles\x18\x01 \x03(\x0b\x32!.dmp.identity.v1.PractitionerRole\x12\x34\n\rpractitioners\x18\x02 \x03(\x0b\x32\x1d.dmp.identity.v1.Practitioner\x12.\n\nstructures\x18\x03 \x03(\x0b\x32\x1a.dmp.identity.v1.Structure\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xc8\x01\n\x0c\x44irectoryRow\x12\x14\n\x03row\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x35\n\x0cpractitioner\x18\x02 \x01(\x0b\x32\x1d.dmp.identity.v1.PractitionerH\x00\x12/\n\tstructure\x18\x03 \x01(\x0b\x32\x1a.dmp.identity.v1.StructureH\x00\x12\x31\n\x04role\x18\x04 \x01(\x0b\x32!.dmp.identity.v1.PractitionerRoleH\x00\x42\x07\n\x05\x65ntry\"\xa1\x01\n\x16ImportDirectoryRequest\x12\x1d\n\timport_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x36\n\x04rows\x18\x02 \x03(\x0b\x32\x1d.dmp.identity.v1.DirectoryRowB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x1e\n\nrequest_id\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\"M\n\x10\x44irectoryFinding\x12\x0b\n\x03row\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0f\n\x07refused\x18\x04 \x01(\x08\"\x8a\x01\n\x17ImportDirectoryResponse\x12:\n\x10\x64irectory_import\x18\x01 \x01(\x0b\x32 .dmp.identity.v1.DirectoryImport\x12\x33\n\x08\x66indings\x18\x02 \x03(\x0b\x32!.dmp.identity.v1.DirectoryFinding\"x\n\x0f\x44irectoryImport\x12\x11\n\timport_id\x18\x01 \x01(\t\x12\x10\n\x08last_row\x18\x02 \x01(\x03\x12\r\n\x05taken\x18\x03 \x01(\x03\x12\x0f\n\x07refused\x18\x04 \x01(\x03\x12\x0e\n\x06warned\x18\x05 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"X\n\x19GetDirectoryImportRequest\x12\x1d\n\timport_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"\xa6\x01\n\x1aGetDirectoryImportResponse\x12:\n\x10\x64irectory_import\x18\x01 \x01(\x0b\x32 .dmp.identity.v1.DirectoryImport\x12\x33\n\x08\x66indings\x18\x02 \x03(\x0b\x32!.dmp.identity.v1.DirectoryFinding\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64mp/identity/v1/directory.proto\x12\x0f\x64mp.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x64mp/common/v1/coding.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x02\n\x0cPractitioner\x12\x18\n\x05idnps\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18 \x12\x1e\n\x0b\x66\x61mily_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1b\n\ngiven_name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\nprofession\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12\x34\n\x0bspecialties\x18\x05 \x03(\x0b\x32\x15.dmp.common.v1.CodingB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x05\x65mail\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01\"\xda\x01\n\tStructure\x12\x18\n\x05idnst\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18(\x12 \n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1e\n\rfacility_type\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x19\n\x08postcode\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\n\x12\x15\n\x04\x63ity\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\x10PractitionerRole\x12\x18\n\x05idnps\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18 \x12\x18\n\x05idnst\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x02\x18(\x12\x1b\n\nprofession\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12(\n\tspecialty\x18\x04 \x01(\x0b\x32\x15.dmp.common.v1.Coding\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x1f\x42\x61tchGetDirectoryEntriesRequest\x12\x1e\n\x05idnps\x18\x01 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x80\x02\"\x04r\x02\x18 \x12\x1e\n\x05idnst\x18\x02 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x80\x02\"\x04r\x02\x18(\"\x88\x01\n BatchGetDirectoryEntriesResponse\x12\x34\n\rpractitioners\x18\x01 \x03(\x0b\x32\x1d.dmp.identity.v1.Practitioner\x12.\n\nstructures\x18\x02 \x03(\x0b\x32\x1a.dmp.identity.v1.Structure\"\xfa\x01\n\x1aSearchPractitionersRequest\x12\x16\n\x05idnps\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x1c\n\x0b\x66\x61mily_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\ngiven_name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\nprofession\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12\x1a\n\tspecialty\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x13\n\x0b\x61\x63tive_only\x18\x06 \x01(\x08\x12\x1d\n\tpage_size\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"l\n\x1bSearchPractitionersResponse\x12\x34\n\rpractitioners\x18\x01 \x03(\x0b\x32\x1d.dmp.identity.v1.Practitioner\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xde\x01\n\x17SearchStructuresRequest\x12\x16\n\x05idnst\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x19\n\x08postcode\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\n\x12\x1e\n\rfacility_type\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x13\n\x0b\x61\x63tive_only\x18\x05 \x01(\x08\x12\x1d\n\tpage_size\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"c\n\x18SearchStructuresResponse\x12.\n\nstructures\x18\x01 \x03(\x0b\x32\x1a.dmp.identity.v1.Structure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x1eSearchPractitionerRolesRequest\x12\x16\n\x05idnps\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x16\n\x05idnst\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(\x12\x13\n\x0b\x61\x63tive_only\x18\x03 \x01(\x08\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"\xd2\x01\n\x1fSearchPractitionerRolesResponse\x12\x30\n\x05roles\x18\x01 \x03(\x0b\x32!.dmp.identity.v1.PractitionerRole\x12\x34\n\rpractitioners\x18\x02 \x03(\x0b\x32\x1d.dmp.identity.v1.Practitioner\x12.\n\nstructures\x18\x03 \x03(\x0b\x32\x1a.dmp.identity.v1.Structure\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xc8\x01\n\x0c\x44irectoryRow\x12\x14\n\x03row\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x35\n\x0cpractitioner\x18\x02 \x01(\x0b\x32\x1d.dmp.identity.v1.PractitionerH\x00\x12/\n\tstructure\x18\x03 \x01(\x0b\x32\x1a.dmp.identity.v1.StructureH\x00\x12\x31\n\x04role\x18\x04 \x01(\x0b\x32!.dmp.identity.v1.PractitionerRoleH\x00\x42\x07\n\x05\x65ntry\"\xa1\x01\n\x16ImportDirectoryRequest\x12\x1d\n\timport_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x36\n\x04rows\x18\x02 \x03(\x0b\x32\x1d.dmp.identity.v1.DirectoryRowB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x1e\n\nrequest_id\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\"M\n\x10\x44irectoryFinding\x12\x0b\n\x03row\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0f\n\x07refused\x18\x04 \x01(\x08\"\x8a\x01\n\x17ImportDirectoryResponse\x12:\n\x10\x64irectory_import\x18\x01 \x01(\x0b\x32 .dmp.identity.v1.DirectoryImport\x12\x33\n\x08\x66indings\x18\x02 \x03(\x0b\x32!.dmp.identity.v1.DirectoryFinding\"x\n\x0f\x44irectoryImport\x12\x11\n\timport_id\x18\x01 \x01(\t\x12\x10\n\x08last_row\x18\x02 \x01(\x03\x12\r\n\x05taken\x18\x03 \x01(\x03\x12\x0f\n\x07refused\x18\x04 \x01(\x03\x12\x0e\n\x06warned\x18\x05 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"X\n\x19GetDirectoryImportRequest\x12\x1d\n\timport_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"\xa6\x01\n\x1aGetDirectoryImportResponse\x12:\n\x10\x64irectory_import\x18\x01 \x01(\x0b\x32 .dmp.identity.v1.DirectoryImport\x12\x33\n\x08\x66indings\x18\x02 \x03(\x0b\x32!.dmp.identity.v1.DirectoryFinding\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRACTITIONER'].fields_by_name['profession']._serialized_options = b'\272H\004r\002\030\010'
   _globals['_PRACTITIONER'].fields_by_name['specialties']._loaded_options = None
   _globals['_PRACTITIONER'].fields_by_name['specialties']._serialized_options = b'\272H\005\222\001\002\020\020'
+  _globals['_PRACTITIONER'].fields_by_name['email']._loaded_options = None
+  _globals['_PRACTITIONER'].fields_by_name['email']._serialized_options = b'\272H\005r\003\030\376\001'
   _globals['_STRUCTURE'].fields_by_name['idnst']._loaded_options = None
   _globals['_STRUCTURE'].fields_by_name['idnst']._serialized_options = b'\272H\006r\004\020\002\030('
   _globals['_STRUCTURE'].fields_by_name['display_name']._loaded_options = None
@@ -111,39 +113,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDIRECTORYIMPORTREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_GETDIRECTORYIMPORTREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_PRACTITIONER']._serialized_start=143
-  _globals['_PRACTITIONER']._serialized_end=392
-  _globals['_STRUCTURE']._serialized_start=395
-  _globals['_STRUCTURE']._serialized_end=613
-  _globals['_PRACTITIONERROLE']._serialized_start=616
-  _globals['_PRACTITIONERROLE']._serialized_end=822
-  _globals['_BATCHGETDIRECTORYENTRIESREQUEST']._serialized_start=824
-  _globals['_BATCHGETDIRECTORYENTRIESREQUEST']._serialized_end=921
-  _globals['_BATCHGETDIRECTORYENTRIESRESPONSE']._serialized_start=924
-  _globals['_BATCHGETDIRECTORYENTRIESRESPONSE']._serialized_end=1060
-  _globals['_SEARCHPRACTITIONERSREQUEST']._serialized_start=1063
-  _globals['_SEARCHPRACTITIONERSREQUEST']._serialized_end=1313
-  _globals['_SEARCHPRACTITIONERSRESPONSE']._serialized_start=1315
-  _globals['_SEARCHPRACTITIONERSRESPONSE']._serialized_end=1423
-  _globals['_SEARCHSTRUCTURESREQUEST']._serialized_start=1426
-  _globals['_SEARCHSTRUCTURESREQUEST']._serialized_end=1648
-  _globals['_SEARCHSTRUCTURESRESPONSE']._serialized_start=1650
-  _globals['_SEARCHSTRUCTURESRESPONSE']._serialized_end=1749
-  _globals['_SEARCHPRACTITIONERROLESREQUEST']._serialized_start=1752
-  _globals['_SEARCHPRACTITIONERROLESREQUEST']._serialized_end=1914
-  _globals['_SEARCHPRACTITIONERROLESRESPONSE']._serialized_start=1917
-  _globals['_SEARCHPRACTITIONERROLESRESPONSE']._serialized_end=2127
-  _globals['_DIRECTORYROW']._serialized_start=2130
-  _globals['_DIRECTORYROW']._serialized_end=2330
-  _globals['_IMPORTDIRECTORYREQUEST']._serialized_start=2333
-  _globals['_IMPORTDIRECTORYREQUEST']._serialized_end=2494
-  _globals['_DIRECTORYFINDING']._serialized_start=2496
-  _globals['_DIRECTORYFINDING']._serialized_end=2573
-  _globals['_IMPORTDIRECTORYRESPONSE']._serialized_start=2576
-  _globals['_IMPORTDIRECTORYRESPONSE']._serialized_end=2714
-  _globals['_DIRECTORYIMPORT']._serialized_start=2716
-  _globals['_DIRECTORYIMPORT']._serialized_end=2836
-  _globals['_GETDIRECTORYIMPORTREQUEST']._serialized_start=2838
-  _globals['_GETDIRECTORYIMPORTREQUEST']._serialized_end=2926
-  _globals['_GETDIRECTORYIMPORTRESPONSE']._serialized_start=2929
-  _globals['_GETDIRECTORYIMPORTRESPONSE']._serialized_end=3095
+  _globals['_PRACTITIONER']._serialized_end=417
+  _globals['_STRUCTURE']._serialized_start=420
+  _globals['_STRUCTURE']._serialized_end=638
+  _globals['_PRACTITIONERROLE']._serialized_start=641
+  _globals['_PRACTITIONERROLE']._serialized_end=847
+  _globals['_BATCHGETDIRECTORYENTRIESREQUEST']._serialized_start=849
+  _globals['_BATCHGETDIRECTORYENTRIESREQUEST']._serialized_end=946
+  _globals['_BATCHGETDIRECTORYENTRIESRESPONSE']._serialized_start=949
+  _globals['_BATCHGETDIRECTORYENTRIESRESPONSE']._serialized_end=1085
+  _globals['_SEARCHPRACTITIONERSREQUEST']._serialized_start=1088
+  _globals['_SEARCHPRACTITIONERSREQUEST']._serialized_end=1338
+  _globals['_SEARCHPRACTITIONERSRESPONSE']._serialized_start=1340
+  _globals['_SEARCHPRACTITIONERSRESPONSE']._serialized_end=1448
+  _globals['_SEARCHSTRUCTURESREQUEST']._serialized_start=1451
+  _globals['_SEARCHSTRUCTURESREQUEST']._serialized_end=1673
+  _globals['_SEARCHSTRUCTURESRESPONSE']._serialized_start=1675
+  _globals['_SEARCHSTRUCTURESRESPONSE']._serialized_end=1774
+  _globals['_SEARCHPRACTITIONERROLESREQUEST']._serialized_start=1777
+  _globals['_SEARCHPRACTITIONERROLESREQUEST']._serialized_end=1939
+  _globals['_SEARCHPRACTITIONERROLESRESPONSE']._serialized_start=1942
+  _globals['_SEARCHPRACTITIONERROLESRESPONSE']._serialized_end=2152
+  _globals['_DIRECTORYROW']._serialized_start=2155
+  _globals['_DIRECTORYROW']._serialized_end=2355
+  _globals['_IMPORTDIRECTORYREQUEST']._serialized_start=2358
+  _globals['_IMPORTDIRECTORYREQUEST']._serialized_end=2519
+  _globals['_DIRECTORYFINDING']._serialized_start=2521
+  _globals['_DIRECTORYFINDING']._serialized_end=2598
+  _globals['_IMPORTDIRECTORYRESPONSE']._serialized_start=2601
+  _globals['_IMPORTDIRECTORYRESPONSE']._serialized_end=2739
+  _globals['_DIRECTORYIMPORT']._serialized_start=2741
+  _globals['_DIRECTORYIMPORT']._serialized_end=2861
+  _globals['_GETDIRECTORYIMPORTREQUEST']._serialized_start=2863
+  _globals['_GETDIRECTORYIMPORTREQUEST']._serialized_end=2951
+  _globals['_GETDIRECTORYIMPORTRESPONSE']._serialized_start=2954
+  _globals['_GETDIRECTORYIMPORTRESPONSE']._serialized_end=3120
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class Practitioner(_message.Message):
     SPECIALTIES_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
     idnps: _builtins.str
     """idnps is the national identifier: a prefix (8 for RPPS) and the number."""
     family_name: _builtins.str
@@ -45,6 +46,10 @@ class Practitioner(_message.Message):
     """profession is the profession code (10 physician, 21 pharmacist, …)."""
     active: _builtins.bool
     """active tells whether the professional may practise."""
+    email: _builtins.str
+    """email is the mailbox of the secure mail system of health (MSSanté), where notices to an attending physician go.
+    Imports bring it; no answer holds it.
+    """
     @_builtins.property
     def specialties(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Coding]:
         """specialties are the speciality codes, for physicians and pharmacists."""
@@ -63,10 +68,11 @@ class Practitioner(_message.Message):
         specialties: _abc.Iterable[_coding_pb2.Coding] | None = ...,
         active: _builtins.bool = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        email: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "family_name", b"family_name", "given_name", b"given_name", "idnps", b"idnps", "profession", b"profession", "specialties", b"specialties", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "email", b"email", "family_name", b"family_name", "given_name", b"given_name", "idnps", b"idnps", "profession", b"profession", "specialties", b"specialties", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2369,23 +2369,29 @@ Global___CompareNameRequest: _TypeAlias = CompareNameRequest  # noqa: Y015
 
 @_typing.final
 class BatchReadContactsRequest(_message.Message):
-    """BatchReadContactsRequest names the dossiers."""
+    """BatchReadContactsRequest names patients and professionals."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEALTH_IDS_FIELD_NUMBER: _builtins.int
+    IDNPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def health_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """health_ids are the dossiers of the people to write to."""
+
+    @_builtins.property
+    def idnps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """idnps are the professionals to write to."""
 
     def __init__(
         self,
         *,
         health_ids: _abc.Iterable[_builtins.int] | None = ...,
+        idnps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_ids", b"health_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_ids", b"health_ids", "idnps", b"idnps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2398,18 +2404,26 @@ class BatchReadContactsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EMAILS_FIELD_NUMBER: _builtins.int
+    PROFESSIONAL_EMAILS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def emails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """emails are mail addresses; empty for a person who gave none, or for nobody."""
+
+    @_builtins.property
+    def professional_emails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """professional_emails are those of the directory; empty for a professional without one, who may not practise, or
+        who is not there.
+        """
 
     def __init__(
         self,
         *,
         emails: _abc.Iterable[_builtins.str] | None = ...,
+        professional_emails: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emails", b"emails"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emails", b"emails", "professional_emails", b"professional_emails"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

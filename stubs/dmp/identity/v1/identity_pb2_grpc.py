@@ -242,8 +242,9 @@ class IdentityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchReadContacts(self, request, context):
-        """BatchReadContacts gives the address to which the audit service sends a notice that
-        something waits to be read. Only that service may ask; it keeps no address.
+        """BatchReadContacts gives the addresses, of patients and of professionals, to which the
+        audit service sends a notice that something waits to be read. Only that service may
+        ask; it keeps no address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

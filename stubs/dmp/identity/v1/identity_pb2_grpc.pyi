@@ -38,8 +38,9 @@ class IdentityServiceStub:
     person, for the audit service's detectors. It returns no name.
     """
     BatchReadContacts: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchReadContactsRequest, _identity_pb2.BatchReadContactsResponse]
-    """BatchReadContacts gives the address to which the audit service sends a notice that
-    something waits to be read. Only that service may ask; it keeps no address.
+    """BatchReadContacts gives the addresses, of patients and of professionals, to which the
+    audit service sends a notice that something waits to be read. Only that service may
+    ask; it keeps no address.
     """
     BatchCreatePeople: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchCreatePeopleRequest, _identity_pb2.BatchCreatePeopleResponse]
     """BatchCreatePeople registers many people in one call, each by the rules of
@@ -189,8 +190,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.BatchReadContactsRequest,
         context: _aio.ServicerContext[_identity_pb2.BatchReadContactsRequest, _abc.Awaitable[_identity_pb2.BatchReadContactsResponse]],
     ) -> _abc.Awaitable[_identity_pb2.BatchReadContactsResponse]:
-        """BatchReadContacts gives the address to which the audit service sends a notice that
-        something waits to be read. Only that service may ask; it keeps no address.
+        """BatchReadContacts gives the addresses, of patients and of professionals, to which the
+        audit service sends a notice that something waits to be read. Only that service may
+        ask; it keeps no address.
         """
 
     @_abc_1.abstractmethod
