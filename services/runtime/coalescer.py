@@ -80,6 +80,7 @@ class Coalescer(Generic[Item, Result]):
         "_loop",
         "_max_batch",
         "_max_pending",
+        "_more",
         "_name",
         "_pace",
         "_pending",
@@ -106,7 +107,7 @@ class Coalescer(Generic[Item, Result]):
         """``name`` names the dependency in logs and errors; ``pace`` in seconds. ValueError if a bound is below 1.
 
         ``in_turns`` is for batches that wait for others most of their time: the pace then lets all ``in_flight`` of
-        them be under way, spread over the time that one takes.
+        them be under way, spread over the time that one takes, and one more where so many wait that it is large.
         """
         if min(max_batch, max_pending, in_flight) < 1:
             raise ValueError("max_batch, max_pending and in_flight are at least 1")
@@ -117,6 +118,7 @@ class Coalescer(Generic[Item, Result]):
         self._in_flight = in_flight
         self._pace = pace
         self._turns = in_flight if in_turns else 1
+        self._more = 1 if in_turns else 0
         self._last_start = float("-inf")
         self._last_size = 0
         self._last_took = 0.0
@@ -191,7 +193,7 @@ class Coalescer(Generic[Item, Result]):
             raise self._too_late()
         future: asyncio.Future[Result | DmpError] = loop.create_future()
         self._pending[future] = (item, ends)
-        if not self._flush_due and len(self._running) < self._in_flight:
+        if not self._flush_due and self._may_send():
             self._schedule(loop)
         return future
 
@@ -216,6 +218,11 @@ class Coalescer(Generic[Item, Result]):
             self._express = _Express(self._name, self._send, max_batch=self._max_batch, max_pending=self._max_pending)
         return self._express
 
+    def _may_send(self) -> bool:
+        """Whether a further batch may be under way."""
+        free = self._in_flight - len(self._running)
+        return free > 0 or (free + self._more > 0 and len(self._pending) >= _MANY)
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """The next batch leaves at the next turn of the loop, but not before its pace allows."""
         self._flush_due = True
@@ -237,7 +244,7 @@ class Coalescer(Generic[Item, Result]):
     def _flush(self) -> None:
         """Sends what waits, as far as ``in_flight`` allows."""
         self._flush_due = False
-        while self._pending and len(self._running) < self._in_flight:
+        while self._pending and self._may_send():
             loop = asyncio.get_running_loop()
             taken = self._take()
             task = loop.create_task(self._run(taken), context=contextvars.Context())
@@ -302,7 +309,7 @@ class Coalescer(Generic[Item, Result]):
             self._fail(stranded, self._unavailable())
         if self._closing or not self._pending:
             self._flush()
-        elif not self._flush_due:
+        elif not self._flush_due and self._may_send():
             self._schedule(asyncio.get_running_loop())
 
     def _alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:

@@ -294,3 +294,28 @@ async def test_an_emergency_finds_room_in_a_full_queue_and_none_after_the_close(
     assert (stuck.result(), waiting.result()) == (1, 2)
     with pytest.raises(DmpError):
         await asyncio.create_task(_urgently(coalescer, 5))
+
+
+async def test_batches_in_turns_leave_room_for_a_large_one_more() -> None:
+    peer = Peer()
+    coalescer: Coalescer[int, int] = Coalescer("peer", peer.send, in_flight=2, in_turns=True)
+    calls = [asyncio.create_task(coalescer.submit(1))]
+    await turns()
+    calls.append(asyncio.create_task(coalescer.submit(2)))
+    await turns()
+    calls += [asyncio.create_task(coalescer.submit(number)) for number in range(63)]
+    await turns()
+    assert [len(batch) for batch in peer.batches] == [1, 1], "they wait while two batches are in flight"
+    calls.append(asyncio.create_task(coalescer.submit(63)))
+    await turns()
+    assert [len(batch) for batch in peer.batches] == [1, 1, 64]
+    calls += [asyncio.create_task(coalescer.submit(number)) for number in range(70)]
+    await turns()
+    assert len(peer.batches) == 3, "there is room for one more, not for any number"
+    peer.gates[0].set_result(None)
+    await turns()
+    assert [len(batch) for batch in peer.batches] == [1, 1, 64, 70]
+    for gate in peer.gates[1:]:
+        gate.set_result(None)
+    await asyncio.gather(*calls)
+    await coalescer.close()
