@@ -50,7 +50,7 @@ SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
     "place": ("runtime/limits",),
     "telemetry": ("runtime/observation", "runtime/tracing", "runtime/metrics", "structlog", "opentelemetry"),
     "contract's rules": ("runtime/validation", "protovalidate"),
-    "batches": ("runtime/coalescer",),
+    "batches": ("runtime/coalescer", "runtime/together"),
     "check and decision": (
         "runtime/checks",
         "services/consent/checking",
@@ -61,7 +61,13 @@ SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
     "keys and seals": ("runtime/dossier_keys", "runtime/sealing", "runtime/keyring", "document/envelope", "audit/leaf"),
     "SQL": ("asyncpg", "/store", "runtime/postgres"),
     "calls to others": ("runtime/channels", "grpc/aio", "runtime/server"),
-    "transport": ("runtime/native", "runtime/boundary", "runtime/dispatcher", "runtime/transport"),
+    "transport": (
+        "runtime/native",
+        "runtime/terminator",
+        "runtime/boundary",
+        "runtime/dispatcher",
+        "runtime/transport",
+    ),
     "answer": ("services/document", "services/consent", "services/audit", "runtime/identifiers"),
 }
 """What modules are about; a sample belongs to the innermost module that is about something."""
