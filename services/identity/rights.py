@@ -14,6 +14,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from services.runtime.checks import refusal
 from services.runtime.context import Call
+from services.runtime.errors import DmpError
 
 _ASKED_FOR: Final = frozenset({access_pb2.CALLER_KIND_PARTNER, access_pb2.CALLER_KIND_PATIENT})
 _OF_THE_DOSSIER_ALONE: Final = frozenset(
@@ -37,6 +38,13 @@ class Rights:
 
     def __init__(self, checks: Checks) -> None:
         self._checks = checks
+
+    @staticmethod
+    def require_register(call: Call) -> None:
+        """Raise RIGHT_DENIED to who takes over a host's dossiers: it is told of people by their dossiers, and looks
+        through no register."""
+        if call.actor.takes_over_host:
+            raise DmpError(reasons.ERROR_REASON_RIGHT_DENIED)
 
     async def require(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> None:
         """Return when the caller may; raises consent's refusal, or what keeps consent from deciding."""

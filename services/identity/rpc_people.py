@@ -63,6 +63,7 @@ class PeopleRpcs(Recorded):
     async def SearchPeople(self, request: pb.SearchPeopleRequest, call: Call) -> pb.SearchPeopleResponse:
         """ITI-78."""
         async with self._recording(call):
+            self._rights.require_register(call)
             validate(request)
             response = await self._parts.finding.search(call, request)
             await self._read(call, response.people)
@@ -80,6 +81,7 @@ class PeopleRpcs(Recorded):
     async def MatchPerson(self, request: pb.MatchPersonRequest, call: Call) -> pb.MatchPersonResponse:
         """ITI-119."""
         async with self._recording(call):
+            self._rights.require_register(call)
             validate(request)
             response = await self._parts.finding.match(request)
             await self._read(call, (each.person for each in response.candidates))
@@ -116,6 +118,7 @@ class PeopleRpcs(Recorded):
     async def CrossReference(self, request: pb.CrossReferenceRequest, call: Call) -> pb.CrossReferenceResponse:
         """ITI-83."""
         async with self._recording(call):
+            self._rights.require_register(call)
             validate(request)
             response = await self._parts.finding.cross_reference(request)
             await self._read(call, [pb.Person(name=response.name)])

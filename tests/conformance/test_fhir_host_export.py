@@ -258,6 +258,21 @@ async def test_of_people_of_other_hosts_nothing_is_told(platform: Platform, host
         assert patient.person.birth_family not in answer.text
 
 
+async def test_who_takes_over_looks_through_no_register(platform: Platform, host: Host) -> None:
+    patient = await host.takes(await platform.patient())
+    match = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": {"resourceType": "Patient"}}]}
+    asking: tuple[tuple[str, str, dict[str, str], Json | None], ...] = (
+        ("GET", "Patient", {"identifier": patient.identifier, "_profile": PDQM}, None),
+        ("GET", "Patient/$ihe-pix", {"sourceIdentifier": patient.identifier}, None),
+        ("POST", "Patient/$match", {}, match),
+    )
+    headers = {"Authorization": f"Bearer {await host.software.token()}", "Content-Type": "application/fhir+json"}
+    for verb, path, parameters, body in asking:
+        url = f"{host.software.base}/{path}"
+        answer = await host.software.http.request(verb, url, params=parameters or None, json=body, headers=headers)
+        assert reason_of(issues(answer, 403)[0]) == "RIGHT_DENIED", path
+
+
 async def pages_of(host: Host, page_size: int) -> list[consent_pb2.ListHostDossiersResponse]:
     """The listing behind, through the relay, page by page."""
     listing, pages, token = method("ListHostDossiers"), list[consent_pb2.ListHostDossiersResponse](), ""
