@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final, cast, get_args
+from xml.etree.ElementTree import Element
 
-from services.document.cda_element import NAMESPACE, CdaElement
+from services.document.cda_element import HL7, CdaElement
 from services.document.cda_header import (
     CdaAuthor,
     CdaBody,
@@ -28,7 +29,7 @@ from services.document.cda_header import (
     Sex,
 )
 from services.document.hl7_time import Hl7Time
-from services.document.xml_head import XmlNode, read_head
+from services.document.xml_head import Bodies, read_head
 from services.document.xml_safety import MAX_BYTES, XmlRefused, to_utf8
 
 __all__ = [
@@ -44,13 +45,26 @@ __all__ = [
     "read_header",
 ]
 
-_DOCUMENT: Final = f"{NAMESPACE}ClinicalDocument"
+_DOCUMENT: Final = f"{HL7}ClinicalDocument"
 _STYLESHEETS: Final = frozenset(
-    {"http://www.w3.org/1999/XSL/Transform}stylesheet", "http://www.w3.org/1999/XSL/Transform}transform"}
+    {"{http://www.w3.org/1999/XSL/Transform}stylesheet", "{http://www.w3.org/1999/XSL/Transform}transform"}
 )
-_STRUCTURED, _NON_XML, _TEXT = (f"{NAMESPACE}{name}" for name in ("structuredBody", "nonXMLBody", "text"))
-_BODIES: Final = frozenset({_STRUCTURED, _TEXT})
+_STRUCTURED, _NON_XML, _TEXT = (f"{HL7}{name}" for name in ("structuredBody", "nonXMLBody", "text"))
 
+
+def _is_body(opened: Sequence[Element]) -> bool:
+    """Whether the last of these elements, each in the one before, is where the body of the first begins."""
+    tag = opened[-1].tag
+    if tag == _STRUCTURED:
+        return len(opened) == 3
+    return tag == _TEXT and len(opened) > 1 and opened[-2].tag == _NON_XML
+
+
+_BODIES: Final = Bodies(
+    {"structuredBody": ("ClinicalDocument", "component"), "text": ("ClinicalDocument", "component", "nonXMLBody")},
+    _is_body,
+)
+_FIRST_TAG: Final = _BODIES.first_tag
 _MAX_VERSION: Final = 2**31 - 1
 
 
@@ -64,27 +78,20 @@ def read_header(content: bytes, *, max_bytes: int = MAX_BYTES) -> CdaHeader:
     several megabytes in a thread.
     """
     try:
-        head = read_head(to_utf8(content, max_bytes=max_bytes), _DOCUMENT, _BODIES, _is_body)
+        head = read_head(to_utf8(content, max_bytes=max_bytes), _DOCUMENT, _BODIES, _FIRST_TAG)
     except XmlRefused as refused:
         raise CdaError("content", refused.rule, refused.description) from None
     if head.node is None:
         raise CdaError("content", "not_cda", "there is no ClinicalDocument of namespace urn:hl7-org:v3")
     if head.occurrences > 1:
         raise CdaError("content", "one_document", "there is more than one ClinicalDocument")
-    wrapped = head.root != f"{{{_DOCUMENT}"
-    if wrapped and head.root[1:] not in _STYLESHEETS:
+    wrapped = head.root != _DOCUMENT
+    if wrapped and head.root not in _STYLESHEETS:
         raise CdaError("content", "root", "the root is neither ClinicalDocument nor an XSL stylesheet around it")
     return _header(CdaElement(head.node, "ClinicalDocument"), _body(head.body), wrapped=wrapped)
 
 
-def _is_body(opened: Sequence[XmlNode]) -> bool:
-    """Whether the last of these elements, each in the one before, is where the body of the first begins."""
-    if opened[-1].tag == _STRUCTURED:
-        return len(opened) == 3
-    return opened[-2].tag == _NON_XML
-
-
-def _body(node: XmlNode | None) -> CdaBody | None:
+def _body(node: Element | None) -> CdaBody | None:
     if node is None:
         return None
     if node.tag == _STRUCTURED:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from datetime import date
 from typing import Final
+from xml.etree.ElementTree import Element
 
 from services.document.cda_header import CdaError, Code, InstanceId
 from services.document.hl7_time import Hl7Time, parse_birth_date, parse_timestamp
-from services.document.xml_head import XmlNode
 
-NAMESPACE: Final = "urn:hl7-org:v3}"
-"""Of the elements of a CDA, as expat writes it before a name."""
-HL7: Final = f"{{{NAMESPACE}"
-"""The same as lxml writes it."""
+HL7: Final = "{urn:hl7-org:v3}"
+"""What the names of a CDA's elements begin with."""
 MAX_TEXT: Final = 1_000
 """Longest text or attribute of the header that is kept, in characters."""
 MAX_REPEATS: Final = 200
@@ -35,14 +33,13 @@ _MAX_ROOT: Final = 128
 class CdaElement:
     """An element and its path in the document, which names it in errors."""
 
-    __slots__ = ("_above", "_children", "_element", "_name")
+    __slots__ = ("_above", "_element", "_name")
 
-    def __init__(self, element: XmlNode, name: str, above: CdaElement | None = None) -> None:
+    def __init__(self, element: Element, name: str, above: CdaElement | None = None) -> None:
         """Keep the element; `name` is its own, `above` the one that it lies in."""
         self._element = element
         self._name = name
         self._above = above
-        self._children: dict[str, list[XmlNode]] | None = None
 
     @property
     def path(self) -> str:
@@ -51,13 +48,7 @@ class CdaElement:
 
     def every(self, name: str) -> tuple[CdaElement, ...]:
         """Give the children of that name, in order."""
-        if self._children is None:
-            self._children = {}
-            for child in self._element.elements:
-                self._children.setdefault(child.tag, []).append(child)
-        found = self._children.get(NAMESPACE + name)
-        if found is None:
-            return ()
+        found = self._element.findall(HL7 + name)
         if len(found) > MAX_REPEATS:
             raise CdaError(f"{self.path}/{name}", "repeats", f"more than {MAX_REPEATS} of these are not read")
         return tuple([CdaElement(child, name, self) for child in found])
@@ -66,7 +57,7 @@ class CdaElement:
         """Follow the first child of each name in turn; None where one is missing."""
         section = self
         for name in names:
-            child = section._element.first(NAMESPACE + name)
+            child = section._element.find(HL7 + name)
             if child is None:
                 return None
             section = CdaElement(child, name, section)
@@ -88,7 +79,7 @@ class CdaElement:
 
     def text(self) -> str | None:
         """Give the text, white space normalised; None where there is none."""
-        return self._bounded(" ".join(self._element.text().split()), "")
+        return self._bounded(" ".join("".join(self._element.itertext()).split()), "")
 
     def text_of(self, name: str) -> str | None:
         """Give the text of the first child of that name."""

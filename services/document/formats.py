@@ -38,13 +38,18 @@ _ARCHIVE_TAIL: Final = (1 << 16) + 22
 _HTML: Final = re.compile(rb"<\s*(?:!doctype\s+html|html|script|svg|iframe)\b", re.IGNORECASE)
 
 _PDF_NAMES: Final = {
-    SCRIPT: re.compile(rb"/(?:JavaScript|JS|Launch|RichMedia|XFA|ImportData|Movie|Sound|Rendition)(?![A-Za-z])"),
-    EMBEDDED_FILE: re.compile(rb"/(?:EmbeddedFiles?|FileAttachment)(?![A-Za-z])"),
-    EXTERNAL_LINK: re.compile(rb"/(?:SubmitForm|GoToR|GoToE)(?![A-Za-z])"),
-    ENCRYPTED: re.compile(rb"/Encrypt(?![A-Za-z])"),
+    "script": (SCRIPT, "JavaScript|JS|Launch|RichMedia|XFA|ImportData|Movie|Sound|Rendition"),
+    "embedded": (EMBEDDED_FILE, "EmbeddedFiles?|FileAttachment"),
+    "link": (EXTERNAL_LINK, "SubmitForm|GoToR|GoToE"),
+    "encrypted": (ENCRYPTED, "Encrypt"),
 }
+_PDF_NAME: Final = re.compile(
+    rb"/(?:%b)(?![A-Za-z])" % "|".join(f"(?P<{group}>{names})" for group, (_, names) in _PDF_NAMES.items()).encode()
+)
+"""One pass for all of them: names begin with a slash and hold none, so that none hides another."""
 _PDF_ESCAPE: Final = re.compile(rb"#([0-9A-Fa-f]{2})")
 _PDF_STREAM: Final = re.compile(rb"<<((?:(?!endobj).){0,2000}?)>>\s*stream\r?\n", re.DOTALL)
+_OBJECT_STREAM: Final = b"/ObjStm"
 _MOST_INFLATED: Final = 8 << 20
 _MOST_STREAMS: Final = 2_000
 
@@ -74,7 +79,7 @@ def examine(mime_type: str, content: bytes, *, wrapped: bool = False, structured
     starts = _STARTS.get(mime_type)
     if starts is not None and not content.startswith(starts):
         raise FormatRefused("magic", "the bytes are not of the media type stated")
-    if _ARCHIVE_END in content[-_ARCHIVE_TAIL:]:
+    if content.find(_ARCHIVE_END, max(0, len(content) - _ARCHIVE_TAIL)) >= 0:
         raise FormatRefused("polyglot", "an archive is hidden in the content")
     if mime_type == "application/pdf":
         return tuple(dict.fromkeys(_of_pdf(content)))
@@ -97,18 +102,19 @@ def _of_pdf(content: bytes) -> Iterator[Finding]:
         raise FormatRefused("polyglot", "a web page is hidden in the content")
     for part in (content, *_inflated(content)):
         names = _PDF_ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), part) if b"#" in part else part
-        for finding, pattern in _PDF_NAMES.items():
-            if pattern.search(names):
-                yield finding
+        for found in _PDF_NAME.finditer(names):
+            yield _PDF_NAMES[found.lastgroup or ""][0]
 
 
 def _inflated(content: bytes) -> Iterator[bytes]:
     """The object streams of a PDF, in which its dictionaries may lie; bounded in number and in sum."""
+    if _OBJECT_STREAM not in content:
+        return
     left = _MOST_INFLATED
     for count, found in enumerate(_PDF_STREAM.finditer(content)):
         if count >= _MOST_STREAMS or left <= 0:
             return
-        if b"/ObjStm" not in found[1] or b"/FlateDecode" not in found[1]:
+        if _OBJECT_STREAM not in found[1] or b"/FlateDecode" not in found[1]:
             continue
         try:
             plain = zlib.decompressobj().decompress(content[found.end() : found.end() + _MOST_INFLATED], left)

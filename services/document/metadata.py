@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.message import Message
+
 from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import document_pb2
 from services.document import codes
@@ -160,8 +162,11 @@ def _times(given: document_pb2.Document) -> Iterator[Violation]:
 def _fill_from(document: document_pb2.Document, header: document_pb2.Document) -> None:
     for field in _FILLED_FROM_HEADER:
         if not _said(document, field) and _said(header, field):
-            part = document_pb2.Document(**{field: getattr(header, field)})
-            document.MergeFrom(part)
+            value = getattr(header, field)
+            if isinstance(value, str):
+                setattr(document, field, value)
+            else:  # nothing is said there, so that merging gives the header's
+                getattr(document, field).MergeFrom(value)
     if "^" in header.unique_id:
         document.unique_id = header.unique_id  # whatever its spelling
     if not any(code.code in ("N", "R", "V") for code in document.confidentiality):
@@ -251,11 +256,7 @@ def _broken(document: document_pb2.Document, rules: MetadataRules) -> Iterator[V
 def _said(document: document_pb2.Document, field: str) -> bool:
     """Whether a field says anything: present and, for a message, not empty."""
     value = getattr(document, field)
-    if field == "authors" or isinstance(value, str):
-        return bool(value)
-    if document.DESCRIPTOR.fields_by_name[field].is_repeated:
-        return bool(value)
-    return bool(value.ByteSize())
+    return bool(value.ByteSize() if isinstance(value, Message) else value)
 
 
 def _coded(coding: coding_pb2.Coding) -> Coded:

