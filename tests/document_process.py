@@ -170,7 +170,7 @@ class Platform:
 
     async def ask(self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] | None = None) -> Any:
         access = METHODS[method]
-        call = self.peer.unary(SERVICE + method, access.request, access.response)
+        call = self.peer.unary(access.path, access.request, access.response)
         return await call(request, timeout=10, metadata=self.token if metadata is None else metadata)
 
     async def submit(self, content: bytes, request_id: str = "") -> document_pb2.SubmitDocumentsResponse:
@@ -192,9 +192,10 @@ class Platform:
             client_id="operations",
             caller=access_pb2.CALLER_KIND_OPERATOR,
         )
-        token = (("authorization", f"Bearer {issuer.issue(claims, 'dmp', 300, scopes=('operator',))}"),)
         access = METHODS[method]
-        call = self.operations.unary(SERVICE + method, access.request, access.response)
+        scopes = ("operator", *access.scopes)
+        token = (("authorization", f"Bearer {issuer.issue(claims, 'dmp', 300, scopes=scopes)}"),)
+        call = self.operations.unary(access.path, access.request, access.response)
         return await self._patiently(lambda: call(request, timeout=20, metadata=token))
 
     async def _patiently(self, attempt: Callable[[], Awaitable[Any]]) -> Any:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from services.document.clinical_sources import VISIBLE, DocumentKey, View, view_values
+from services.runtime import faults
 from services.runtime.postgres import Connection, Pool
 
 _COLUMNS: Final = """
@@ -364,6 +365,7 @@ async def replace(
     if not await conn.fetchval(_RECORD, *key, *reading, before):
         return False
     await conn.execute(_CLEAR, *key)
+    faults.point("reading.cleared")
     await conn.execute(
         _INSERT,
         *key,

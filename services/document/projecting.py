@@ -29,7 +29,7 @@ from services.document.reading import reader
 from services.document.reading.model import READER_VERSION, Reading
 from services.document.sweep_store import FIRST, Sweep, SweepStore
 from services.document.times import Clock
-from services.runtime import outbox
+from services.runtime import faults, outbox
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
@@ -115,13 +115,19 @@ class Projector:
             return False
         started = self._clock()
         content = await self._content(found[0])
+        faults.point("reading.opened")
         reading, rows = await asyncio.to_thread(self._project, found[0], content)
+        faults.point("reading.read")
         with translated():
             async with transaction(self._pool) as conn:
                 # Holds the key's row: nothing is kept of a dossier that has been destroyed meanwhile.
                 (await self._keys.for_write(conn, [key.health_id]))[key.health_id]
+                faults.point("reading.locked")
                 what = (READER_VERSION, int(reading.unread), reading.left_out, started)
-                return await clinical_store.replace(conn, key, what, max(before, NEVER), rows)
+                kept = await clinical_store.replace(conn, key, what, max(before, NEVER), rows)
+                faults.point("reading.before_commit")
+        faults.point("reading.after_commit")
+        return kept
 
     async def _content(self, stored: Stored) -> bytes | None:
         """The bytes; None when they are damaged. Raises what keeps them from being fetched."""
@@ -226,5 +232,6 @@ class ReadingSweep:
         await self._projector.forget_deleted({one.key.health_id for one in passed})
         read, failed = await self._projector.read(todo, sweep.started_at)
         last = passed[-1].key if passed else at
+        faults.point("reading.before_advance")
         await self._store.advance(sweep, last, read, failed, done=len(passed) < _SWEPT)
         await asyncio.sleep(_SECONDS_BETWEEN + (time.monotonic() - started) * (1 / SHARE - 1))

@@ -45,6 +45,13 @@ DOCUMENT_POINTS: Final = (
     "change.locked",
     "change.before_commit",
     "change.after_commit",
+    "reading.opened",
+    "reading.read",
+    "reading.locked",
+    "reading.cleared",
+    "reading.before_commit",
+    "reading.after_commit",
+    "reading.before_advance",
     "move.stored",
     "move.committed",
 )

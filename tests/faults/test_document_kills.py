@@ -1,5 +1,6 @@
-"""`kill -9` of the document service at every named instant of a submission, a change and a move: all or nothing, no
-content without metadata, no event missing or doubled, no object that nothing names but such as the sweep finds.
+"""`kill -9` of the document service at every named instant of a submission, a change, a reading and a move: all or
+nothing, no content without metadata, no event missing or doubled, no object that nothing names but such as the sweep
+finds, nothing of what a document says lost or told twice.
 
 One process between neighbours of our own; the platform as a whole under load is `test_kills`.
 """
@@ -17,11 +18,14 @@ from typing import Any
 import asyncpg
 import pytest
 
+from dmp.document.v1 import clinical_pb2
 from dmp.document.v1 import document_pb2 as pb
 from ops.local.pki import CertificateAuthority
 from ops.local.state import State
 from services.document.__main__ import MIGRATIONS
+from services.runtime.identifiers import dossier_name
 from services.runtime.postgres import migrate
+from tests import clinical_documents as bodies
 from tests.document_process import Neighbours, Platform
 from tests.documents import cda, new_oid, submission
 from tests.faults.chaos import DOCUMENT_POINTS
@@ -32,6 +36,7 @@ _SUBMIT = [
     "submit.after_commit",
 ]
 _CHANGE = [point for point in DOCUMENT_POINTS if point.startswith("change.")]
+_READING = [point for point in DOCUMENT_POINTS if point.startswith("reading.")]
 _MOVE = [point for point in DOCUMENT_POINTS if point.startswith("move.")]
 
 
@@ -142,6 +147,85 @@ async def test_a_change_killed_anywhere_is_made_once(platform: Platform, point: 
         await platform.told(1, document.name, "document.archive")
     held = await holding(platform)
     assert (held["document_version"], held["change"]) == (1, 2)
+
+
+@pytest.fixture
+async def nothing_stored(platform: Platform) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection to the database, in which nothing is left to be read: whatever is read is of the test itself."""
+    conn = await asyncpg.connect(platform.dsn_file.read_text())
+    await conn.execute("TRUNCATE document, content, reading, projection, reading_sweep, job")
+    yield conn
+    await conn.close()
+
+
+async def said(platform: Platform) -> clinical_pb2.ListMedicationsResponse:
+    request = clinical_pb2.ListMedicationsRequest(parent=dossier_name(platform.dossier))
+    listed: clinical_pb2.ListMedicationsResponse = await platform.patiently("ListMedications", request)
+    return listed
+
+
+async def kept(conn: asyncpg.Connection[asyncpg.Record], platform: Platform) -> tuple[int, int]:
+    """Rows that say that a document of the dossier was read, and rows of what it says."""
+    counts = [
+        await conn.fetchval(f"SELECT count(*) FROM {table} WHERE health_id = $1", platform.dossier)  # noqa: S608
+        for table in ("reading", "projection")
+    ]
+    return counts[0], counts[1]
+
+
+def prescription(medicines: int) -> bytes:
+    acts = [bodies.prescribed(named=bodies.product(f"MEDICINE {number}")) for number in range(medicines)]
+    return cda(new_oid(), type_code="57833-6", body=bodies.prescription(*acts))
+
+
+@pytest.mark.parametrize("point", [point for point in _READING if point != "reading.before_advance"])
+async def test_a_reading_ahead_killed_anywhere_is_whole_or_nothing_and_is_made_once(
+    platform: Platform, nothing_stored: asyncpg.Connection[asyncpg.Record], point: str
+) -> None:
+    request = submission(platform.dossier, (pb.Document(), prescription(3)))
+    async with running(platform, DMP_FAULT_POINTS=f"{point}=kill") as process:
+        await dies(process, platform.patiently("SubmitDocuments", request))
+    read, rows = await kept(nothing_stored, platform)
+    assert (read, rows) == ((1, rows) if point == "reading.after_commit" else (0, 0))
+    async with running(platform):
+        listed = await said(platform)
+        assert sorted(entry.medication.product.name for entry in listed.entries) == [
+            "MEDICINE 0",
+            "MEDICINE 1",
+            "MEDICINE 2",
+        ]
+        assert (listed.total_size, listed.pending) == (3, 0)
+        once = await kept(nothing_stored, platform)
+        assert await said(platform) == listed
+        assert await kept(nothing_stored, platform) == once
+        assert once[0] == 1
+        assert rows in (0, once[1])
+
+
+@pytest.mark.parametrize("point", ["reading.cleared", "reading.before_advance"])
+async def test_a_reading_of_all_killed_anywhere_takes_nothing_away_and_goes_on(
+    platform: Platform, nothing_stored: asyncpg.Connection[asyncpg.Record], point: str
+) -> None:
+    async with running(platform):
+        await platform.submit(prescription(3))
+        listed = await said(platform)
+        before = await kept(nothing_stored, platform)
+        request_id = f"request-{uuid.uuid4()}"
+        await platform.operate(
+            "RereadDocuments", clinical_pb2.RereadDocumentsRequest(restart=True, request_id=request_id)
+        )
+    await nothing_stored.execute("TRUNCATE job")  # as if the minute between two looks had passed
+    async with running(platform, DMP_FAULT_POINTS=f"{point}=kill") as process:
+        await dies(process, asyncio.sleep(60))
+    assert await kept(nothing_stored, platform) == before
+    async with running(platform):
+        assert await said(platform) == listed
+        state = clinical_pb2.RereadDocumentsRequest(request_id=f"request-{uuid.uuid4()}")
+        async with asyncio.timeout(30):
+            while not (await platform.operate("RereadDocuments", state)).done:
+                await asyncio.sleep(0.1)
+        assert await said(platform) == listed
+    assert await kept(nothing_stored, platform) == before
 
 
 @pytest.mark.parametrize("point", _MOVE)
