@@ -72,19 +72,24 @@ def move(
     to: Annotated[str, typer.Argument(help="`objects` or `database`.")],
     token: Token = "",
 ) -> None:
-    """Move all contents to the object store that is configured, or back, while they are served."""
+    """Move all contents to the object store that is configured, or back, while they are served. Exit code 1 if some
+    stayed where they are, because the store does not give them as they were stored."""
     if to not in ("objects", "database"):
         raise typer.BadParameter("objects or database")
-    sums = [0, 0]
+    sums = [0, 0, 0]
 
     async def one(session: Session, page: str) -> tuple[str, str]:
         request = pb.MoveContentsRequest(page_token=page, to_object_store=to == "objects", request_id=str(uuid.uuid4()))
         answer = await _call(session, "MoveContents", request, pb.MoveContentsResponse)
         sums[0] += answer.moved
         sums[1] += answer.bytes
-        return answer.next_page_token, f"moved {sums[0]} contents, {sums[1] >> 20} MiB"
+        sums[2] += answer.left
+        return answer.next_page_token, f"moved {sums[0]} contents, {sums[1] >> 20} MiB, {sums[2]} left"
 
     _slices(one, token)
+    if sums[2]:
+        _out.print("`dmp content verify` names what is not as it was stored", style="red")
+    raise typer.Exit(1 if sums[2] else 0)
 
 
 @commands.command()

@@ -1,4 +1,5 @@
-"""moto's S3 server behind a switch: it may refuse to write, stall, or say that it has written and keep nothing."""
+"""moto's S3 server behind a switch: it may refuse to write, stall, say that it has written and keep nothing, or give
+other bytes than it keeps, or say that it has none."""
 
 from __future__ import annotations
 
@@ -12,15 +13,18 @@ from werkzeug.serving import make_server
 from services.document.objects import ObjectStore
 
 _BUCKET = "documents"
+STORE = f"s3://{_BUCKET}/dmp"
 
 
 class LyingS3:
-    """An S3 server of our own process. `mode`: "" honest, `refuse`, `stall`, `lie`."""
+    """An S3 server of our own process. `mode`: "" honest; writes: `refuse`, `stall`, `lie`; reads: `alter`,
+    `deny`. The first `spared` writes are honest in any mode; `written` counts them all."""
 
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self.mode = ""
+        self.spared = self.written = 0
         self._app: Any = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -43,19 +47,38 @@ class LyingS3:
         """Where it listens."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def store(self, timeout: float = 3.0) -> ObjectStore:
-        """The object store of the service, at this server."""
-        config = {
+    @property
+    def config(self) -> dict[str, str]:
+        """What reaches it, as obstore names it."""
+        return {
             "aws_endpoint": self.url,
             "aws_access_key_id": "test",
             "aws_secret_access_key": "test",
             "aws_region": "us-east-1",
             "allow_http": "true",
         }
-        return ObjectStore(f"s3://{_BUCKET}/dmp", config, timeout=timeout)
+
+    def store(self, timeout: float = 3.0) -> ObjectStore:
+        """The object store of the service, at this server."""
+        return ObjectStore(STORE, self.config, timeout=timeout)
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
-        writes = environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].count("/") > 1
+        of_object = environ["PATH_INFO"].count("/") > 1
+        reads, writes = (
+            of_object and environ["REQUEST_METHOD"] == "GET",
+            of_object and environ["REQUEST_METHOD"] == "PUT",
+        )
+        if writes:
+            self.written += 1
+            if self.spared:
+                self.spared -= 1
+                return self._app(environ, start_response)
+        if reads and self.mode == "deny":
+            start_response("404 Not Found", [("Content-Length", "0")])
+            return [b""]
+        if reads and self.mode == "alter":
+            body = b"".join(self._app(environ, start_response))
+            return [body[:-1] + bytes([body[-1] ^ 1]) if body else body]
         if writes and self.mode == "refuse":
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]

@@ -121,6 +121,15 @@ def open_content(key: DossierKey, pointer: ContentPointer, size: int, blob: byte
     return OpenedContent(content, frame)
 
 
+def is_sealed_content(key: DossierKey, content_id: uuid.UUID, blob: bytes) -> bool:
+    """Whether a blob is what `seal_content` made of this content, to the last bit."""
+    try:
+        open_sealed(key, blob, content_aad(key.health_id, content_id))
+    except SealBroken:
+        return False
+    return True
+
+
 def seal_metadata(key: DossierKey, row: DocumentRow, pointer: ContentPointer, document: document_pb2.Document) -> bytes:
     """The blob to store in the document's row, bound to the row's other columns (`sealed` is not looked at)."""
     plain = b"".join((_VERSION, pointer.content_id.bytes, pointer.sha256, document.SerializeToString()))

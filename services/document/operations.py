@@ -16,6 +16,7 @@ from typing import Final
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.document.v1 import document_pb2
+from services.document import envelope
 from services.document.contents import Contents
 from services.document.gate import Gate
 from services.document.objects import StoredObject
@@ -30,7 +31,7 @@ from services.document.verification import Verifier
 from services.runtime import faults, outbox
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
-from services.runtime.errors import invalid, unavailable
+from services.runtime.errors import DmpError, invalid, unavailable
 from services.runtime.identifiers import document_name, dossier_of
 from services.runtime.keyring import Keyring, wrapped_generation
 from services.runtime.outbox import OutboxRow
@@ -136,10 +137,12 @@ class Operations:
         response = document_pb2.MoveContentsResponse()
         with translated():
             entries = await keeping.contents(self._pool, after, limit)
+            move = self._to_object if request.to_object_store else self._to_database
             for entry in entries:
-                moved = await (self._to_object(entry) if request.to_object_store else self._to_database(entry))
-                response.moved += moved > 0
-                response.bytes += moved
+                moved = await move(entry)
+                response.moved += bool(moved)
+                response.bytes += moved or 0
+                response.left += moved is None
         if len(entries) == limit:
             last = (entries[-1].health_id, entries[-1].content_id)
             response.next_page_token = self._token(call, _CONTENTS, last)
@@ -224,7 +227,7 @@ class Operations:
         if len(listed) == limit:
             response.next_page_token = self._tokens.issue(_scope(call), _OBJECTS + listed[-1].key.encode("ascii"))
 
-    async def _to_object(self, entry: ContentEntry) -> int:
+    async def _to_object(self, entry: ContentEntry) -> int | None:
         """Bytes moved; 0 for what is there already. The object is proved before the row names it."""
         store = self._contents.objects
         sealed = await self._pool.fetchval(keeping.SEALED, entry.health_id, entry.content_id)
@@ -237,13 +240,15 @@ class Operations:
         await store.delete(key)
         return 0
 
-    async def _to_database(self, entry: ContentEntry) -> int:
+    async def _to_database(self, entry: ContentEntry) -> int | None:
+        """Bytes moved; 0 for what is here already. None, and the object stays, when what the store gives does not
+        open: it may have been read wrongly, and nothing else has the content."""
         store = self._contents.objects
         if store is None or entry.object_key is None:
             return 0
         sealed = await store.get(entry.object_key)
-        if sealed is None:
-            return 0
+        if sealed is None or not await self._opens(entry, sealed):
+            return None
         moved = await self._pool.fetchval(
             keeping.TO_DATABASE, entry.health_id, entry.content_id, entry.object_key, sealed
         )
@@ -252,6 +257,15 @@ class Operations:
             return 0
         await store.delete(entry.object_key)
         return len(sealed)
+
+    async def _opens(self, entry: ContentEntry, sealed: bytes) -> bool:
+        async with self._pool.acquire() as conn:
+            keys = await self._keys.for_read(conn, [entry.health_id])
+        try:
+            key = keys[entry.health_id]
+        except DmpError:  # destroyed meanwhile, or altered
+            return False
+        return await envelope.off_loop(len(sealed), envelope.is_sealed_content, key, entry.content_id, sealed)
 
     async def _record(self, call: Call, objects: Sequence[str], count: int) -> None:
         await self._gate.record_work(call, objects, count)

@@ -171,6 +171,31 @@ async def test_contents_move_to_the_object_store_and_back_while_they_are_read(
     assert len(await directory.of_dossier(world.dossier)) == 6
 
 
+async def test_what_a_lying_store_gives_back_is_not_taken_for_the_content(world: World, s3: Any) -> None:
+    """Moved back unread, altered bytes would take the place of the good ones, which are then removed."""
+    await world.pool.execute("DELETE FROM content WHERE object_key IS NOT NULL")  # of other tests' stores
+    service = world.service_of(objects=s3.store())
+    content = cda(new_oid())
+    document = await submitted(world, service, content)
+    back = pb.MoveContentsRequest(request_id="request-back")
+    mine = "SELECT sealed IS NOT NULL FROM content WHERE health_id = $1"
+    for mode in ("alter", "deny"):
+        s3.mode = mode
+        answers = await run(world, service, "MoveContents", back)
+        assert (sum(a.left for a in answers), sum(a.moved for a in answers)) == (1, 0)
+        with refused(reasons.ERROR_REASON_CONTENT_CORRUPTED):
+            await content_of(service, document.name)
+        assert len(await faults_of(world, service)) == 1
+        s3.mode = ""
+        assert await content_of(service, document.name) == content
+        assert not await world.pool.fetchval(mine, world.dossier)
+        back.page_token = ""
+    [answer] = await run(world, service, "MoveContents", back)
+    assert (answer.left, answer.moved) == (0, 1)
+    assert await content_of(service, document.name) == content
+    assert await world.pool.fetchval(mine, world.dossier)
+
+
 # --- one flipped bit -------------------------------------------------------------------------------------------------
 
 _FLIPS = {

@@ -2441,22 +2441,28 @@ class MoveContentsResponse(_message.Message):
     MOVED_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     moved: _builtins.int
     """moved is how many contents were moved."""
     bytes: _builtins.int
     """bytes is how many bytes they have, sealed."""
     next_page_token: _builtins.str
     """next_page_token continues; empty at the end."""
+    left: _builtins.int
+    """left is how many contents stay where they are, since what the store gives is not what was sealed, or is nothing;
+    VerifyContents names their documents.
+    """
     def __init__(
         self,
         *,
         moved: _builtins.int = ...,
         bytes: _builtins.int = ...,
         next_page_token: _builtins.str = ...,
+        left: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "moved", b"moved", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "left", b"left", "moved", b"moved", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
