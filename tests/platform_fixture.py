@@ -38,7 +38,7 @@ from ops.endpoints import publish
 from ops.local import postgres_install
 from ops.local.databases import database_name
 from ops.local.registrations import INTERNAL
-from ops.local.stack import Stack
+from ops.local.stack import Command, Stack, python_module
 from ops.local.state import ServiceName, State
 from ops.migrations import migrate
 from ops.session import Session, Statement
@@ -280,7 +280,9 @@ async def eventually(
 
 
 @asynccontextmanager
-async def running_platform(overrides: Mapping[str, str] | None = None) -> AsyncIterator[Platform]:
+async def running_platform(
+    overrides: Mapping[str, str] | None = None, *, command: Command = python_module
+) -> AsyncIterator[Platform]:
     """A platform in a state directory of its own; gone with its data afterwards."""
     root = Path(tempfile.mkdtemp(prefix="dmp-platform-"))
     root.chmod(0o755)  # the user of PostgreSQL passes through; each part protects its own files
@@ -295,6 +297,7 @@ async def running_platform(overrides: Mapping[str, str] | None = None) -> AsyncI
                 migrate=migrate,
                 transport=TRANSPORT,
                 openid=True,
+                command=command,
                 overrides={**exporting, **(overrides or {})},
             ) as stack,
             Session(state, publish(stack)) as session,

@@ -19,9 +19,9 @@ def environment(platform: Platform) -> dict[str, str]:
     return {**os.environ, "DMP_STATE": str(platform.state.root), "NO_COLOR": "1", "COLUMNS": "200"}
 
 
-async def dmp(platform: Platform, *arguments: str) -> tuple[int, str, str]:
-    """The exit code and output of the command."""
-    process = await asyncio.create_subprocess_exec(
+async def started(platform: Platform, *arguments: str) -> asyncio.subprocess.Process:
+    """The command, under way."""
+    return await asyncio.create_subprocess_exec(
         DMP,
         *arguments,
         env=environment(platform),
@@ -29,5 +29,10 @@ async def dmp(platform: Platform, *arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def dmp(platform: Platform, *arguments: str) -> tuple[int, str, str]:
+    """The exit code and output of the command."""
+    process = await started(platform, *arguments)
     out, err = await asyncio.wait_for(process.communicate(), _SECONDS)
     return process.returncode or 0, out.decode(), err.decode()
