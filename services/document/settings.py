@@ -20,7 +20,8 @@ class DocumentSettings(ServiceSettings):
     """All contents of a submission together, uploads included."""
 
     submission_group: int = Field(default=48, ge=1, le=256)
-    """Submissions that may share one commit; 1 on a cluster, where a transaction stays on one shard."""
+    """Submissions that may share one commit; 1 on a cluster, where a transaction stays on one shard
+    (docs/how-to/cluster.md)."""
 
     object_store_url: str | None = None
     """Where contents may lie besides the database: `s3://…`, `gs://…`, `az://…`, `file:///…`."""

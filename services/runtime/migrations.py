@@ -3,7 +3,9 @@
 Lives here: reading a directory of migrations, applying it, checking a database against it. May not live here: the SQL
 of any service; the tables that services share are in ``sql/`` and enter a migration by an include line.
 
-A file is called ``NNNN_purpose.sql``. Two comment lines mean something:
+A file is called ``NNNN_purpose.sql``. The number is an order and nothing else: gaps mean nothing (document's go on at
+0020 after 0003, where its structured reading was begun beside its submissions), and a new file takes one above all that
+are there, since a file below what a database has applied is refused. Two comment lines mean something:
 
 - ``-- include: runtime/outbox.sql`` is replaced by that file of ``services/runtime/sql``;
 - ``-- citus: table, column`` distributes the table by the column where the extension citus is installed (``reference``
