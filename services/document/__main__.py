@@ -26,7 +26,7 @@ from services.document.contents import Contents
 from services.document.criteria import CriteriaReader
 from services.document.gate import Checks, Gate
 from services.document.listing import Lister
-from services.document.objects import ObjectStore
+from services.document.objects import URL_SETTING, ObjectStore, StoreMisconfigured
 from services.document.operations import Operations
 from services.document.pages import Cursors, Opener
 from services.document.patients import PatientChecks, Verify, verify_through
@@ -193,8 +193,10 @@ def _objects(settings: DocumentSettings) -> ObjectStore | None:
         return None
     try:
         return ObjectStore.configured(settings.object_store_url, settings.object_store_config_file)
-    except (ValueError, OSError) as error:
-        raise StartRefused(f"DMP_OBJECT_STORE_URL: {error}") from error
+    except StoreMisconfigured as error:
+        raise StartRefused(str(error)) from error
+    except OSError as error:
+        raise StartRefused(f"{URL_SETTING}: {error.strerror}") from error
 
 
 def _counting(metrics: Metrics) -> Served:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -39,6 +40,23 @@ _TIMEOUT: Final = 15.0
 _FAILURES: Final = (BaseError, OSError, TimeoutError)
 
 
+URL_SETTING: Final = "DMP_OBJECT_STORE_URL"
+CONFIG_SETTING: Final = "DMP_OBJECT_STORE_CONFIG_FILE"
+# What obstore says, by the name of the cause in it, as this service says it: its own text may repeat a key or a path.
+_REFUSALS: Final = {
+    "Unrecognised": (URL_SETTING, "not the URL of a store: s3://bucket, gs://bucket, az://container or file:///path"),
+    "MissingAccount": (CONFIG_SETTING, "azure_storage_account_name is missing"),
+    "InvalidAccessKey": (CONFIG_SETTING, "azure_storage_account_key is not base64"),
+    "OpenCredentials": (CONFIG_SETTING, "google_service_account names a file that cannot be opened"),
+    "DecodeCredentials": (CONFIG_SETTING, "google_service_account is not the key of a service account"),
+}
+_UNKNOWN_KEY: Final = re.compile(r"Configuration key: '([a-z0-9_]{1,80})'")
+
+
+class StoreMisconfigured(ValueError):
+    """A store that cannot be made of what was set. The message begins with the setting, and repeats no value."""
+
+
 class StoredObject(NamedTuple):
     """An object of the listing, and to which content it would belong."""
 
@@ -53,7 +71,7 @@ class ObjectStore:
     def __init__(self, url: str, config: dict[str, Any] | None = None, *, timeout: float = _TIMEOUT) -> None:
         """`url` as obstore has it (`s3://bucket/prefix`, `file:///path`, …); `config` holds its keys and options.
 
-        ValueError for a URL or a configuration that it does not know.
+        Raises StoreMisconfigured.
         """
         parts = urlsplit(url)
         self._timeout = timeout
@@ -69,16 +87,13 @@ class ObjectStore:
         retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=timeout)}
         try:
             self._store = from_url(url, config=options, client_options=client, retry_config=retry)  # type: ignore[call-overload]
-        except BaseError as error:
-            raise ValueError(f"not an object store that can be used ({type(error).__name__})") from None
+        except (BaseError, ValueError, TypeError) as error:
+            raise _misconfigured(error) from None
 
     @classmethod
     def configured(cls, url: str, config_file: Path | None) -> ObjectStore:
-        """The store at a URL, with the JSON object in a file as its configuration. ValueError when one is wrong."""
-        config = json.loads(config_file.read_text("utf-8")) if config_file is not None else None
-        if config is not None and not isinstance(config, dict):
-            raise ValueError("the configuration is a JSON object")
-        return cls(url, config)
+        """The store at a URL, with the JSON object in a file as its configuration. Raises StoreMisconfigured."""
+        return cls(url, None if config_file is None else _read(config_file))
 
     async def put(self, content: DocumentKey, sealed: bytes) -> str:
         """Write, read back, compare; gives the key. An object that could not be proved is left for the sweep."""
@@ -151,6 +166,25 @@ class ObjectStore:
             return bytes(await found.bytes_async())
         except (ObjectNotFoundError, FileNotFoundError):
             return None
+
+
+def _read(config_file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreMisconfigured(f"{CONFIG_SETTING}: cannot be read as JSON ({type(error).__name__})") from None
+    if not isinstance(config, dict) or not all(isinstance(value, str | bool | int) for value in config.values()):
+        raise StoreMisconfigured(f"{CONFIG_SETTING}: a JSON object of texts, numbers, true and false")
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in config.items()}
+
+
+def _misconfigured(error: Exception) -> StoreMisconfigured:
+    if (unknown := _UNKNOWN_KEY.search(str(error))) is not None:
+        return StoreMisconfigured(f"{CONFIG_SETTING}: {unknown[1]} is not a key of this store")
+    for cause, (setting, description) in _REFUSALS.items():
+        if cause in str(error):
+            return StoreMisconfigured(f"{setting}: {description}")
+    return StoreMisconfigured(f"{URL_SETTING}: not a store that can be used ({type(error).__name__})")
 
 
 def content_of(key: str) -> DocumentKey | None:
