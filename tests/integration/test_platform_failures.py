@@ -6,12 +6,10 @@ These tests break things, so they have a platform of their own; each leaves it w
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -24,16 +22,12 @@ from dmp.document.v1 import document_pb2
 from dmp.identity.v1 import identity_pb2
 from ops.demo.cda_document import DocumentKind
 from ops.local.registrations import INTERNAL
-from ops.local.stack import python_module
 from ops.local.state import ServiceName
 from ops.session import Statement
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
-from tests.lying_s3 import STORE, LyingS3
 from tests.platform_calls import attempt, bearer
 from tests.platform_fixture import Patient, Platform, eventually, method, running_platform
-from tests.platform_moving import Readers, feed, go_on
-from tests.platform_process import dmp, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -43,28 +37,10 @@ BACK_WITHIN: Final = 2.0
 """Seconds after a part's return in which all works again (the machine may be busy; alone it takes a tenth)."""
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[LyingS3]:
-    """A store that can be made to fail."""
-    with LyingS3() as server:
-        yield server
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own(tmp_path_factory: pytest.TempPathFactory, store: LyingS3) -> AsyncIterator[Platform]:
-    """A platform that may be broken. An object store is known to it, and nothing goes there by itself."""
-    file = tmp_path_factory.mktemp("store") / "store.json"
-    file.write_text(json.dumps(store.config), "utf-8")
-    settings = (
-        f"DMP_OBJECT_STORE_URL={STORE}",
-        f"DMP_OBJECT_STORE_CONFIG_FILE={file}",
-        "DMP_OBJECT_STORE_WRITES=false",
-    )
-
-    def command(service: ServiceName) -> Sequence[str]:
-        return (shutil.which("env") or "env", *(settings if service == "document" else ()), *python_module(service))
-
-    async with running_platform(command=command) as running:
+async def own() -> AsyncIterator[Platform]:
+    """A platform that may be broken."""
+    async with running_platform() as running:
         yield running
 
 
@@ -391,56 +367,3 @@ def _is(look: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
         return look()
 
     return looked
-
-
-async def test_contents_move_by_the_command_while_they_are_read_whatever_dies(own: Platform, store: LyingS3) -> None:
-    patient = await own.patient()
-    contents = await feed(own, patient, 160)
-    readers = Readers(own, patient, contents)
-    reading = asyncio.ensure_future(readers.run())
-
-    async def left(where: str) -> int:
-        async with own.database("document") as conn:
-            query = f"SELECT count(*) FROM content WHERE health_id = $1 AND {where} IS NOT NULL"  # noqa: S608
-            return int(await conn.fetchval(query, patient.health_id))
-
-    async def until_left(where: str, most: int) -> None:
-        async with asyncio.timeout(60):
-            while await left(where) > most:
-                await asyncio.sleep(0.02)
-
-    # The store stops taking anything in the second slice: the command says so, and from where to go on.
-    store.mode, store.spared = "refuse", 120
-    code, out, err = await dmp(own, "content", "move", "objects")
-    assert (code, "DEPENDENCY_UNAVAILABLE" in err) == (1, True), (out, err)
-    assert await left("sealed") == 40
-    store.mode = ""
-    # The command is killed where it goes on, then the service: what is moved is moved, what is not is where it was.
-    going = await started(own, "content", "move", "objects", *go_on(out))
-    await until_left("sealed", 30)
-    going.kill()
-    await going.communicate()
-    await own.stack.kill("document")
-    await own.stack.restart("document")
-    code, out, err = await dmp(own, "content", "move", "objects")
-    assert code == 0, (out, err)
-    assert await left("sealed") == 0
-    await readers.until(20)
-    code, out, _ = await dmp(own, "content", "verify", "--dossier", patient.dossier.removeprefix("dossiers/"))
-    assert (code, "160 documents" in out, " 0 faults" in out) == (0, True, True), out
-    # And back: the service is killed meanwhile, which the command tells.
-    going = await started(own, "content", "move", "database")
-    await until_left("object_key", 50)
-    await own.stack.kill("document")
-    out, err = (part.decode() for part in await asyncio.wait_for(going.communicate(), 60))
-    assert going.returncode == 1, (out, err)
-    await own.stack.restart("document")
-    assert 0 < await left("object_key") <= 50
-    code, out, err = await dmp(own, "content", "move", "database", *go_on(out))
-    assert code == 0, (out, err)
-    assert await left("object_key") == 0
-    await readers.until(20)
-    code, out, _ = await dmp(own, "content", "verify")
-    assert (code, " 0 faults" in out) == (0, True), out
-    readers.stopping = True
-    await reading
