@@ -94,26 +94,30 @@ class RelayTogether:
 class _Counted(Watch):
     """A call that also counts in its client's usage."""
 
-    __slots__ = ("_client_id", "_error", "_operation", "_usage", "_watch")
+    __slots__ = ("_client_id", "_operation", "_outcome", "_usage", "_watch")
 
     def __init__(self, watch: Watch, usage: Usage, client_id: str, operation: str) -> None:
         self._watch = watch
         self._usage = usage
         self._client_id = client_id
         self._operation = operation
-        self._error: DmpError | None = None
+        self._outcome = OK
         self._started = time.perf_counter()
 
     def failed(self, error: DmpError) -> None:
         """The call is answered with an error."""
-        self._error = error
+        self._outcome = outcome_of_reason(error.reason)
         self._watch.failed(error)
+
+    def cancelled(self) -> None:
+        """Nobody waits for an answer."""
+        self._outcome = "failed"
+        self._watch.cancelled()
 
     def end(self) -> None:
         """The answer has left."""
         self._watch.end()
-        outcome = OK if self._error is None else outcome_of_reason(self._error.reason)
-        self._usage.add(self._client_id, self._operation, outcome, time.perf_counter() - self._started)
+        self._usage.add(self._client_id, self._operation, self._outcome, time.perf_counter() - self._started)
 
 
 def _relayed(stated: Stated, request: bytes, now: float) -> bytes:

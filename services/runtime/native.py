@@ -89,13 +89,14 @@ class NativeContext:
 class _Arrival:
     """A call of a method whose calls are served together: `together.Arrival`."""
 
-    __slots__ = ("_call_id", "_handler", "_server", "context", "data")
+    __slots__ = ("_call_id", "_handler", "_server", "context", "data", "gone")
 
     def __init__(self, server: NativeServer, call_id: int, handler: RpcHandler, data: bytes, details: Details) -> None:
         self._server = server
         self._call_id = call_id
         self._handler = handler
         self.data = data
+        self.gone = False
         self.context = NativeContext(server, call_id, details, None)
 
     def answer(self, data: bytes) -> None:
@@ -130,7 +131,7 @@ class NativeServer:
         self._limit = max_message_bytes
         self._handlers = list(handlers.values())
         self._together = [(together or {}).get(name) for name in handlers]
-        self._arrived: set[int] = set()
+        self._arrived: dict[int, _Arrival] = {}
         self._none_arrived = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._events: deque[Event] = deque()
@@ -207,7 +208,7 @@ class NativeServer:
 
     def _ended(self, call_id: int) -> None:
         """A call that came with others has its end, or goes on alone."""
-        self._arrived.discard(call_id)
+        self._arrived.pop(call_id, None)
         if self._stopping and not self._arrived:
             self._none_arrived.set()
 
@@ -255,9 +256,7 @@ class NativeServer:
         for _ in range(min(callers_a_turn(), len(self._events))):
             kind, call_id, method_id, payload, _, details = self._events.popleft()
             if kind == EVENT_CANCEL:
-                task = self._tasks.get(call_id)
-                if task is not None:
-                    task.cancel()
+                self._cancel(call_id)
             elif self._stopping:
                 self.fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             elif payload is not None and details is not None:
@@ -266,6 +265,14 @@ class NativeServer:
         if self._beginning:
             self._loop.call_soon(self._begin_some)
 
+    def _cancel(self, call_id: int) -> None:
+        """The client is gone."""
+        task, arrival = self._tasks.get(call_id), self._arrived.get(call_id)
+        if task is not None:
+            task.cancel()
+        elif arrival is not None:
+            arrival.gone = True
+
     def _arrive(self, call_id: int, method_id: int, payload: bytes, details: Details) -> None:
         handler, together = self._handlers[method_id], self._together[method_id]
         if len(payload) > self._limit:
@@ -273,8 +280,8 @@ class NativeServer:
         elif together is None:
             self.begin(call_id, handler, payload, NativeContext(self, call_id, details, handler.response_serializer))
         else:
-            self._arrived.add(call_id)
-            together(_Arrival(self, call_id, handler, payload, details))
+            arrival = self._arrived[call_id] = _Arrival(self, call_id, handler, payload, details)
+            together(arrival)
 
     def begin(self, call_id: int, handler: RpcHandler, payload: bytes, context: NativeContext) -> None:
         """Serve a call in a task of its own."""

@@ -62,6 +62,10 @@ class Watch:
         self.code = error.code.name
         self.reason = error.reason_name
 
+    def cancelled(self) -> None:
+        """Nobody waits for an answer."""
+        self.code = "CANCELLED"
+
     def end(self) -> None:
         """The answer has left."""
         self.span.end(self.reason or (None if self.code == "OK" else self.code))

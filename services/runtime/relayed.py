@@ -87,6 +87,7 @@ class _Batch:
         self._missing = size
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tasks: list[asyncio.Task[None]] = []
+        self.gone = False
 
     def take(self, number: int, outcome: bytes) -> None:
         """What became of a call: the one field of its RelayedResult."""
@@ -104,7 +105,7 @@ class _Batch:
 class _Arrival:
     """A relayed call, to be served with others: `together.Arrival`."""
 
-    __slots__ = ("_batch", "_call", "_handler", "_number", "context", "data")
+    __slots__ = ("_batch", "_handler", "_number", "context", "data")
 
     def __init__(
         self,
@@ -117,7 +118,6 @@ class _Arrival:
         self._batch = batch
         self._number = number
         self._handler = handler
-        self._call = call
         self.data = call.request
         self.context = _RelayedContext(call, connection)
 
@@ -132,6 +132,11 @@ class _Arrival:
     def alone(self) -> None:
         """Serve it by its method's handler."""
         self._batch.tasks.append(asyncio.get_running_loop().create_task(self._serve()))
+
+    @property
+    def gone(self) -> bool:
+        """Whether the gateway has given up all calls of the batch."""
+        return self._batch.gone
 
     async def _serve(self) -> None:
         """A defect of it leaves the others alone, for `boundary.unary` makes an error of it."""
@@ -185,6 +190,7 @@ class RelayedCalls:
                     left = callers_a_turn()
             return await batch.response()
         except BaseException:
+            batch.gone = True
             for task in batch.tasks:
                 task.cancel()
             raise

@@ -40,6 +40,11 @@ class Arrival(Protocol):
     data: bytes
     context: Context
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for its answer any more."""
+        ...
+
     def answer(self, data: bytes) -> None:
         """End the call with this message."""
         ...
@@ -140,8 +145,14 @@ class Together:
 
     async def _send(self, admitted: list[Admitted]) -> list[None]:
         outcomes: Sequence[Outcome]
+        size = len(admitted)
+        if any(each.arrival.gone for each in admitted):
+            for each in admitted:
+                if each.arrival.gone:
+                    self._gone(each)
+            admitted = [each for each in admitted if not each.arrival.gone]
         try:
-            outcomes = await self._serve([each.asked for each in admitted])
+            outcomes = await self._serve([each.asked for each in admitted]) if admitted else ()
             faults.point("reply.before")
         except DmpError as error:
             outcomes = [error] * len(admitted)
@@ -154,7 +165,14 @@ class Together:
             outcomes = [DmpError(reasons.ERROR_REASON_INTERNAL)] * len(admitted)
         for each, outcome in zip(admitted, outcomes, strict=True):
             self._end(each, outcome)
-        return [None] * len(admitted)
+        return [None] * size
+
+    def _gone(self, admitted: Admitted) -> None:
+        """Nothing is read, and so nothing recorded, for whom nobody waits any more."""
+        self._limit.leave(admitted.traffic, time.monotonic() - admitted.since)
+        admitted.watch.cancelled()
+        admitted.watch.end()
+        admitted.arrival.refuse(unavailable("client"))
 
     def _end(self, admitted: Admitted, outcome: Outcome) -> None:
         self._limit.leave(admitted.traffic, time.monotonic() - admitted.since)

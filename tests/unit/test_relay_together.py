@@ -48,6 +48,7 @@ class Arrival:
             invocation_metadata=lambda: metadata, time_remaining=lambda: remaining, peer=lambda: "ipv4:192.0.2.7:1"
         )
         self.told: list[bytes | int | None] = []
+        self.gone = False
 
     def answer(self, data: bytes) -> None:
         self.told.append(data)
@@ -218,6 +219,14 @@ async def test_a_quota_lets_through_what_it_allows_and_no_more() -> None:
     assert sum(each is not None for each in told[:20]) == 4
     assert await field.send(by("small"), by("small")) == [None, None]
     assert len(field.table.asked) == 1, "who is known to be over its quota is not looked up"
+
+
+async def test_whoever_has_gone_before_its_batch_left_is_not_served() -> None:
+    field, stay, gone = Field(), by("a", b"1"), by("a", b"2")
+    gone.gone = True
+    assert await field.send(stay, gone) == [b"alone:1", reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE]
+    assert field.table.asked == [[("a", "jti-a")]]
+    assert await field.counted() == {("a", "ok"): 1, ("a", "failed"): 1}
 
 
 async def test_a_single_call_goes_as_a_plain_one() -> None:
