@@ -15,7 +15,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from services.runtime.access import methods_of
 from services.runtime.channels import Peer
-from services.runtime.checks import CHECK_ACCESS, AccessChecks, refusal
+from services.runtime.checks import CHECK_ACCESS, LIST_HELD, AccessChecks, refusal
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid, to_status, unavailable
 
@@ -34,7 +34,7 @@ class FakeConsent:
         self.held.set()
 
     def unary(self, path: str, request: type[Any], response: type[Any]) -> Callable[..., Awaitable[Any]]:
-        assert path == CHECK_ACCESS
+        assert path in (CHECK_ACCESS, LIST_HELD)
 
         async def check(
             batch: consent_pb2.BatchCheckAccessRequest, *, timeout: float
