@@ -102,11 +102,6 @@ class Story:
     says: str
     steps: tuple[Step, ...]
 
-    @property
-    def moves_time(self) -> bool:
-        """Whether it can be played only where the clock is the test's."""
-        return any(step.text in _PASSING for step in self.steps)
-
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
@@ -238,6 +233,7 @@ class Stage(Protocol):
 
     now: datetime
 
+    async def wait(self, time: timedelta) -> None: ...
     async def do(self, method: str, request: Message, actor: ActingContext, health_id: int) -> None: ...
 
     async def ask(
@@ -254,7 +250,7 @@ async def play(story: Story, stage: Stage, cast: Cast | None = None) -> list[str
     cast, wrong = cast or Cast(), []
     for step in story.steps:
         if step.text in _PASSING:
-            stage.now += _PASSING[step.text]
+            await stage.wait(_PASSING[step.text])
             continue
         ended = await _end(step, stage, cast)
         if ended != step.ends and not (step.ends == "no" and ended.startswith("no")):

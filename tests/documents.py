@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dmp.audit.v1 import audit_pb2
@@ -189,12 +189,15 @@ class FakeConsent:
     actions: list[int] = field(default_factory=list)
     held_dossiers: list[int] = field(default_factory=list)
     answers: dict[int, consent_pb2.Decision] = field(default_factory=dict)
+    by_action: Callable[[int, int], consent_pb2.Decision] | None = None
 
     async def check(self, call: Call, health_id: int, action: int) -> consent_pb2.Decision:
         assert call.health_id == health_id or self.any_dossier
         self.actions.append(action)
         if isinstance(self.answer, DmpError):
             raise self.answer
+        if self.by_action is not None:
+            return self.by_action(health_id, action)
         answer = self.answers.get(health_id, self.answer)
         if not self.linked.get(health_id):
             return answer

@@ -38,6 +38,8 @@ STATUS_OUT: Final = {
 """FHIR has no word for an archived document: it stays current, and an extension says that it is archived."""
 
 _NO_ENTITY: Final = uuid.UUID(int=0)
+_ABSENT: Final = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+_SUBSETTED: Final = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 
 
 _RELATIONS: Final = {
@@ -128,6 +130,26 @@ def write_document(document: Document, links: Links, asked: tuple[str, str] | No
         resource["authenticator"] = people.references([document.legal_authenticator], "authenticator")[0]
     resource["contained"] = people.resources
     return {name: value for name, value in resource.items() if value not in ("", [], {})}
+
+
+def write_reference(
+    found: document_pb2.DocumentReference, links: Links, asked: tuple[str, str] | None, unique_id: str
+) -> JsonObject:
+    """The DocumentReference of a document of which the caller, a feeder, may know the technical id alone (TD3.1)."""
+    health_id, _ = child_of(found.name, "documents", "name")
+    withheld = {"extension": [{"url": _ABSENT, "valueCode": "not-permitted"}]}
+    return {
+        "resourceType": "DocumentReference",
+        "id": links.document_id(found.name),
+        "meta": {"versionId": str(found.version or 1), "tag": [_SUBSETTED]},
+        "masterIdentifier": typed_identifier("uniqueId", write_unique_id(unique_id)),
+        "identifier": [
+            typed_identifier("entryUUID", {"system": RFC_3986, "value": f"urn:uuid:{found.entry_id}"}),
+        ],
+        "status": STATUS_OUT.get(found.status, "current"),
+        "subject": subject(links, health_id, asked),
+        "content": [{"attachment": withheld}],
+    }
 
 
 class _People:

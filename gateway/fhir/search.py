@@ -17,7 +17,7 @@ from dmp.common.v1.coding_pb2 import Identifier
 from dmp.document.v1 import document_pb2
 from dmp.document.v1.document_pb2 import SearchDocumentsRequest, SearchDocumentsResponse, TimeRange
 from gateway.fhir.codesystems import CLASS_SYSTEMS, FORMAT_SYSTEMS, TYPE_SYSTEMS, to_oid
-from gateway.fhir.document_out import Links, write_document
+from gateway.fhir.document_out import Links, write_document, write_reference
 from gateway.fhir.identifiers import (
     PatientLink,
     known_identifier,
@@ -124,6 +124,7 @@ def read_search(parameters: Parameters, links: Links) -> Search:
         documents=[_document(links, text) for text in parameters.alternatives("_id")],
     )
     _read_unique_ids(parameters, request)
+    request.reference_if_refused = bool(request.unique_id)
     _read_relations(parameters, request, links)
     pairs = list(parameters.pairs)
     _read_statuses(parameters, request, pairs)
@@ -169,6 +170,9 @@ def write_searchset(search: Search, response: SearchDocumentsResponse, links: Li
     """The searchset Bundle of a page."""
     documents = [] if search.only_total else response.documents
     resources = [write_document(document, links, search.patient.identifier) for document in documents]
+    if not search.only_total:
+        asked = search.patient.identifier, search.request.unique_id
+        resources += [write_reference(reference, links, *asked) for reference in response.references]
     token = "" if search.only_total else response.next_page_token
     return searchset(resources, search.pairs, links, health_id=health_id, token=token, total=response.total_size)
 

@@ -34,6 +34,7 @@ from services.document.projecting import Ahead, Projector, ReadingSweep
 from services.document.read import Reader
 from services.document.read_together import ReadTogether
 from services.document.recent import RecentDossiers
+from services.document.references import References
 from services.document.scanning import ClamdScanner, NoScanner, Scanner
 from services.document.search import Searcher
 from services.document.service import DocumentServicer, Rooms, Served
@@ -91,27 +92,23 @@ class DocumentService:
         store, found = DocumentStore(pool, keys), SearchStore(pool)
         gate, authorship = Gate(neighbours.checks, neighbours.trail), Authorship(keyring)
         unique_ids, tokens, watched = UniqueIds(keyring), PageTokens(keyring), Watched()
-        cursors, opener = Cursors(tokens), Opener(store)
+        cursors, opener, criteria = Cursors(tokens), Opener(store), CriteriaReader(authorship, unique_ids)
         contents = Contents(store, neighbours.objects, write_objects=neighbours.write_objects)
         digests, documents = Digests(keyring), Documents(store, contents, authorship, clock)
         self._projector = Projector(pool, documents, keys, digests, clock)
         self.ahead = Ahead(self._projector)
         self.sweep = ReadingSweep(pool, self._projector, neighbours.trail, clock)
-
-        def told(health_ids: Sequence[int]) -> None:
-            watched.committed(health_ids)
-            committed(health_ids)
-            self.ahead.told(health_ids)
-
+        told = _each(watched.committed, committed, self.ahead.told)
         admission, checks = Admission(authorship, unique_ids), PatientChecks(neighbours.verify)
         committer = Committer(pool, keys, admission, clock=clock, committed=told, group=limits.group)
         uploads, scanner = Uploads(pool, keys, gate, limits.max_document_bytes, clock), neighbours.scanner
         reader, recent = Reader(store, contents, gate, authorship, clock), RecentStore(pool)
+        references = References(found, gate, authorship, unique_ids, clock)
         verifier = Verifier(store, contents, authorship, unique_ids, Belongings(pool, unique_ids))
         self._rooms = Rooms(
             Submitter(pool, keys, gate, checks, unique_ids, uploads, contents, scanner, committer, limits),
             uploads,
-            Searcher(found, gate, authorship, CriteriaReader(authorship, unique_ids), opener, tokens, cursors, clock),
+            Searcher(found, gate, authorship, criteria, opener, tokens, cursors, references, clock),
             reader,
             ReadTogether(store, gate, authorship, clock),
             Lister(found, store, reader, gate, authorship, unique_ids, opener, tokens, clock),
@@ -119,6 +116,7 @@ class DocumentService:
             Changes(found, gate, authorship, opener, cursors, watched, clock),
             Operations(pool, keys, keyring, contents, verifier, gate, tokens, clock=clock, grace=grace),
             RecentDossiers(recent, gate, authorship, tokens, clock),
+            references,
         )
         self._opener, self._contents = opener, contents
         self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)
@@ -134,6 +132,16 @@ class DocumentService:
         await self._rooms.reader.close()
         await self._projector.close()
         await self._contents.close()
+
+
+def _each(*listeners: Callable[[Sequence[int]], None]) -> Callable[[Sequence[int]], None]:
+    """Tells them all of dossiers that have changed."""
+
+    def told(health_ids: Sequence[int]) -> None:
+        for listener in listeners:
+            listener(health_ids)
+
+    return told
 
 
 async def main() -> None:

@@ -8,6 +8,7 @@ the same rules, in the same order, and a test holds them together (R.1111-53; do
 from __future__ import annotations
 
 import calendar
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
@@ -131,6 +132,12 @@ def _within(row: Visibility, view: View) -> bool:
     if view.restriction == consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES:
         return row.type_code.startswith(PATIENT_DEPOSITED)
     return False
+
+
+def fed_by(row: Visibility, handed_in_by: Sequence[bytes], caller: Caller) -> bool:
+    """Whether the caller, or the caller's structure, is among those who wrote the document or handed it in."""
+    digests = {caller.own, caller.structure} - {None}
+    return not digests.isdisjoint((*row.author_digests, *row.institution_digests, *handed_in_by))
 
 
 def month_before(now: datetime) -> datetime:

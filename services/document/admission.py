@@ -16,7 +16,7 @@ from dmp.common.v1 import coding_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
 from services.document import codes, envelope, titles
-from services.document.authorship import IDNPS, IDNST, Authorship
+from services.document.authorship import IDNST, Authorship, identifier_of
 from services.document.cda import CdaHeader
 from services.document.entries import revision, shown, state_of
 from services.document.envelope import ContentPointer
@@ -45,11 +45,6 @@ from services.runtime.identifiers import document_name, submission_set_name, uui
 from services.runtime.sealing import DossierKey
 from services.runtime.trail import build_event
 
-_AUTHOR_SYSTEMS: Final = {
-    context_pb2.ACTOR_KIND_PROFESSIONAL: IDNPS,
-    context_pb2.ACTOR_KIND_STRUCTURE_STAFF: IDNST,
-    context_pb2.ACTOR_KIND_STRUCTURE: IDNST,
-}
 _CDA_RELATIONS: Final = {
     "RPLC": document_pb2.RELATIONSHIP_TYPE_REPLACES,
     "APND": document_pb2.RELATIONSHIP_TYPE_APPENDS,
@@ -379,9 +374,9 @@ def _replacements(health_id: int, revisions: Sequence[Revision]) -> list[audit_p
 def _author_of(actor: context_pb2.ActingContext) -> coding_pb2.Author:
     """Who hands in, when the submission set does not say."""
     author = coding_pb2.Author(name=actor.subject_name, institution_name=actor.structure_name)
-    system = _AUTHOR_SYSTEMS.get(actor.actor_kind)
-    if system is not None:
-        author.id.CopyFrom(coding_pb2.Identifier(system=system, value=actor.subject))
+    identifier = identifier_of(actor)
+    if identifier is not None:
+        author.id.system, author.id.value = identifier
     if actor.structure:
         author.institution_id.CopyFrom(coding_pb2.Identifier(system=IDNST, value=actor.structure))
     return author

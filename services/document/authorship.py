@@ -23,6 +23,15 @@ _SYSTEMS: Final = {
 }
 
 
+def identifier_of(actor: context_pb2.ActingContext) -> tuple[str, str] | None:
+    """Under which identifier (system, value) an actor is an author: what a staff card does is its structure's (TD2.2).
+    None for those who are no author."""
+    system = _SYSTEMS.get(actor.actor_kind)
+    if system is None:
+        return None
+    return (system, actor.subject) if system == IDNPS else (system, actor.structure or actor.subject)
+
+
 class Authorship:
     """Digests of authors under the keyring. Those asked for are remembered: callers are few, and repeat."""
 
@@ -45,11 +54,11 @@ class Authorship:
     def of_caller(self, actor: context_pb2.ActingContext) -> Caller:
         """By what the actor's own documents, and those of the actor's structure, are known; nothing for those who
         are no author (patients, systems)."""
-        system = _SYSTEMS.get(actor.actor_kind)
-        if system is None:
+        identifier = identifier_of(actor)
+        if identifier is None:
             return Caller()
-        own = self._asked(system, actor.subject)
-        if system == IDNST:
+        own = self._asked(*identifier)
+        if identifier[0] == IDNST:
             return Caller(own, own)
         return Caller(own, self._asked(IDNST, actor.structure) if actor.structure else None)
 

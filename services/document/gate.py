@@ -49,6 +49,23 @@ class Gate:
             return decision
         raise await self.denied(call, decision, refusal(decision), objects=objects)
 
+    async def enter_or(
+        self, call: Call, action: consent_pb2.Action.ValueType, lesser: consent_pb2.Action.ValueType
+    ) -> tuple[consent_pb2.Decision, bool]:
+        """Consent's yes to an action, or (True) to a lesser one. A no to both is recorded and raised as that to the
+        first."""
+        decision = await self._checks.check(call, call.health_id, action)
+        if decision.permitted:
+            return decision, False
+        instead = await self._checks.check(call, call.health_id, lesser)
+        if instead.permitted:
+            return instead, True
+        raise await self.denied(call, decision, refusal(decision))
+
+    async def asked(self, call: Call, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision:
+        """Consent's answer, a no too. Nothing is recorded."""
+        return await self._checks.check(call, call.health_id, action)
+
     async def decisions(
         self, calls: Sequence[Call], action: consent_pb2.Action.ValueType
     ) -> Sequence[consent_pb2.Decision | DmpError]:

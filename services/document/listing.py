@@ -1,4 +1,4 @@
-"""Lists about a dossier other than its documents: submission sets, folders, versions, and who holds a uniqueId.
+"""Lists about a dossier other than its documents: submission sets, folders, versions.
 
 A set or a folder is shown when it holds a document that the caller may know of; the statements see to that. Each page
 is authorised and recorded.
@@ -6,9 +6,8 @@ is authorised and recorded.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -30,12 +29,9 @@ from services.document.times import timestamp
 from services.document.unique_ids import UniqueIds
 from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
-from services.runtime.errors import DmpError, invalid
-from services.runtime.identifiers import document_name
+from services.runtime.errors import DmpError
 from services.runtime.paging import PageTokens
 from services.runtime.sealing import DossierKey
-from services.runtime.text import control_characters
-from services.runtime.trail import UNDECIDED
 from services.runtime.validation import validate_for_storage
 
 DEFAULT_PAGE: Final = 20
@@ -131,58 +127,6 @@ class Lister:
         others = elsewhere(opened.decision, call.health_id, [(opened.row.health_id, opened.row.document_id)])
         await self._gate.served(call, opened.decision, (opened.document.name,), len(response.versions), others)
         return response
-
-    async def resolve(
-        self, request: document_pb2.ResolveUniqueIdRequest, call: Call
-    ) -> document_pb2.ResolveUniqueIdResponse:
-        """Technical ids by uniqueId, of the dossier named, or of every one about which the caller may ask."""
-        validate_for_storage(request)
-        for path in control_characters(request):
-            raise invalid(path, "no_control_characters", "control characters are not accepted")
-        digest = self._unique_ids.digest(request.unique_id)
-        if request.parent:
-            decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH_REFERENCE)
-            found = await self._references(call, decision, dossiers_read(call.health_id, decision), digest)
-            await self._gate.served(call, decision, [one.name for one in found], len(found))
-            return document_pb2.ResolveUniqueIdResponse(documents=found)
-        with translated():
-            dossiers = await self._store.elsewhere(digest, DEFAULT_PAGE)
-        response = document_pb2.ResolveUniqueIdResponse()
-        for part in await asyncio.gather(*(self._resolved_in(call, dossier, digest) for dossier in dossiers)):
-            response.documents.extend(part)
-        return response
-
-    async def _resolved_in(self, call: Call, health_id: int, digest: bytes) -> list[document_pb2.DocumentReference]:
-        """What the caller may know of it in one dossier; nothing where consent says no. Recorded either way."""
-        within = call.within(health_id)
-        try:
-            decision = await self._gate.enter(within, consent_pb2.ACTION_SEARCH_REFERENCE)
-        except DmpError as error:
-            if error.code in UNDECIDED:
-                raise
-            return []
-        found = await self._references(within, decision, [health_id], digest)
-        await self._gate.served(within, decision, [one.name for one in found], len(found))
-        return found
-
-    async def _references(
-        self, call: Call, decision: consent_pb2.Decision, health_ids: Sequence[int], digest: bytes
-    ) -> list[document_pb2.DocumentReference]:
-        """Whoever may feed may ask whether its uniqueId is there: the rights bound what else is shown, not this."""
-        try:
-            with translated():
-                records = await self._store.references(health_ids, digest)
-        except DmpError as error:
-            raise await self._gate.rejected(call, decision, error) from None
-        return [
-            document_pb2.DocumentReference(
-                name=document_name(call.health_id, row["document_id"]),
-                entry_id=str(row["entry_id"] or row["document_id"]),
-                version=row["version"],
-                status=row["status"],
-            )
-            for row in records
-        ]
 
     async def _sets(
         self, request: document_pb2.ListSubmissionSetsRequest, call: Call, decision: consent_pb2.Decision

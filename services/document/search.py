@@ -19,6 +19,7 @@ from services.document.criteria import ORDERS, CriteriaReader
 from services.document.gate import Gate
 from services.document.linked import Elsewhere, elsewhere
 from services.document.pages import Cursors, Opener, after, position_bytes, scope_of
+from services.document.references import References
 from services.document.store.reading import translated
 from services.document.store.rows import DocumentRow
 from services.document.store.searching import Criteria, Order, Page, Position, SearchStore, Span
@@ -31,6 +32,8 @@ from services.runtime.validation import validate_for_storage
 
 DEFAULT_PAGE: Final = 20
 DEFAULT_OPENING: Final = 1000
+_REFERENCE: Final = consent_pb2.ACTION_SEARCH_REFERENCE
+_NO_CRITERIA: Final = frozenset({"parent", "unique_id", "statuses", "page_size", "order", "reference_if_refused"})
 OPENING_YEARS: Final = 2
 """What a first opening shows (domain.md §2)."""
 
@@ -47,8 +50,10 @@ class Searcher:
         opener: Opener,
         tokens: PageTokens,
         cursors: Cursors,
+        references: References,
         clock: Callable[[], datetime],
     ) -> None:
+        self._references = references
         self._store = store
         self._gate = gate
         self._authorship = authorship
@@ -62,7 +67,12 @@ class Searcher:
         self, request: document_pb2.SearchDocumentsRequest, call: Call
     ) -> document_pb2.SearchDocumentsResponse:
         """One page, recorded with the names that it holds."""
-        decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
+        if request.reference_if_refused and _by_unique_id_alone(request):
+            decision, no_more = await self._gate.enter_or(call, consent_pb2.ACTION_SEARCH, _REFERENCE)
+            if no_more:
+                return await self._references_alone(request, call, decision)
+        else:
+            decision = await self._gate.enter(call, consent_pb2.ACTION_SEARCH)
         try:
             response, rows = await self._page(request, call, decision)
         except DmpError as error:
@@ -85,12 +95,23 @@ class Searcher:
         await self._gate.served(call, decision, names, len(names), _elsewhere(call, decision, rows))
         return response
 
+    async def _references_alone(
+        self, request: document_pb2.SearchDocumentsRequest, call: Call, decision: consent_pb2.Decision
+    ) -> document_pb2.SearchDocumentsResponse:
+        """The technical ids of what a feeder fed, recorded."""
+        try:
+            _check(request)
+        except DmpError as error:
+            raise await self._gate.rejected(call, decision, error) from None
+        statuses = list(request.statuses) or [document_pb2.DOCUMENT_STATUS_APPROVED]
+        found = await self._references.fed(call, decision, request.unique_id, statuses)
+        await self._gate.served(call, decision, [one.name for one in found], len(found))
+        return document_pb2.SearchDocumentsResponse(references=found, total_size=len(found))
+
     async def _page(
         self, request: document_pb2.SearchDocumentsRequest, call: Call, decision: consent_pb2.Decision
     ) -> tuple[document_pb2.SearchDocumentsResponse, Sequence[DocumentRow]]:
-        validate_for_storage(request)
-        for path in control_characters(request):
-            raise invalid(path, "no_control_characters", "control characters are not accepted")
+        _check(request)
         criteria = self._criteria.of(dossiers_read(call.health_id, decision), request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
         position = after(self._tokens, request.page_token, scope)
@@ -142,6 +163,17 @@ class Searcher:
         if len(page.rows) <= size:
             return ""
         return self._tokens.issue(scope, position_bytes(page.places[size - 1], page.rows[size - 1].document_id))
+
+
+def _check(request: document_pb2.SearchDocumentsRequest) -> None:
+    validate_for_storage(request)
+    for path in control_characters(request):
+        raise invalid(path, "no_control_characters", "control characters are not accepted")
+
+
+def _by_unique_id_alone(request: document_pb2.SearchDocumentsRequest) -> bool:
+    """Whether nothing but one uniqueId narrows the search."""
+    return bool(request.unique_id) and all(field.name in _NO_CRITERIA for field, _ in request.ListFields())
 
 
 def _elsewhere(call: Call, decision: consent_pb2.Decision, rows: Sequence[DocumentRow]) -> Elsewhere:

@@ -14,6 +14,7 @@ from services.document.operations import Operations
 from services.document.read import Reader
 from services.document.read_together import ReadTogether
 from services.document.recent import RecentDossiers
+from services.document.references import References
 from services.document.search import Searcher
 from services.document.submit import Submitter
 from services.document.uploads import Collecting, Uploads
@@ -42,6 +43,7 @@ class Rooms:
     changes: Changes
     operations: Operations
     recent: RecentDossiers
+    references: References
 
 
 class DocumentServicer:
@@ -177,7 +179,7 @@ class DocumentServicer:
         self, request: document_pb2.ResolveUniqueIdRequest, call: Call
     ) -> document_pb2.ResolveUniqueIdResponse:
         """Give technical ids by uniqueId."""
-        return await self._rooms.lister.resolve(request, call)
+        return await self._rooms.references.resolve(request, call)
 
     async def DestroyDossier(
         self, request: document_pb2.DestroyDossierRequest, call: Call

@@ -1,8 +1,8 @@
 """The stories about access, played by the whole platform: tokens, changes and questions through the gateway.
 
 What has a FHIR form is done over FHIR: a dossier's operations; and a plain document is really fed, searched and read.
-Of any other, its own subject asks through the relay (`ExplainAccess`, which decides as every check does). Stories in
-which time passes are played where the clock can be moved.
+Of any other, its own subject asks through the relay (`ExplainAccess`, which decides as every check does). The clock is
+the world's: when time passes in a story, what its dossier holds is made so much older in the database of consent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import base64
 import random
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import grpc
@@ -33,7 +33,7 @@ from tests.platform_calls import outcome_reason
 from tests.platform_fixture import Patient, Platform, method
 from tests.platform_statements import statement
 
-STORIES = [story for story in read()[0] if not story.moves_time]
+STORIES = read()[0]
 _NOT_NOW = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """What a busy machine may say, and means neither yes nor no."""
 
@@ -58,12 +58,28 @@ _PARAMETERS: Final = {
 }
 
 
-class Gateway(Stage):
-    """The platform; time is real."""
+_AGEING: Final = (
+    "UPDATE access_grant SET granted_at = granted_at - $1::interval, expires_at = expires_at - $1 WHERE health_id = $2",
+    "UPDATE grantee_dossier SET granted_at = granted_at - $1::interval WHERE health_id = $2",
+    "UPDATE representation SET starts_at = starts_at - $1::interval, ends_at = ends_at - $1 WHERE health_id = $2",
+    "UPDATE dossier SET opened_at = opened_at - $1::interval WHERE health_id = $2",
+)
+"""What `time` ago would look like today."""
 
-    def __init__(self, platform: Platform) -> None:
+
+class Gateway(Stage):
+    """The platform."""
+
+    def __init__(self, platform: Platform, health_id: int) -> None:
         self._platform = platform
+        self._health_id = health_id
         self.now = datetime.now(UTC)
+
+    async def wait(self, time: timedelta) -> None:
+        """Only of the dossiers that this story made."""
+        async with self._platform.database("consent") as database:
+            for ageing in _AGEING:
+                await database.execute(ageing, time, self._health_id)
 
     async def do(self, method: str, request: Message, actor: ActingContext, health_id: int) -> None:
         request.request_id = f"story-{uuid.uuid4()}"  # type: ignore[attr-defined]
@@ -100,7 +116,7 @@ class Fhir(Gateway):
     """The platform over FHIR, wherever there is a form for it."""
 
     def __init__(self, platform: Platform, patient: Patient) -> None:
-        super().__init__(platform)
+        super().__init__(platform, patient.health_id)
         self._patient = patient
         self._binary = ""
 

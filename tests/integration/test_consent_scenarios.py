@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import timedelta
 
 import pytest
 from google.protobuf.message import Message
@@ -22,13 +22,11 @@ class Service(Stage):
     def __init__(self, consent: Consent) -> None:
         self._consent = consent
 
-    @property
-    def now(self) -> datetime:
-        return self._consent.now[0]
+        self.now = consent.now[0]
 
-    @now.setter
-    def now(self, at: datetime) -> None:
-        self._consent.now[0] = at
+    async def wait(self, time: timedelta) -> None:
+        self._consent.now[0] += time
+        self.now = self._consent.now[0]
 
     async def do(self, method: str, request: Message, actor: ActingContext, health_id: int) -> None:
         await self._consent.do(method, request, actor, health_id)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import coding_pb2
+from dmp.common.v1 import coding_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2 as pb
 from services.document.upkeep import UniqueIdIndex
 from services.runtime.identifiers import dossier_name, new_health_id
@@ -150,6 +151,62 @@ async def test_a_feeder_gets_technical_ids_with_and_without_the_patient(world: W
         answer = await world.service.servicer.ResolveUniqueId(request, made)
         assert [(d.name, d.entry_id) for d in answer.documents] == [(document.name, document.entry_id)]
         assert world.last_event().health_id == world.dossier
+
+
+class Feeder:
+    """A consent that lets look up references, and searches only where it is said so."""
+
+    def __init__(self, searches: consent_pb2.Decision) -> None:
+        self.searches = searches
+
+    def __call__(self, health_id: int, action: int) -> consent_pb2.Decision:
+        return self.searches if action == consent_pb2.ACTION_SEARCH else decision()
+
+
+async def resolved(world: World, unique_id: str, actor: context_pb2.ActingContext | None = None) -> list[str]:
+    request = pb.ResolveUniqueIdRequest(parent=dossier_name(world.dossier), unique_id=unique_id)
+    made = call("ResolveUniqueId", world.dossier, actor)
+    return [each.name for each in (await world.service.servicer.ResolveUniqueId(request, made)).documents]
+
+
+async def test_who_may_not_search_finds_what_he_or_his_structure_fed_and_nothing_else(world: World) -> None:
+    mine, others = await world.add(), await world.add(author=documents.OTHER)
+    stranger = documents.professional()
+    stranger.subject, stranger.structure = "899700777777", "1690000009"
+    handed_in = (await world.submit((pb.Document(), cda(new_oid(), author=documents.OTHER)))).documents[0]
+    world.consent.by_action = Feeder(documents.no(reasons.ERROR_REASON_AUTHORIZATION_MISSING))
+    assert await resolved(world, mine.unique_id) == [mine.name]
+    assert await resolved(world, handed_in.unique_id) == [handed_in.name], "handed in, whoever wrote it"
+    for document in (mine, others, handed_in):
+        assert await resolved(world, document.unique_id, stranger) == []
+    world.consent.by_action = Feeder(decision(denied_type_codes=["11488-4"]))
+    assert await resolved(world, mine.unique_id, stranger) == [], "what a search hides from him"
+    world.consent.by_action = Feeder(decision())
+    assert await resolved(world, mine.unique_id, stranger) == [mine.name]
+
+
+async def test_a_search_by_unique_id_alone_gives_a_feeder_the_technical_id_and_is_one_event(world: World) -> None:
+    mine = await world.add()
+    gone = await world.add()
+    await world.change(gone.name, pb.DOCUMENT_CHANGE_DELETE)
+    missing = reasons.ERROR_REASON_AUTHORIZATION_MISSING
+    world.consent.by_action = Feeder(documents.no(missing))
+    world.audit.events.clear()
+    answer = await world.search(unique_id=mine.unique_id, reference_if_refused=True)
+    assert not answer.documents
+    assert [(each.name, each.status) for each in answer.references] == [(mine.name, APPROVED)]
+    assert answer.total_size == 1
+    assert [(event.action, event.outcome) for event in world.audit.events] == [
+        ("document.search", audit_pb2.OUTCOME_SUCCESS)
+    ]
+    assert (await world.search(unique_id=gone.unique_id, reference_if_refused=True)).total_size == 0
+    for more in ({"reference_if_refused": False}, {"title": "consultation"}, {"unique_id": ""}, {"type_codes": ["x"]}):
+        with refused(missing):
+            await world.search(**{"unique_id": mine.unique_id, "reference_if_refused": True, **more})
+    world.consent.by_action = None
+    full = await world.search(unique_id=mine.unique_id, reference_if_refused=True)
+    assert [document.title for document in full.documents] == [mine.title]
+    assert not full.references
 
 
 async def test_the_same_unique_id_in_two_dossiers_is_counted_for_operators(world: World) -> None:

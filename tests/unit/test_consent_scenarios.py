@@ -37,6 +37,9 @@ class Rules(Stage):
         self.now = BEGINNING
         self.lines: list[Line] = []
 
+    async def wait(self, time: timedelta) -> None:
+        self.now += time
+
     async def do(self, method: str, request: Message, actor: ActingContext, health_id: int) -> None:
         kind, payload = self._line(method, request, read_actor(actor))
         self.lines.append(Line(len(self.lines) + 1, kind, payload))

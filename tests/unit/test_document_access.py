@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import pytest
 
+from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
-from services.document.access import VISIBLE, Caller, hidden_because, month_before, view_of
+from services.document.access import VISIBLE, Caller, fed_by, hidden_because, month_before, view_of
+from services.document.authorship import IDNST, Authorship, identifier_of
+from services.runtime.keyring import Keyring
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 ME, OTHER, HOUSE = b"m" * 32, b"o" * 32, b"h" * 32
@@ -89,3 +92,16 @@ def test_who_is_no_author_has_no_own_documents() -> None:
 )
 def test_an_announcement_waits_one_calendar_month(now: datetime, before: datetime) -> None:
     assert month_before(now) == before
+
+
+def test_what_a_staff_card_hands_in_is_its_structures() -> None:
+    staff = context_pb2.ActingContext(
+        actor_kind=context_pb2.ACTOR_KIND_STRUCTURE_STAFF, subject="staff-7", structure="1750000001"
+    )
+    clinic = context_pb2.ActingContext(actor_kind=context_pb2.ACTOR_KIND_STRUCTURE, subject="1750000001")
+    authorship = Authorship(Keyring({1: b"k" * 32}, current=1, digests=[1]))
+    assert authorship.of_caller(staff) == authorship.of_caller(clinic)
+    assert identifier_of(staff) == (IDNST, "1750000001")
+    handed_in_by = [authorship.of_caller(clinic).own or b""]
+    assert fed_by(Row(), handed_in_by, authorship.of_caller(staff))
+    assert not fed_by(Row(), handed_in_by, Caller())

@@ -46,7 +46,8 @@ TABLE: Final = (
     ),
     *search_by_get_and_post(
         "document-search", "DocumentReference", "ITI-67", SEARCH,
-        "TD3.1: the documents that match and that the caller may know of.", search.PARAMETERS,
+        "TD3.1: the documents that match and that the caller may know of; by patient and identifier alone, who may not"
+        " search gets the technical id of what it, or its structure, fed.", search.PARAMETERS,
     ),
     Interaction(
         "document-read", "GET", "/DocumentReference/{id}", "DocumentReference", "read", "", GET,

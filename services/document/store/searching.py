@@ -179,10 +179,11 @@ ORDER BY page.place, page.health_id, page.sequence
 """  # noqa: S608 (4 is DELETED, 7 the change that deletes)
 LATEST: Final = "SELECT sequence FROM dossier_clock WHERE health_id = $1"
 LATEST_OF: Final = "SELECT health_id, sequence FROM dossier_clock WHERE health_id = ANY($1::bigint[])"
-REFERENCES: Final = """
-SELECT health_id, document_id, entry_id, version, status FROM document
-WHERE health_id = ANY($1::bigint[]) AND unique_id_digest = $2
-"""
+REFERENCES: Final = f"""
+SELECT {COLUMNS}, s.author_digests || s.institution_digests AS handed_in_by
+FROM document d JOIN submission_set s ON s.health_id = d.health_id AND s.submission_set_id = d.submission_set_id
+WHERE d.health_id = ANY($1::bigint[]) AND s.health_id = ANY($1::bigint[]) AND d.unique_id_digest = $2
+"""  # noqa: S608 (the columns are a constant)
 ELSEWHERE: Final = "SELECT health_id FROM unique_id WHERE digest = $1 ORDER BY health_id LIMIT $2"
 
 
@@ -352,9 +353,10 @@ class SearchStore:
         found: dict[int, int] = {row[0]: row[1] for row in await self._pool.fetch(LATEST_OF, health_ids)}
         return [found.get(health_id, 0) for health_id in health_ids]
 
-    async def references(self, health_ids: Sequence[int], digest: bytes) -> list[_Record]:
-        """Documents with a uniqueId in these dossiers."""
-        return await self._pool.fetch(REFERENCES, health_ids, digest)
+    async def references(self, health_ids: Sequence[int], digest: bytes) -> list[tuple[DocumentRow, list[bytes]]]:
+        """Documents with a uniqueId in these dossiers, and the digests of who handed each in."""
+        rows = await self._pool.fetch(REFERENCES, health_ids, digest)
+        return [(DocumentRow._make(tuple(row)[:-1]), row["handed_in_by"]) for row in rows]
 
     async def elsewhere(self, digest: bytes, limit: int) -> list[int]:
         """Dossiers that hold a uniqueId, as far as the index knows."""

@@ -883,6 +883,7 @@ class SearchDocumentsRequest(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     SUBMISSION_SET_FIELD_NUMBER: _builtins.int
     AUTHOR_INSTITUTIONS_FIELD_NUMBER: _builtins.int
+    REFERENCE_IF_REFUSED_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     unique_id: _builtins.str
@@ -903,6 +904,11 @@ class SearchDocumentsRequest(_message.Message):
     """
     submission_set: _builtins.str
     """submission_set that brought them, by name; empty for any."""
+    reference_if_refused: _builtins.bool
+    """reference_if_refused asks for the technical id alone where the caller may not search but may look up references
+    (TD3.1, for feeders), of what the caller or the caller's structure wrote or handed in. It holds for a search by
+    unique_id, with statuses or without, and nothing else; any other is answered as without it.
+    """
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___DocumentStatus.ValueType]:
         """statuses wanted; empty for approved ones."""
@@ -1005,10 +1011,11 @@ class SearchDocumentsRequest(_message.Message):
         title: _builtins.str = ...,
         submission_set: _builtins.str = ...,
         author_institutions: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        reference_if_refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_institutions", b"author_institutions", "authors", b"authors", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_institutions", b"author_institutions", "authors", b"authors", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "reference_if_refused", b"reference_if_refused", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1023,6 +1030,7 @@ class SearchDocumentsResponse(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """next_page_token continues; empty at the end."""
     total_size: _builtins.int
@@ -1031,16 +1039,21 @@ class SearchDocumentsResponse(_message.Message):
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
         """documents are in the order asked for."""
 
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentReference]:
+        """references are given in place of documents to who may know no more (reference_if_refused)."""
+
     def __init__(
         self,
         *,
         documents: _abc.Iterable[Global___Document] | None = ...,
         next_page_token: _builtins.str = ...,
         total_size: _builtins.int = ...,
+        references: _abc.Iterable[Global___DocumentReference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token", "total_size", b"total_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token", "references", b"references", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

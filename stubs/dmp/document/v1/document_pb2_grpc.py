@@ -305,9 +305,10 @@ class DocumentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResolveUniqueId(self, request, context):
-        """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
-        Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
-        just submitted may take some seconds to be found so.
+        """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too: of what
+        the caller or the caller's structure wrote or handed in, and of what a search would show the caller. Without
+        a dossier it looks through all of them, and answers for those that the caller may ask about; what was just
+        submitted may take some seconds to be found so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -98,9 +98,10 @@ class DocumentServiceStub:
     cards, structures' certificates), with SEARCH_TOO_BROAD to who holds more than 20,000 authorisations.
     """
     ResolveUniqueId: _aio.UnaryUnaryMultiCallable[_document_pb2.ResolveUniqueIdRequest, _document_pb2.ResolveUniqueIdResponse]
-    """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
-    Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
-    just submitted may take some seconds to be found so.
+    """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too: of what
+    the caller or the caller's structure wrote or handed in, and of what a search would show the caller. Without
+    a dossier it looks through all of them, and answers for those that the caller may ask about; what was just
+    submitted may take some seconds to be found so.
     """
     DestroyDossier: _aio.UnaryUnaryMultiCallable[_document_pb2.DestroyDossierRequest, _document_pb2.DestroyDossierResponse]
     """DestroyDossier destroys all that this service keeps of a dossier, by law: its key, so that nothing sealed can be
@@ -313,9 +314,10 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.ResolveUniqueIdRequest,
         context: _aio.ServicerContext[_document_pb2.ResolveUniqueIdRequest, _abc.Awaitable[_document_pb2.ResolveUniqueIdResponse]],
     ) -> _abc.Awaitable[_document_pb2.ResolveUniqueIdResponse]:
-        """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too.
-        Without a dossier it looks through all of them, and answers for those that the caller may ask about; what was
-        just submitted may take some seconds to be found so.
+        """ResolveUniqueId gives the technical id of a document from the producer's uniqueId (TD3.1), for feeders too: of what
+        the caller or the caller's structure wrote or handed in, and of what a search would show the caller. Without
+        a dossier it looks through all of them, and answers for those that the caller may ask about; what was just
+        submitted may take some seconds to be found so.
         """
 
     @_abc_1.abstractmethod
