@@ -162,7 +162,7 @@ def read_identifiers(
     """
     found: dict[PatientIdentifier, None] = {}
     for index, message in enumerate(messages):
-        identifier = _read_identifier(message, f"{field}[{index}].value")
+        identifier = read_identifier(message, f"{field}[{index}].value")
         if identifier.is_ins and any(other.system == identifier.system and other != identifier for other in found):
             raise invalid(
                 f"{field}[{index}].system", "identifier.one_per_system", "a person has one number of a system"
@@ -245,7 +245,8 @@ def name_prefixes(traits: Traits) -> frozenset[str]:
     return frozenset(filter(None, names))
 
 
-def _read_identifier(message: IdentifierMessage, field: str) -> PatientIdentifier:
+def read_identifier(message: IdentifierMessage, field: str) -> PatientIdentifier:
+    """One identifier; `field` is where its value is. Raises INVALID_FIELD."""
     system, value = message.system, _compact(message.system, message.value)
     try:
         if system in INS_OIDS:

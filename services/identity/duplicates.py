@@ -88,7 +88,7 @@ class Duplicates:
             if pair.state != "open":
                 raise DmpError(reasons.ERROR_REASON_DUPLICATE_DECIDED)
             if same:
-                await self._links.join(conn, call, survivor, merged, request.reason)
+                await self._links.join(conn, call, survivor, merged, request.reason, ("survivor", "name"))
             change = change_of(call, pb.PERSON_CHANGE_KIND_UPDATED, request.reason, now)
             keys = await self._changes.keys.for_read(conn, [low, high])
             state = _STATES[request.state]

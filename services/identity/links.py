@@ -101,17 +101,24 @@ class Links:
         return answer
 
     async def join(
-        self, conn: Connection, call: Call, survivor: int, merged: int, reason: str
+        self,
+        conn: Connection,
+        call: Call,
+        survivor: int,
+        merged: int,
+        reason: str,
+        named: tuple[str, str] = ("name", "merged"),
     ) -> tuple[RegisteredPerson, list[str]]:
-        """Merges in the caller's transaction; the survivor, and the names of all merged into it."""
+        """Merges in the caller's transaction; the survivor, and the names of all merged into it. `named` are the fields
+        in which the request names the two."""
         if survivor == merged:
             raise invalid("merged", "link.other", "a person is not merged into itself")
         now = self._changes.clock()
         held: dict[int, HeldPerson] = {}
         for one in sorted((survivor, merged)):
             held[one] = await HeldPerson.hold(conn, self._changes.keys, self._digests, one)
-        for one in (survivor, merged):
-            await refuse_merged(conn, one)
+        await refuse_merged(conn, survivor, named[0])
+        await refuse_merged(conn, merged, named[1])
         trees = {one: await link_store.members(conn, one) or [Linked(one, None, one, 0)] for one in (survivor, merged)}
         everyone = [*trees[survivor], *trees[merged]]
         if len(everyone) > MOST_LINKED:

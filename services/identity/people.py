@@ -19,7 +19,7 @@ from services.identity.civil_identity import (
     PatientIdentifier,
     Traits,
     read_contact,
-    read_identifiers,
+    read_identifier,
     read_traits,
     strict_traits,
 )
@@ -34,7 +34,7 @@ from services.identity.store import links as link_store
 from services.identity.store import people as store
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
-from services.runtime.errors import DmpError, invalid
+from services.runtime.errors import DmpError, FieldViolation, invalid
 from services.runtime.identifiers import is_fictitious, person_name
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
@@ -115,7 +115,7 @@ class PersonChanges:
     async def add_identifier(self, call: Call, request: pb.AddIdentifierRequest) -> pb.AddIdentifierResponse:
         """ITI-104. Raises PERSON_NOT_FOUND, PERSON_CONFLICT, UNKNOWN_DOMAIN, FOREIGN_DOMAIN, INVALID_FIELD."""
         now = self._changes.clock()
-        identifier = read_identifiers([request.identifier], "identifiers")[0]
+        identifier = read_identifier(request.identifier, "identifier.value")
 
         async def work(conn: Connection) -> tuple[int, pb.AddIdentifierResponse, Sequence[OutboxRow]]:
             check_own(call, [identifier], await store.domains(conn), "identifier.system")
@@ -137,7 +137,7 @@ class PersonChanges:
         Without an INS in force a retrieved identity becomes provisional, a qualified one validated.
         """
         now = self._changes.clock()
-        identifier = read_identifiers([request.identifier], "identifiers")[0]
+        identifier = read_identifier(request.identifier, "identifier.value")
 
         async def work(conn: Connection) -> tuple[int, pb.RetireIdentifierResponse, Sequence[OutboxRow]]:
             check_own(call, [identifier], await store.domains(conn), "identifier.system")
@@ -162,12 +162,13 @@ async def own(conn: Connection, digests: Digests, identifier: PatientIdentifier,
         raise RegistrationRefused(reasons.ERROR_REASON_PERSON_CONFLICT, owner)
 
 
-async def refuse_merged(conn: Connection, health_id: int) -> None:
-    """PERSON_MERGED for who was merged, with where it went: the survivor is the one to change."""
+async def refuse_merged(conn: Connection, health_id: int, field: str = "name") -> None:
+    """PERSON_MERGED for who was merged, naming `field`, with where it went: the survivor is the one to change."""
     survivor = (await link_store.roots(conn, [health_id])).get(health_id)
     if survivor is not None:
+        merged = FieldViolation(field, "person.merged", "this person was merged into another one")
         metadata = {"merged_into": person_name(survivor)}
-        raise DmpError(reasons.ERROR_REASON_PERSON_MERGED, metadata=metadata)
+        raise DmpError(reasons.ERROR_REASON_PERSON_MERGED, fields=(merged,), metadata=metadata)
 
 
 def with_identifier(person: RegisteredPerson, identifier: PatientIdentifier, now: datetime) -> RegisteredPerson:

@@ -1,0 +1,258 @@
+"""What may not enter the register is refused with its field and rule, whichever way it comes, and leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.common.v1.coding_pb2 import Identifier
+from dmp.document.v1 import document_pb2
+from dmp.identity.v1 import directory_pb2
+from dmp.identity.v1 import identity_pb2 as pb
+from ops.demo_platform import person_message
+from ops.local.registrations import INTERNAL, OPERATOR, PARTNER
+from ops.session import Statement
+from services.identity.nir import nir_key
+from services.runtime.errors import DmpError
+from services.runtime.identifiers import dossier_name, format_health_id, person_name
+from tests.platform_fixture import Patient, Platform, method
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+OWN: Final = "1.2.250.1.999.41"
+FOREIGN: Final = "1.2.250.1.999.42"
+HUGE: Final = "x" * 10_000_000
+BOTH: Final = (INTERNAL, PARTNER)
+Expected = tuple[str, str, str]
+"""Reason, field and rule."""
+_COUNT: Final = "SELECT count(*) FROM {}"
+_COUNTED: Final = ("person", "person_history", "identifier", "match_block", "link_ledger", "possible_duplicate")
+
+
+@dataclass(slots=True)
+class Scene:
+    """A person, one who was merged into it, and two domains of local identifiers, of which one is the partner's."""
+
+    platform: Platform
+    one: Patient
+    merged: Patient
+
+    def statement(self, client: str) -> Statement:
+        if client == OPERATOR:
+            return Statement.of(OPERATOR, actor="operator", subject="operator-1")
+        return Statement(client, self.one.caregiver.statement().fields)
+
+    async def ask(self, rpc: str, request: Message, client: str = INTERNAL) -> Any:
+        if method(rpc).mutation:
+            request.request_id = self.platform.request_id()  # type: ignore[attr-defined]
+        service = method(rpc).path.split(".")[1]
+        return await self.platform.session.call(service, rpc, request, method(rpc).response, self.statement(client))
+
+    def person(self, *identifiers: Identifier, **traits: Any) -> pb.Person:
+        """Somebody who is not registered, but for what is said of them."""
+        person = person_message(self.one.person)
+        del person.identifiers[:]
+        person.status = pb.IDENTITY_STATUS_PROVISIONAL
+        person.traits.birth_name = "REFUSED"
+        for name, value in traits.items():
+            setattr(person.traits, name, value)
+        person.identifiers.extend(identifiers)
+        return person
+
+    async def stored(self) -> dict[str, int]:
+        async with self.platform.database("identity") as database:
+            return {table: await database.fetchval(_COUNT.format(table)) for table in _COUNTED}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def scene(platform: Platform) -> AsyncIterator[Scene]:
+    made = Scene(platform, await platform.registered(), await platform.patient())
+    for system, client in ((OWN, PARTNER), (FOREIGN, "somebody-else")):
+        domain = pb.IdentifierDomain(system=system, display_name="Refusals", client_id=client)
+        await made.ask("SetIdentifierDomain", pb.SetIdentifierDomainRequest(domain=domain), OPERATOR)
+    names = person_name(made.one.health_id), person_name(made.merged.health_id)
+    await made.ask("LinkPeople", pb.LinkPeopleRequest(name=names[0], merged=names[1], reason="refusals"))
+    yield made
+
+
+def wrong(scene: Scene) -> dict[str, tuple[str, Message, Expected]]:
+    """By what is wrong: the call, its request, and how it is refused."""
+    one, merged = person_name(scene.one.health_id), person_name(scene.merged.health_id)
+    nir, system = scene.one.person.nir, scene.one.person.nir_oid
+    bad_nir = f"{nir[:13]}{(int(nir[13:]) % 97) + 1:02d}"
+    digits = format_health_id(scene.one.health_id)
+    bad_name = f"people/{digits[:19]}{(int(digits[19:]) % 97) + 1:02d}"
+    corsican = Identifier(system=system, value=f"255062B033001{nir_key('255062B033001') % 97 + 1:02d}")
+
+    def create(*identifiers: Identifier, **traits: Any) -> Message:
+        return pb.CreatePersonRequest(person=scene.person(*identifiers, **traits))
+
+    def update(**given: Any) -> Message:
+        return pb.UpdatePersonRequest(name=given.pop("name", one), reason="refusals", **given)
+
+    def invalid(field: str, rule: str) -> Expected:
+        return "INVALID_FIELD", field, rule
+
+    return {
+        "a NIR with a wrong key": (
+            "CreatePerson",
+            create(Identifier(system=system, value=bad_nir)),
+            invalid("person.identifiers[0].value", "nir.key"),
+        ),
+        "a Corsican NIR with a wrong key": (
+            "CreatePerson",
+            create(corsican),
+            invalid("person.identifiers[0].value", "nir.key"),
+        ),
+        "a NIR with a wrong key later on": (
+            "AddIdentifier",
+            pb.AddIdentifierRequest(name=one, identifier=Identifier(system=system, value=bad_nir), reason="x"),
+            invalid("identifier.value", "nir.key"),
+        ),
+        "an INS-C with a wrong key": (
+            "CreatePerson",
+            create(Identifier(system="1.2.250.1.213.1.4.2", value="0" * 20 + "01")),
+            invalid("person.identifiers[0].value", "insc.key"),
+        ),
+        "a health id with a wrong key": (
+            "UpdatePerson",
+            update(name=bad_name, homonym=True),
+            invalid("name", "health_id.key"),
+        ),
+        "the thirteenth month": (
+            "CreatePerson",
+            create(birth_date="1979-13-01"),
+            invalid("person.traits.birth_date", "date.calendar"),
+        ),
+        "the thirtieth of February": (
+            "CreatePerson",
+            create(birth_date="1979-02-30"),
+            invalid("person.traits.birth_date", "date.calendar"),
+        ),
+        "a birth to come": (
+            "CreatePerson",
+            create(birth_date="2999-01-01"),
+            invalid("person.traits.birth_date", "date.past"),
+        ),
+        "an impossible date later on": (
+            "UpdatePerson",
+            update(traits=scene.person(birth_date="1980-02-31").traits),
+            invalid("traits.birth_date", "date.calendar"),
+        ),
+        "QUAL to RECUP": (
+            "UpdatePerson",
+            update(status=pb.IDENTITY_STATUS_RETRIEVED),
+            ("STATUS_TRANSITION", "status", "status.transition"),
+        ),
+        "another's domain": (
+            "CreatePerson",
+            create(Identifier(system=FOREIGN, value="IPP-1")),
+            ("FOREIGN_DOMAIN", "person.identifiers", "domain.own"),
+        ),
+        "another's domain later on": (
+            "AddIdentifier",
+            pb.AddIdentifierRequest(name=one, identifier=Identifier(system=FOREIGN, value="IPP-1"), reason="x"),
+            ("FOREIGN_DOMAIN", "identifier.system", "domain.own"),
+        ),
+        "a domain that nobody registered": (
+            "CreatePerson",
+            create(Identifier(system="1.2.250.1.999.43", value="IPP-1")),
+            ("UNKNOWN_DOMAIN", "person.identifiers", "domain.known"),
+        ),
+        "a merged person, changed": (
+            "UpdatePerson",
+            update(name=merged, homonym=True),
+            ("PERSON_MERGED", "name", "person.merged"),
+        ),
+        "a merged person, merged again": (
+            "LinkPeople",
+            pb.LinkPeopleRequest(name=one, merged=merged, reason="x"),
+            ("PERSON_MERGED", "merged", "person.merged"),
+        ),
+        "a merged person as survivor": (
+            "LinkPeople",
+            pb.LinkPeopleRequest(name=merged, merged=one, reason="x"),
+            ("PERSON_MERGED", "name", "person.merged"),
+        ),
+        "a merged person, split": (
+            "SplitPerson",
+            pb.SplitPersonRequest(name=merged, traits=scene.person().traits, reason="x"),
+            ("PERSON_MERGED", "name", "person.merged"),
+        ),
+        "a bell in a name": (
+            "CreatePerson",
+            create(birth_name="PAT\x07"),
+            invalid("person.traits.birth_name", "name.printable"),
+        ),
+        "a line break in a name": (
+            "CreatePerson",
+            create(used_name="PAT\nTROIS"),
+            invalid("person.traits.used_name", "name.printable"),
+        ),
+        "a direction mark in a name": (
+            "CreatePerson",
+            create(first_birth_given_name="A\u202eB"),
+            invalid("person.traits.first_birth_given_name", "name.printable"),
+        ),
+        "a name of ten megabytes": (
+            "CreatePerson",
+            create(birth_name=HUGE),
+            invalid("person.traits.birth_name", "string.max_len"),
+        ),
+        "a name of ten megabytes later on": (
+            "UpdatePerson",
+            update(traits=scene.person(birth_name=HUGE).traits),
+            invalid("traits.birth_name", "string.max_len"),
+        ),
+    }
+
+
+async def test_each_is_refused_directly_and_through_the_gateway_and_nothing_is_stored(scene: Scene) -> None:
+    before = await scene.stored()
+    told: dict[tuple[str, str], object] = {}
+    expected: dict[tuple[str, str], object] = {}
+    for what, (rpc, request, refusal) in wrong(scene).items():
+        for client in (INTERNAL,) if rpc == "SplitPerson" else BOTH:
+            expected[what, client] = refusal
+            try:
+                told[what, client] = await scene.ask(rpc, request, client)
+            except DmpError as error:
+                named = [(each.field, each.rule) for each in error.fields]
+                told[what, client] = (error.reason_name, *named[0]) if named else (error.reason_name,)
+    assert [(what, told[what], expected[what]) for what in told if told[what] != expected[what]] == []
+    assert await scene.stored() == before
+
+
+async def test_a_profession_that_nobody_knows_is_reported_with_its_row(scene: Scene) -> None:
+    practitioner = directory_pb2.Practitioner(
+        idnps="810100000019", family_name="REFUSED", given_name="Anne", profession="99", active=True
+    )
+    request = directory_pb2.ImportDirectoryRequest(
+        import_id="refusals", rows=[directory_pb2.DirectoryRow(row=7, practitioner=practitioner)], complete=True
+    )
+    answer = await scene.ask("ImportDirectory", request, OPERATOR)
+    assert (answer.directory_import.taken, answer.directory_import.refused) == (0, 1)
+    findings = await scene.ask(
+        "GetDirectoryImport", directory_pb2.GetDirectoryImportRequest(import_id="refusals"), OPERATOR
+    )
+    (finding,) = [each for each in findings.findings if each.refused]
+    assert (finding.row, finding.field, finding.rule) == (7, "profession", "profession.known")
+    wanted = directory_pb2.SearchPractitionersRequest(family_name="REFUSED")
+    assert not (await scene.ask("SearchPractitioners", wanted)).practitioners
+
+
+async def test_a_document_for_a_merged_dossier_is_sent_on(scene: Scene) -> None:
+    await scene.one.acts.open(scene.one.health_id)
+    with pytest.raises(DmpError) as refused:
+        await scene.merged.acts.submit(scene.merged.health_id, scene.merged.cda(), "consultation.xml")
+    assert refused.value.reason == reasons.ERROR_REASON_DOSSIER_MERGED
+    assert refused.value.metadata == {"merged_into": dossier_name(scene.one.health_id)}
+    wanted = document_pb2.SearchDocumentsRequest(parent=scene.one.dossier)
+    await scene.one.acts.authorise(scene.one.health_id)
+    assert (await scene.ask("SearchDocuments", wanted, PARTNER)).total_size == 0
