@@ -31,6 +31,7 @@ HUGE: Final = "x" * 10_000_000
 BOTH: Final = (INTERNAL, PARTNER)
 Expected = tuple[str, str, str]
 """Reason, field and rule."""
+Wrong = tuple[str, Message, Expected]
 _COUNT: Final = "SELECT count(*) FROM {}"
 _COUNTED: Final = ("person", "person_history", "identifier", "match_block", "link_ledger", "possible_duplicate")
 
@@ -81,136 +82,105 @@ async def scene(platform: Platform) -> AsyncIterator[Scene]:
     yield made
 
 
-def wrong(scene: Scene) -> dict[str, tuple[str, Message, Expected]]:
-    """By what is wrong: the call, its request, and how it is refused."""
-    one, merged = person_name(scene.one.health_id), person_name(scene.merged.health_id)
+def invalid(field: str, rule: str) -> Expected:
+    return "INVALID_FIELD", field, rule
+
+
+def create(scene: Scene, *identifiers: Identifier, **traits: Any) -> Message:
+    return pb.CreatePersonRequest(person=scene.person(*identifiers, **traits))
+
+
+def update(scene: Scene, **given: Any) -> Message:
+    name = given.pop("name", person_name(scene.one.health_id))
+    return pb.UpdatePersonRequest(name=name, reason="refusals", **given)
+
+
+def add(scene: Scene, identifier: Identifier) -> Message:
+    return pb.AddIdentifierRequest(name=person_name(scene.one.health_id), identifier=identifier, reason="x")
+
+
+def wrong_keys(scene: Scene) -> dict[str, Wrong]:
     nir, system = scene.one.person.nir, scene.one.person.nir_oid
-    bad_nir = f"{nir[:13]}{(int(nir[13:]) % 97) + 1:02d}"
-    digits = format_health_id(scene.one.health_id)
-    bad_name = f"people/{digits[:19]}{(int(digits[19:]) % 97) + 1:02d}"
+    number = Identifier(system=system, value=f"{nir[:13]}{(int(nir[13:]) % 97) + 1:02d}")
     corsican = Identifier(system=system, value=f"255062B033001{nir_key('255062B033001') % 97 + 1:02d}")
-
-    def create(*identifiers: Identifier, **traits: Any) -> Message:
-        return pb.CreatePersonRequest(person=scene.person(*identifiers, **traits))
-
-    def update(**given: Any) -> Message:
-        return pb.UpdatePersonRequest(name=given.pop("name", one), reason="refusals", **given)
-
-    def invalid(field: str, rule: str) -> Expected:
-        return "INVALID_FIELD", field, rule
-
+    insc = Identifier(system="1.2.250.1.213.1.4.2", value="0" * 20 + "01")
+    digits = format_health_id(scene.one.health_id)
+    name = f"people/{digits[:19]}{(int(digits[19:]) % 97) + 1:02d}"
+    value = "person.identifiers[0].value"
     return {
-        "a NIR with a wrong key": (
-            "CreatePerson",
-            create(Identifier(system=system, value=bad_nir)),
-            invalid("person.identifiers[0].value", "nir.key"),
-        ),
-        "a Corsican NIR with a wrong key": (
-            "CreatePerson",
-            create(corsican),
-            invalid("person.identifiers[0].value", "nir.key"),
-        ),
-        "a NIR with a wrong key later on": (
-            "AddIdentifier",
-            pb.AddIdentifierRequest(name=one, identifier=Identifier(system=system, value=bad_nir), reason="x"),
-            invalid("identifier.value", "nir.key"),
-        ),
-        "an INS-C with a wrong key": (
-            "CreatePerson",
-            create(Identifier(system="1.2.250.1.213.1.4.2", value="0" * 20 + "01")),
-            invalid("person.identifiers[0].value", "insc.key"),
-        ),
-        "a health id with a wrong key": (
-            "UpdatePerson",
-            update(name=bad_name, homonym=True),
-            invalid("name", "health_id.key"),
-        ),
+        "a NIR": ("CreatePerson", create(scene, number), invalid(value, "nir.key")),
+        "a Corsican NIR": ("CreatePerson", create(scene, corsican), invalid(value, "nir.key")),
+        "a NIR later on": ("AddIdentifier", add(scene, number), invalid("identifier.value", "nir.key")),
+        "an INS-C": ("CreatePerson", create(scene, insc), invalid(value, "insc.key")),
+        "a health id": ("UpdatePerson", update(scene, name=name, homonym=True), invalid("name", "health_id.key")),
+    }
+
+
+def wrong_states(scene: Scene) -> dict[str, Wrong]:
+    born, later = "person.traits.birth_date", update(scene, traits=scene.person(birth_date="1980-02-31").traits)
+    recup = update(scene, status=pb.IDENTITY_STATUS_RETRIEVED)
+    return {
         "the thirteenth month": (
             "CreatePerson",
-            create(birth_date="1979-13-01"),
-            invalid("person.traits.birth_date", "date.calendar"),
+            create(scene, birth_date="1979-13-01"),
+            invalid(born, "date.calendar"),
         ),
-        "the thirtieth of February": (
-            "CreatePerson",
-            create(birth_date="1979-02-30"),
-            invalid("person.traits.birth_date", "date.calendar"),
-        ),
-        "a birth to come": (
-            "CreatePerson",
-            create(birth_date="2999-01-01"),
-            invalid("person.traits.birth_date", "date.past"),
-        ),
-        "an impossible date later on": (
-            "UpdatePerson",
-            update(traits=scene.person(birth_date="1980-02-31").traits),
-            invalid("traits.birth_date", "date.calendar"),
-        ),
-        "QUAL to RECUP": (
-            "UpdatePerson",
-            update(status=pb.IDENTITY_STATUS_RETRIEVED),
-            ("STATUS_TRANSITION", "status", "status.transition"),
-        ),
-        "another's domain": (
-            "CreatePerson",
-            create(Identifier(system=FOREIGN, value="IPP-1")),
-            ("FOREIGN_DOMAIN", "person.identifiers", "domain.own"),
-        ),
-        "another's domain later on": (
+        "30 February": ("CreatePerson", create(scene, birth_date="1979-02-30"), invalid(born, "date.calendar")),
+        "a birth to come": ("CreatePerson", create(scene, birth_date="2999-01-01"), invalid(born, "date.past")),
+        "31 February later on": ("UpdatePerson", later, invalid("traits.birth_date", "date.calendar")),
+        "QUAL to RECUP": ("UpdatePerson", recup, ("STATUS_TRANSITION", "status", "status.transition")),
+    }
+
+
+def wrong_domains(scene: Scene) -> dict[str, Wrong]:
+    foreign, unknown = (Identifier(system=system, value="IPP-1") for system in (FOREIGN, "1.2.250.1.999.43"))
+    given = "person.identifiers"
+    return {
+        "another's": ("CreatePerson", create(scene, foreign), ("FOREIGN_DOMAIN", given, "domain.own")),
+        "another's later on": (
             "AddIdentifier",
-            pb.AddIdentifierRequest(name=one, identifier=Identifier(system=FOREIGN, value="IPP-1"), reason="x"),
+            add(scene, foreign),
             ("FOREIGN_DOMAIN", "identifier.system", "domain.own"),
         ),
-        "a domain that nobody registered": (
-            "CreatePerson",
-            create(Identifier(system="1.2.250.1.999.43", value="IPP-1")),
-            ("UNKNOWN_DOMAIN", "person.identifiers", "domain.known"),
-        ),
-        "a merged person, changed": (
-            "UpdatePerson",
-            update(name=merged, homonym=True),
-            ("PERSON_MERGED", "name", "person.merged"),
-        ),
-        "a merged person, merged again": (
-            "LinkPeople",
-            pb.LinkPeopleRequest(name=one, merged=merged, reason="x"),
-            ("PERSON_MERGED", "merged", "person.merged"),
-        ),
-        "a merged person as survivor": (
-            "LinkPeople",
-            pb.LinkPeopleRequest(name=merged, merged=one, reason="x"),
-            ("PERSON_MERGED", "name", "person.merged"),
-        ),
-        "a merged person, split": (
-            "SplitPerson",
-            pb.SplitPersonRequest(name=merged, traits=scene.person().traits, reason="x"),
-            ("PERSON_MERGED", "name", "person.merged"),
-        ),
-        "a bell in a name": (
-            "CreatePerson",
-            create(birth_name="PAT\x07"),
-            invalid("person.traits.birth_name", "name.printable"),
-        ),
-        "a line break in a name": (
-            "CreatePerson",
-            create(used_name="PAT\nTROIS"),
-            invalid("person.traits.used_name", "name.printable"),
-        ),
-        "a direction mark in a name": (
-            "CreatePerson",
-            create(first_birth_given_name="A\u202eB"),
-            invalid("person.traits.first_birth_given_name", "name.printable"),
-        ),
-        "a name of ten megabytes": (
-            "CreatePerson",
-            create(birth_name=HUGE),
-            invalid("person.traits.birth_name", "string.max_len"),
-        ),
-        "a name of ten megabytes later on": (
-            "UpdatePerson",
-            update(traits=scene.person(birth_name=HUGE).traits),
-            invalid("traits.birth_name", "string.max_len"),
-        ),
+        "nobody's": ("CreatePerson", create(scene, unknown), ("UNKNOWN_DOMAIN", given, "domain.known")),
     }
+
+
+def merged_ones(scene: Scene) -> dict[str, Wrong]:
+    one, merged = person_name(scene.one.health_id), person_name(scene.merged.health_id)
+    change = update(scene, name=merged, homonym=True)
+    again, above = (pb.LinkPeopleRequest(name=a, merged=b, reason="x") for a, b in ((one, merged), (merged, one)))
+    split = pb.SplitPersonRequest(name=merged, traits=scene.person().traits, reason="x")
+    name = ("PERSON_MERGED", "name", "person.merged")
+    return {
+        "merged, changed": ("UpdatePerson", change, name),
+        "merged, merged again": ("LinkPeople", again, ("PERSON_MERGED", "merged", "person.merged")),
+        "merged, as survivor": ("LinkPeople", above, name),
+        "merged, split": ("SplitPerson", split, name),
+    }
+
+
+def wrong_names(scene: Scene) -> dict[str, Wrong]:
+    bell, line, mark = (
+        create(scene, birth_name="PAT\x07"),
+        create(scene, used_name="PAT\nTROIS"),
+        create(scene, first_birth_given_name="A\u202eB"),
+    )
+    later = update(scene, traits=scene.person(birth_name=HUGE).traits)
+    huge, printable, longest = create(scene, birth_name=HUGE), "name.printable", "string.max_len"
+    return {
+        "a bell": ("CreatePerson", bell, invalid("person.traits.birth_name", printable)),
+        "a line break": ("CreatePerson", line, invalid("person.traits.used_name", printable)),
+        "a direction mark": ("CreatePerson", mark, invalid("person.traits.first_birth_given_name", printable)),
+        "ten megabytes": ("CreatePerson", huge, invalid("person.traits.birth_name", longest)),
+        "ten megabytes later on": ("UpdatePerson", later, invalid("traits.birth_name", longest)),
+    }
+
+
+def wrong(scene: Scene) -> dict[str, Wrong]:
+    """By what is wrong: the call, its request, and how it is refused."""
+    parts = (wrong_keys, wrong_states, wrong_domains, merged_ones, wrong_names)
+    return {what: each for part in parts for what, each in part(scene).items()}
 
 
 async def test_each_is_refused_directly_and_through_the_gateway_and_nothing_is_stored(scene: Scene) -> None:
