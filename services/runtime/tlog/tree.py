@@ -132,7 +132,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
     """Raises ProofWrong unless `proof` binds the leaf hash at `index` to the root of the tree of `size`."""
     if not 0 <= index < size:
         raise ProofWrong(f"leaf {index} is not in a tree of {size}")
-    _check_form(proof)
+    _check_form(proof, leaf, root)
     ranges = inclusion_ranges(index, size)
     if len(ranges) != len(proof):
         raise ProofWrong(f"an inclusion proof of leaf {index} in {size} has {len(ranges)} hashes, not {len(proof)}")
@@ -147,9 +147,9 @@ def verify_consistency(old: int, old_root: bytes, size: int, root: bytes, proof:
     """Raises ProofWrong unless `proof` shows that the tree of `size` with `root` begins with that of `old`."""
     if not 0 <= old <= size:
         raise ProofWrong(f"a tree of {size} does not continue one of {old}")
-    _check_form(proof)
+    _check_form(proof, old_root, root)
     if old == 0:
-        if proof or old_root != EMPTY_ROOT:
+        if proof or old_root != EMPTY_ROOT or (size == 0 and root != EMPTY_ROOT):
             raise ProofWrong("the empty tree has the hash of nothing, and needs no proof")
         return
     ranges = consistency_ranges(old, size)
@@ -179,8 +179,8 @@ def _total(hashes: dict[Range, bytes], part: Range) -> bytes:
     return node_hash(_total(hashes, Range(part.low, middle)), _total(hashes, Range(middle, part.high)))
 
 
-def _check_form(proof: Sequence[bytes]) -> None:
-    if len(proof) > _LONGEST_PROOF or any(len(each) != HASH_BYTES for each in proof):
+def _check_form(proof: Sequence[bytes], *ends: bytes) -> None:
+    if len(proof) > _LONGEST_PROOF or any(len(each) != HASH_BYTES for each in (*proof, *ends)):
         raise ProofWrong(f"a proof is at most {_LONGEST_PROOF} hashes of {HASH_BYTES} bytes")
 
 
