@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
 
 import pytest
 
@@ -153,3 +155,9 @@ def test_a_period_is_counted_in_months() -> None:
     kind = Kind("x", ("*",), 13)
     assert kind.cutoff(dt.datetime(2026, 3, 31, 8, tzinfo=dt.UTC)) == dt.datetime(2025, 2, 28, 8, tzinfo=dt.UTC)
     assert kind.cutoff(dt.datetime(2026, 1, 5, tzinfo=dt.UTC)) == dt.datetime(2024, 12, 5, tzinfo=dt.UTC)
+
+
+def test_each_period_says_what_it_rests_on() -> None:
+    rows = list(csv.DictReader((files("services.audit") / "retention.csv").read_text("utf-8").splitlines()))
+    assert {row["evidence"] for row in rows} == {"assumed"}, "no published text fixes how long a trace can be read"
+    assert all(row["because"] for row in rows)
