@@ -48,9 +48,16 @@ _PDF_NAME: Final = re.compile(
 )
 """One pass for all of them: names begin with a slash and hold none, so that none hides another."""
 _PDF_ESCAPE: Final = re.compile(rb"#([0-9A-Fa-f]{2})")
-_PDF_STREAM: Final = re.compile(rb"<<((?:(?!endobj).){0,2000}?)>>\s*stream\r?\n", re.DOTALL)
-_OBJECT_STREAM: Final = b"/ObjStm"
+# Each letter of a name may be written as its code; what follows the dictionary is the stream, whatever its filters are
+# called.
+_OBJECT_STREAM: Final = re.compile(
+    b"/" + b"".join(b"(?:%c|#%02x|#%02X)" % (letter, letter, letter) for letter in b"ObjStm") + rb"(?![A-Za-z0-9#])"
+)
+_STREAM: Final = re.compile(rb"\bstream\r?\n")
 _MOST_INFLATED: Final = 8 << 20
+_PIECE: Final = 64 << 10
+_OF_BROKEN: Final = 256 << 10
+"""What a broken stream counts for at least: as much may have been inflated before the fault was met."""
 _MOST_STREAMS: Final = 2_000
 
 _XML_SCRIPT: Final = re.compile(rb"<\s*(?:[\w.-]+:)?script\b|javascript:|\son[a-z]{3,20}\s*=", re.IGNORECASE)
@@ -108,20 +115,30 @@ def _of_pdf(content: bytes) -> Iterator[Finding]:
 
 def _inflated(content: bytes) -> Iterator[bytes]:
     """The object streams of a PDF, in which its dictionaries may lie; bounded in number and in sum."""
-    if _OBJECT_STREAM not in content:
-        return
-    left = _MOST_INFLATED
-    for count, found in enumerate(_PDF_STREAM.finditer(content)):
-        if count >= _MOST_STREAMS or left <= 0:
+    left, last = _MOST_INFLATED, 0
+    for count, found in enumerate(_OBJECT_STREAM.finditer(content)):
+        stream = _STREAM.search(content, max(found.end(), last))
+        if stream is None or count >= _MOST_STREAMS or left <= 0:
             return
-        if _OBJECT_STREAM not in found[1] or b"/FlateDecode" not in found[1]:
-            continue
-        try:
-            plain = zlib.decompressobj().decompress(content[found.end() : found.end() + _MOST_INFLATED], left)
-        except zlib.error:
-            continue
-        left -= len(plain)
+        last = stream.end()
+        plain, whole = _inflate(content, last, left)
+        left -= len(plain) if whole else max(len(plain), _OF_BROKEN)
         yield plain
+
+
+def _inflate(content: bytes, start: int, most: int) -> tuple[bytes, bool]:
+    """What a stream holds, at most so much; and whether it ended, or went on, without a fault. Readers show what comes
+    before one."""
+    inflater, parts, size = zlib.decompressobj(), list[bytes](), 0
+    for at in range(start, min(len(content), start + _MOST_INFLATED), _PIECE):
+        try:
+            parts.append(inflater.decompress(content[at : at + _PIECE], most - size))
+        except zlib.error:
+            return b"".join(parts), False
+        size += len(parts[-1])
+        if inflater.eof or size >= most:
+            break
+    return b"".join(parts), True
 
 
 def _of_cda(content: bytes, *, wrapped: bool, structured: bool) -> Iterator[Finding]:

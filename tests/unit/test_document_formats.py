@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 import tracemalloc
 import zlib
 
@@ -57,9 +58,19 @@ def test_what_readers_should_know_is_named(mime_type: str, content: bytes, findi
     assert examine(mime_type, content) == findings
 
 
-def test_a_script_in_a_compressed_object_stream_is_found() -> None:
+@pytest.mark.parametrize(
+    "dictionary",
+    [
+        b"/Type /ObjStm /Filter /FlateDecode",
+        b"/Type /Obj#53tm /Filter /FlateDecode",
+        b"/Type /ObjStm /Filter /Flate#44ecode",
+        b"/Type /ObjStm /Filter [/FlateDecode]" + b" " * 5_000,
+    ],
+)
+def test_a_script_in_a_compressed_object_stream_is_found(dictionary: bytes) -> None:
+    """However its name is spelt, and however long its dictionary is."""
     packed = zlib.compress(b"1 0 << /S /JavaScript /JS (x) >>")
-    stream = b"5 0 obj\n<< /Type /ObjStm /Filter /FlateDecode /Length %d >>\nstream\n" % len(packed)
+    stream = b"5 0 obj\n<< %b /Length %d >>\nstream\n" % (dictionary, len(packed))
     assert examine("application/pdf", PDF + stream + packed + b"\nendstream\nendobj\n") == (formats.SCRIPT,)
 
 
@@ -72,6 +83,14 @@ def test_a_bomb_in_a_document_costs_no_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 48 << 20
+
+
+def test_a_thousand_broken_bombs_in_a_document_cost_no_time() -> None:
+    bomb = zlib.compress(b"\x00" * (4 << 20), 9)[:-4] + b"none"
+    content = PDF + (b"5 0 obj\n<< /Type /ObjStm >>\nstream\n" + bomb + b"\nendstream\nendobj\n") * 1000
+    started = time.thread_time()
+    assert examine("application/pdf", content + b"/ObjStm " * 100_000) == ()
+    assert time.thread_time() - started < 2
 
 
 def test_what_a_document_wraps_is_examined_too() -> None:
