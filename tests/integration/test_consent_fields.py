@@ -102,6 +102,7 @@ class Scene:
             f"{actor}patient_health_id": (check_request(self.mine, bound), self.foreign),
             f"{actor}secret_connection": (check_request(self.mine, mine), True),
             f"{actor}occupational_physician": (check_request(self.mine, mine), True),
+            f"{actor}takes_over_host": (check_request(self.mine, mine), "1.2.3.4.5"),
             "document.type_code": (self._about(mine, read), "ATTEST-RESID"),
             "document.masked": (self._about(mine, read), True),
             "document.invisible_to_patient": (self._about(own, read), True),
