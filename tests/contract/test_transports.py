@@ -271,7 +271,8 @@ async def test_who_cancels_a_call_or_a_stream_ends_its_handler(running: Served) 
     metadata = tuple(running.bearer())
     unary: Any = channel.unary_unary(GET.path)
     stream: Any = channel.unary_stream(READ.path)
-    for call in (unary(request, metadata=metadata), stream(request, metadata=metadata)):
+    for begin in (unary, stream):  # one after the other, or one may be cancelled when it is the other that began
+        call = begin(request, metadata=metadata)
         reading = asyncio.ensure_future(_drained(call)) if call.__class__.__name__ == "UnaryStreamCall" else None
         await asyncio.wait_for(endless.began.acquire(), 5)
         call.cancel()

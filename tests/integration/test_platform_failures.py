@@ -50,6 +50,12 @@ async def read(own: Platform) -> tuple[Patient, document_pb2.Document]:
     return await own.patient_with_document()
 
 
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def whole(own: Platform) -> None:
+    """Each test begins when all services have found each other again after the one before it."""
+    await until_acknowledged(own.patient_with_document)
+
+
 @asynccontextmanager
 async def without(platform: Platform, service: ServiceName) -> AsyncIterator[None]:
     """The platform while a service is down; it is back, and ready, afterwards."""
