@@ -70,7 +70,11 @@ class RelayTogether:
         may = await self._callers.may_call([stated for stated, _ in asked], self._method.traffic)
         going = [place for place, goes in enumerate(may) if goes]
         outcomes: list[Outcome] = [None] * len(asked)
-        answers = await self._answers([asked[place] for place in going]) if going else ()
+        answers: Sequence[bytes | DmpError]
+        try:
+            answers = await self._answers([asked[place] for place in going]) if going else ()
+        except DmpError as error:  # theirs alone: what one is refused for is not told to those who were not asked for
+            answers = [error] * len(going)
         for place, answer in zip(going, answers, strict=True):
             outcomes[place] = answer
         return outcomes

@@ -44,13 +44,9 @@ class ReadTogether:
         """For each call the metadata, recorded. DmpError when consent or the database answers to none of them."""
         if not asked:
             return []
-        rows = asyncio.get_running_loop().create_task(self._find(asked))
-        try:
-            decisions = await self._gate.decisions([call for call, _ in asked], consent_pb2.ACTION_SEARCH)
-            found = await rows
-        except BaseException:
-            rows.cancel()
-            raise
+        decisions, found = await asyncio.gather(
+            self._gate.decisions([call for call, _ in asked], consent_pb2.ACTION_SEARCH), self._find(asked)
+        )
         now, left = self._clock(), callers_a_turn()
         outcomes: list[Shown] = []
         for (call, name), decision, document in zip(asked, decisions, found, strict=True):

@@ -119,6 +119,8 @@ class Document:
 
         async def forward(request: bytes, *, timeout: float, metadata: Sequence[tuple[str, str]]) -> bytes:
             self.alone.append((request, dict(metadata)))
+            if request == b"hidden":
+                raise DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
             return b"alone:" + request
 
         return forward
@@ -234,6 +236,13 @@ async def test_a_single_call_goes_as_a_plain_one() -> None:
     assert await field.send(by("a", b"1", ("x-request-id", "r"))) == [b"alone:1"]
     [(_, metadata)] = field.document.alone
     assert (metadata["authorization"], metadata["x-request-id"]) == ("Bearer a", "r")
+
+
+async def test_what_one_call_is_refused_for_is_told_to_no_other() -> None:
+    field = Field()
+    told = await field.send(by("suspended"), by("a", b"hidden"))
+    assert told == [None, reasons.ERROR_REASON_DOCUMENT_NOT_FOUND], "who is suspended goes alone, where that is said"
+    assert await field.counted() == {("a", "refused"): 1}
 
 
 async def test_what_cannot_be_reached_is_the_answer_of_all_and_counts() -> None:
