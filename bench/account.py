@@ -26,16 +26,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import light, load, workloads
-from bench.echo import PATH as ECHO_PATH
+from bench import load, workloads
 from bench.ground import echo_server, fresh_state, native_echo_server
-from bench.light import LightChannel
+from bench.light import LightCallers
 from bench.load import Unary
 from bench.native import Stated
 from bench.population import Extent, populate
 from bench.workloads import Reads
 from ops.endpoints import publish
-from ops.local.pki import Identity
 from ops.local.postgres import NAME as POSTGRES
 from ops.local.registrations import INTERNAL
 from ops.local.stack import Stack, terminator_name
@@ -45,7 +43,6 @@ from ops.session import Session
 
 LEVELS: Final = (16, 256)
 _PROC: Final = Path("/proc")
-_ECHO_BYTES: Final = 600
 _WARM_UP: Final = 0.5
 _LEAST: Final = 0.5
 """Microseconds below which a process is not shown."""
@@ -131,19 +128,8 @@ async def measure(seconds: float, out: Console) -> list[Column]:
         session = await resources.enter_async_context(Session(state, publish(stack)))
         out.print("feeding", style="dim")
         population, secure = await populate(session, Extent(dossiers=150, large=0)), stack.internal(INTERNAL)
-
-        async def connect(target: str, credentials: Identity | None) -> list[LightChannel]:
-            made = light.connect(target, credentials, load.CONNECTIONS)
-            for channel in made:
-                resources.push_async_callback(channel.close)
-                await channel.channel_ready()
-            return made
-
-        async def echo(target: str, credentials: Identity | None) -> Unary:
-            payload = bytes(_ECHO_BYTES)
-            channels = await connect(target, credentials)
-            return Unary(channels, ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
-
+        callers = LightCallers(resources)
+        connect, echo = callers.connect, callers.echo
         socket, terminated = await resources.enter_async_context(native_echo_server(stack))
         plain = await echo(await resources.enter_async_context(echo_server(stack, secure=False)), None)
         document, gateway = (f"unix:{stack.socket(service)}" for service in ("document", "gateway"))

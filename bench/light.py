@@ -12,10 +12,12 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Final, cast
 
-from bench.load import Metadata, WrongAnswer
+from bench.echo import PATH as ECHO_PATH
+from bench.load import CONNECTIONS, Metadata, Unary, WrongAnswer
 from ops.local.pki import Identity
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -27,6 +29,8 @@ _FIRST_WINDOW: Final = 65_535
 _TOP_UP: Final = 1 << 29
 _PREFIX: Final = 5
 """Bytes before a gRPC message: not packed, its length."""
+
+_ECHO_BYTES: Final = 600
 
 _Answer = asyncio.Future[bytes]
 
@@ -180,9 +184,24 @@ class _Connection(asyncio.Protocol):
                 answer.set_exception(WrongAnswer(why))
 
 
-def connect(target: str, identity: Identity | None, connections: int) -> list[LightChannel]:
-    """As `load.connect`: connections to one server, not yet ready."""
-    return [LightChannel(target, identity) for _ in range(connections)]
+class LightCallers:
+    """Ready connections, and calls of an echo through them, closed with `resources`."""
+
+    def __init__(self, resources: AsyncExitStack) -> None:
+        self._resources = resources
+
+    async def connect(self, target: str, identity: Identity | None) -> list[LightChannel]:
+        """Connections to one server, as many as `load.connect` makes."""
+        made = [LightChannel(target, identity) for _ in range(CONNECTIONS)]
+        for channel in made:
+            self._resources.push_async_callback(channel.close)
+            await channel.channel_ready()
+        return made
+
+    async def echo(self, target: str, identity: Identity | None) -> Unary:
+        """Calls of the echo at a server, of about the weight of a metadata read."""
+        payload = bytes(_ECHO_BYTES)
+        return Unary(await self.connect(target, identity), ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
 
 
 def _tls(identity: Identity) -> ssl.SSLContext:

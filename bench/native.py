@@ -20,11 +20,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import light, load, page, workloads
-from bench.echo import PATH as ECHO_PATH
+from bench import load, page, workloads
 from bench.figures import Measurement, Name, Row, Transport, pooled, row
 from bench.ground import echo_server, fresh_state, native_echo_server
-from bench.light import LightChannel
+from bench.light import LightCallers
 from bench.load import Metadata, Unary
 from bench.machine import cpu_seconds
 from bench.observer import Observer
@@ -48,7 +47,6 @@ LEAST: Final[Mapping[tuple[Name, Transport, int], float]] = {
     ("read_metadata", "native", 16): 0.25,
 }
 _WARM_UP: Final = 0.4
-_ECHO_BYTES: Final = 600
 _NOTES: Final = (
     "by: `native` at its socket, beside grpcio's echo without TLS; `native+tls` through Envoy, beside that over TLS",
     "p50 and p99 in ms; cpu: of all processes, the generator too, for one call; echo/s: just before and just after",
@@ -124,16 +122,8 @@ async def _sides(
 ) -> tuple[Side, Side]:
     secure = stack.internal(INTERNAL)
 
-    async def connect(target: str, credentials: Identity | None) -> list[LightChannel]:
-        made = light.connect(target, credentials, load.CONNECTIONS)
-        for channel in made:
-            resources.push_async_callback(channel.close)
-            await channel.channel_ready()
-        return made
-
-    async def echo(target: str, credentials: Identity | None) -> Unary:
-        payload = bytes(_ECHO_BYTES)
-        return Unary(await connect(target, credentials), ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
+    callers = LightCallers(resources)
+    connect, echo = callers.connect, callers.echo
 
     async def reads(
         document: str, gateway: str, credentials: Identity | None, stated: Stated | None
