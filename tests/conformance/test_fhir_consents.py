@@ -119,7 +119,18 @@ class TestOperations:
         following = {link["relation"]: link["url"] for link in found["link"]}["next"]
         assert "order=document" in following
         assert "_page=more" in following
-        issues(await client.get("/Patient/$dossier-accessible", params={"order": "name"}), 400)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("order", "name"), ("_count", "many"), ("_count", "0"), ("_page", "x" * 513), ("since", "x")],
+    )
+    @pytest.mark.parametrize("order", ["authorization", "document"])
+    async def test_a_parameter_of_the_list_that_is_none_is_named(
+        self, client: httpx.AsyncClient, order: str, name: str, value: str
+    ) -> None:
+        asked = {"order": order} | {name: value}
+        response = await client.get("/Patient/$dossier-accessible", params=asked)
+        assert expressions(issues(response, 400)) == [name]
 
 
 class TestConsent:

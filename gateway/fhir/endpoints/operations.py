@@ -16,7 +16,7 @@ from gateway.fhir.identifiers import PatientLink, patient_identifier, read_patie
 from gateway.fhir.node import LONGEST_CODE, LONGEST_URI, JsonObject, Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.refusals import invalid
-from gateway.fhir.search import searchset
+from gateway.fhir.search import read_page, searchset
 from gateway.fhir.tables import consents as table
 from gateway.fhir.times import since, timestamp
 from services.runtime.errors import DmpError
@@ -260,15 +260,17 @@ def _patient_link(node: Node, base_url: str) -> PatientLink:
     return read_patient(node.child("valueReference"), base_url)
 
 
+_LARGEST_PAGE: Final = 200
+
 _Listing = TypeVar("_Listing", consent_pb2.ListAccessibleRequest, document_pb2.ListRecentDossiersRequest)
 
 
 def _paged(request: _Listing, parameters: Parameters) -> _Listing:
     """The request with the date and the page that are asked for."""
-    request.page_token = parameters.single("_page")[:512]
-    count = parameters.single("_count")
-    if count.isascii() and count.isdigit():
-        request.page_size = min(int(count[:4]), 200)
+    page = read_page(parameters, _LARGEST_PAGE)
+    if page.only_total:
+        raise invalid("_count", "gte", "1 or more: this list has no total")
+    request.page_token, request.page_size = page.token, page.size
     if parameters.single("since"):
         request.since.CopyFrom(since(parameters.single("since"), "since"))
     return request
