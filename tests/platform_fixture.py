@@ -329,6 +329,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (rank.get(_group(item), len(rank)), _LAST_MODULE in item.nodeid))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where groups are asked for and do not hold: a pytest that xdist does not know tears files apart."""
+    if session.config.getoption("loadgroup", False) and not all(
+        item.nodeid.endswith(f"@{_group(item)}") for item in session.items
+    ):
+        raise pytest.UsageError("tests have lost their groups: this pytest-xdist does not fit this pytest")
+
+
 def _group(item: pytest.Item) -> str:
     used = getattr(item, "fixturenames", ())
     return next((name for name in _SHARED if name in used), item.nodeid.partition("::")[0])

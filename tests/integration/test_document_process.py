@@ -139,7 +139,7 @@ async def test_what_was_acknowledged_survives_a_kill_exactly_once(platform: Plat
         await platform.submit(cda(new_oid()))
         for document in acknowledged:
             assert await platform.get(document.name) == document
-        await within(10, lambda: len(_submitted(neighbours)) == 6)
+        await within(30, lambda: len(_submitted(neighbours)) == 6)
 
 
 def _submitted(neighbours: Neighbours) -> set[bytes]:
