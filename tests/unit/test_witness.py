@@ -116,6 +116,7 @@ def test_it_never_cosigns_a_fork_or_a_rewrite(witness: Witness) -> None:
         (body(0, [], Checkpoint(LOG.name, 1, bytes(32)), Signer.generate(LOG.name)), 403),
         (body(0, [], Checkpoint(LOG.name, 1, bytes(32)), KEY), 403),
     ],
+    ids=("nothing", "nonsense", "size", "behind", "long", "needless", "empty", "unknown", "another-key", "witness-key"),
 )
 def test_its_refusals_are_those_of_the_protocol(witness: Witness, content: bytes, status: int) -> None:
     assert witness.add_checkpoint(content).status == status
