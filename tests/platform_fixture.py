@@ -45,6 +45,7 @@ from ops.session import Session, Statement
 from services.audit.leaf import EventPlace, open_clear
 from services.runtime.access import MethodAccess, methods_of
 from services.runtime.dossier_keys import DossierKeys
+from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from services.runtime.keyring import Keyring
 from services.runtime.settings import Transport
@@ -277,6 +278,20 @@ async def eventually(
         if good(seen) or time.monotonic() > deadline:
             return seen
         await asyncio.sleep(every)
+
+
+async def until_acknowledged(call: Callable[[], Awaitable[T]], *, seconds: float = 20.0) -> T:
+    """Call again, as the outermost caller does: what is UNAVAILABLE, or not known to have happened, with the same
+    request id. Raises what the last call raised when time is up, and anything else at once."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await call()
+        except DmpError as error:
+            transient = error.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+            if not transient or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

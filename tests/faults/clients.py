@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
@@ -26,12 +27,12 @@ from ops.local.registrations import ALL_SCOPES, INTERNAL, PARTNER, PORTAL
 from ops.local.state import LOOPBACK, ServiceName
 from ops.session import client_credentials
 from services.runtime.access import MethodAccess
-from services.runtime.errors import DmpError, from_rpc_error
+from services.runtime.errors import from_rpc_error
 from services.runtime.identifiers import dossier_name, dossier_of, format_health_id
 from services.runtime.tokens import TokenIssuer
 from tests.faults.fleet import REPLICAS, Fleet
 from tests.platform_calls import AUDIENCE, ISSUER
-from tests.platform_fixture import method, service_of
+from tests.platform_fixture import method, service_of, until_acknowledged
 from tests.platform_people import Caregiver, caregivers, unmistakable_people
 
 Response = TypeVar("Response", bound=Message)
@@ -201,16 +202,10 @@ class Clients:
 
     async def _set_up(self, name: str, request: Message, response: type[Response], actor: ActingContext) -> Response:
         """A call that must succeed, tried again for a while: connections to restarted replicas come back by and by."""
-        access = method(name)
-        deadline = time.monotonic() + 10.0
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await self.ask(Way(service_of(access), attempt % REPLICAS), access, request, response, actor)
-            except DmpError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                    raise
+        access, replicas = method(name), cycle(range(REPLICAS))
+        return await until_acknowledged(
+            lambda: self.ask(Way(service_of(access), next(replicas)), access, request, response, actor)
+        )
 
     def _channel(self, way: Way) -> grpc.aio.Channel:
         channel = self._channels.get(way)

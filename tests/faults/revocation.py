@@ -24,7 +24,7 @@ from services.runtime.errors import DmpError
 from tests.faults.clients import Clients, Dossier, Way, professional, ways
 from tests.faults.fleet import REPLICAS
 from tests.faults.load import submission
-from tests.platform_fixture import method
+from tests.platform_fixture import method, until_acknowledged
 
 _GET, _READ, _SEARCH = method("GetDocument"), method("ReadDocument"), method("SearchDocuments")
 _ROUND_SECONDS: Final = 20.0
@@ -133,7 +133,8 @@ class Siege:
         request.request_id = f"siege-{uuid.uuid4().hex}"
         relayed = bool(actor.patient_health_id) or self.chance.random() < 0.3
         way = self.through or self.chance.choice(ways(access, relayed=relayed))
-        await self.clients.ask(way, access, request, response, actor, timeout=10)
+        # Replicas that were restarted for the siege are found again by and by.
+        await until_acknowledged(lambda: self.clients.ask(way, access, request, response, actor, timeout=10))
 
     async def _read_on(self, number: int) -> None:
         """Read without a pause, each time in one of three ways by one of two replicas."""

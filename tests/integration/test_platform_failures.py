@@ -27,7 +27,7 @@ from ops.session import Statement
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
 from tests.platform_calls import attempt, bearer
-from tests.platform_fixture import Patient, Platform, eventually, method, running_platform
+from tests.platform_fixture import Patient, Platform, eventually, method, running_platform, until_acknowledged
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -104,19 +104,6 @@ async def submit(
     response = document_pb2.SubmitDocumentsResponse
     answer = await platform.session.call("document", "SubmitDocuments", request, response, who, timeout=5)
     return answer.documents[0]
-
-
-async def until_acknowledged(call: Callable[[], Awaitable[T]]) -> T:
-    """Retry as the outermost caller does: only what is UNAVAILABLE, with the same request id."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return await call()
-        except DmpError as error:
-            transient = error.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
-            if not transient or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.02)
 
 
 def submitted(events: list[audit_pb2.AuditEvent]) -> list[str]:

@@ -8,7 +8,7 @@ and metric exported, and Redis.
 from __future__ import annotations
 
 import base64
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
@@ -39,12 +39,13 @@ FROM information_schema.columns JOIN information_schema.tables USING (table_sche
 WHERE table_schema NOT IN ('pg_catalog', 'information_schema') AND table_type = 'BASE TABLE'
 GROUP BY 1
 """
-_DIGITS: Final = re.compile(rb"[0-9]*")
-_DIGITS_BEFORE: Final = re.compile(rb"[0-9]*\Z")
+_SHORTEST: Final = 8
+"""Of what is looked for: less is everywhere."""
+_DIGITS: Final = b"0123456789"
 _LONGEST_TIME: Final = 14
 """Digits of a time in HL7's form. The eight digits of a day stand in random health ids by chance, so they are looked
 for where a time may be: in no longer run of digits."""
-_BY_CHANCE: Final = 12
+_NEVER_BY_CHANCE: Final = 12
 """Digits that no random number has by chance: of this length and more they are looked for everywhere."""
 _STANDARD_SPAN_KEYS: Final = frozenset({"rpc.system", "rpc.service", "rpc.method", "exception.type"})
 
@@ -53,31 +54,39 @@ class Haystack:
     """Finds needles, in any case and in base64."""
 
     def __init__(self, wanted: Iterable[Needle]) -> None:
-        self._what: dict[bytes, str] = {}
+        texts: dict[bytes, str] = {}
         for needle in wanted:
             plain = needle.text.encode()
-            self._what[plain.lower()] = needle.what
+            texts[plain.lower()] = needle.what
             for shift in range(3):  # what base64 makes of it at each alignment, without its blurred ends
                 encoded = base64.b64encode(b"\0" * shift + plain)
-                self._what[encoded[4 if shift else 0 : len(plain) // 3 * 4 - 4].lower()] = f"{needle.what}, base64"
-        self._pattern = re.compile(b"|".join(re.escape(text) for text in self._what if len(text) >= 8))
+                texts[encoded[4 if shift else 0 : len(plain) // 3 * 4 - 4].lower()] = f"{needle.what}, base64"
+        self._by_start: defaultdict[bytes, list[tuple[bytes, str]]] = defaultdict(list)
+        for text, what in texts.items():
+            if len(text) >= _SHORTEST:
+                self._by_start[text[:_SHORTEST]].append((text, what))
 
     def finds(self, content: bytes) -> set[str]:
         """What is found (never the text itself, which a failing test would show)."""
         content = content.lower()
+        by_start = self._by_start
         return {
-            self._what[found[0]]
-            for found in self._pattern.finditer(content)
-            if not (
-                found[0].isdigit() and len(found[0]) < _BY_CHANCE and _digits_around(content, found) > _LONGEST_TIME
-            )
+            what
+            for at in range(len(content) - _SHORTEST + 1)
+            if (start := content[at : at + _SHORTEST]) in by_start
+            for text, what in by_start[start]
+            if content.startswith(text, at) and not _by_chance(content, at, text)
         }
 
 
-def _digits_around(content: bytes, found: re.Match[bytes]) -> int:
-    """How many digits stand in a row where it was found."""
-    before, after = _DIGITS_BEFORE.search(content, 0, found.start()), _DIGITS.match(content, found.end())
-    return sum(len(each[0]) for each in (before, found, after) if each)
+def _by_chance(content: bytes, at: int, text: bytes) -> bool:
+    """Whether a few digits stand in a longer run of digits than they would as what they mean."""
+    if not text.isdigit() or len(text) >= _NEVER_BY_CHANCE:
+        return False
+    end = at + len(text)
+    before, after = content[max(0, at - _LONGEST_TIME) : at], content[end : end + _LONGEST_TIME]
+    around = len(before) - len(before.rstrip(_DIGITS)) + len(after) - len(after.lstrip(_DIGITS))
+    return len(text) + around > _LONGEST_TIME
 
 
 def everyone(platform: Platform) -> list[Needle]:
