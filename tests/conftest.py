@@ -11,7 +11,6 @@ import itertools
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from hypothesis import settings
 from ops.local import postgres_install
 from ops.local.state import State
 from services.runtime.postgres import Pool, connect, migrate
+from tests.ports import free_port
 
 # The machine may be busy: how long one example takes says nothing about the code.
 settings.register_profile("dmp", deadline=None)
@@ -109,7 +109,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     password = secrets.token_hex(16)
     try:
         _initialise(placement, root, password)
-        port = _free_port()
+        port = free_port()
         sockets = postgres_install.socket_directory(state, placement)
         log = root / "postgres.log"
         options = (*_SETTINGS, f"listen_addresses={_LOOPBACK}", f"port={port}", f"unix_socket_directories={sockets}")
@@ -150,12 +150,6 @@ def _initialise(placement: postgres_install.Placement, root: Path, password: str
     outcome = postgres_install.run_as(placement.account, argv, placement.home)
     if outcome.returncode != 0:
         raise RuntimeError(f"initdb failed: {outcome.stderr}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

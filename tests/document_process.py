@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,6 +33,7 @@ from services.runtime.settings import ServiceSettings
 from services.runtime.tls import server_credentials
 from services.runtime.tokens import TokenIssuer
 from tests.documents import METHODS, FakeAudit, FakeIdentity, decision, professional, submission
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SERVICE = "/dmp.document.v1.DocumentService/"
@@ -111,7 +111,7 @@ class Platform:
         self.dsn_file = directory / "dsn"
         self.dsn_file.write_text(dsn)
         self.neighbours_address = address
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.dossier = new_health_id()
         self.peer = self._peer(authority.internal("his"))
         self.operations = self._peer(authority.operator("operations"))
@@ -237,9 +237,3 @@ class Platform:
 
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

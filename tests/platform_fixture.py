@@ -1,4 +1,4 @@
-"""The whole platform, started once for the run: five processes, PostgreSQL, Redis, and a collector of its telemetry.
+"""The whole platform, started once for the run: five processes, PostgreSQL, Redis; what takes its telemetry and mails.
 
 Lives here: the fixture `platform` and what the tests of the running platform ask of it. It lives in the event loop of
 the session: its tests say `pytestmark = pytest.mark.asyncio(loop_scope="session")`. Who breaks a process takes a
@@ -49,6 +49,7 @@ from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from services.runtime.keyring import Keyring
 from services.runtime.settings import Transport
+from tests.mailbox import Mailbox
 from tests.platform_people import Caregiver, caregivers, unmistakable_people
 
 T = TypeVar("T")
@@ -154,10 +155,11 @@ def _keep_in(kept: list[bytes]) -> Callable[[bytes, object], bytes]:
 class Platform:
     """A running platform, a client of it, and the people whom its tests have registered."""
 
-    def __init__(self, stack: Stack, session: Session, collector: Collector) -> None:
+    def __init__(self, stack: Stack, session: Session, collector: Collector, mailbox: Mailbox) -> None:
         self.stack = stack
         self.session = session
         self.collector = collector
+        self.mailbox = mailbox
         self.people: list[DemoPerson] = []
         self._people = unmistakable_people()
         self._caregivers = caregivers()
@@ -202,6 +204,14 @@ class Platform:
         """A patient with one document."""
         patient = await self.patient()
         return patient, await patient.acts.submit(patient.health_id, patient.cda(), "consultation.xml")
+
+    async def block(self, health_id: int, caregiver: Caregiver) -> None:
+        """The patient shuts a physician out; returns once that is acknowledged."""
+        request = consent_pb2.BlockProfessionalRequest(
+            parent=dossier_name(health_id), grantee=grantee_of(caregiver), request_id=self.request_id()
+        )
+        who = Statement.patient(health_id)
+        await self.session.call("consent", "BlockProfessional", request, consent_pb2.BlockProfessionalResponse, who)
 
     # --- ways in ---
 
@@ -268,6 +278,11 @@ class Platform:
         return f"test-request-{next(self._numbers):08d}"
 
 
+def grantee_of(caregiver: Caregiver) -> consent_pb2.Grantee:
+    """The physician, as one who is authorised or shut out."""
+    return consent_pb2.Grantee(kind=consent_pb2.GRANTEE_KIND_PROFESSIONAL, id=caregiver.professional.idnps)
+
+
 async def eventually(
     look: Callable[[], Awaitable[T]], good: Callable[[T], bool], *, seconds: float = 5.0, every: float = 0.05
 ) -> T:
@@ -304,7 +319,15 @@ async def running_platform(
     state = State.open(root / "state")
     collector = Collector()
     collector.start()
+    mailbox = Mailbox()
+    mailbox.start()
     exporting = {"DMP_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}", "DMP_TRACE_RATIO": "1"}
+    by_mail = {
+        "DMP_AUDIT_SMTP_HOST": "127.0.0.1",
+        "DMP_AUDIT_SMTP_PORT": str(mailbox.port),
+        "DMP_AUDIT_SMTP_START_TLS": "false",
+        "DMP_AUDIT_NOTICE_SENDER": "avis@dmp.test",
+    }
     try:
         async with (
             Stack(
@@ -314,12 +337,14 @@ async def running_platform(
                 openid=True,
                 command=command,
                 overrides={**exporting, **(overrides or {})},
+                own={"audit": by_mail},
             ) as stack,
             Session(state, publish(stack)) as session,
         ):
-            yield Platform(stack, session, collector)
+            yield Platform(stack, session, collector, mailbox)
     finally:
         collector.stop()
+        mailbox.stop()
         postgres_install.remove(state)
         shutil.rmtree(root)
 

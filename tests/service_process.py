@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from services.runtime.server import APPEND
 from services.runtime.settings import ServiceSettings
 from services.runtime.tls import server_credentials
 from services.runtime.tokens import TokenIssuer
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,7 +80,7 @@ class ServiceProcess:
         self._dsn_file.write_text(dsn)
         self._keyring = ensure_keyring(state, service)
         self._audit_address = audit_address
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._system = Peer(service, self.address, _as(self._authority.internal("his")))
         self._sibling = Peer(service, self.address, _as(self._authority.service("document")))
 
@@ -170,9 +170,3 @@ def _as(identity: Identity) -> ServiceSettings:
     return ServiceSettings(
         environment="test", tls_cert=identity.certificate, tls_key=identity.key, tls_ca=identity.authority
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

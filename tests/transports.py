@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import io
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -45,6 +44,7 @@ from services.runtime.tokens import TokenVerifier
 from services.runtime.trail import Trail
 from services.runtime.transport import Server, listen
 from tests.platform_calls import bearer, signed
+from tests.ports import free_port
 
 DESCRIPTOR: Final = document_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 RELAY: Final = relay_pb2.DESCRIPTOR.services_by_name["RelayService"]
@@ -243,6 +243,4 @@ def _append_to(
 
 
 def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"

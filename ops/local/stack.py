@@ -66,6 +66,7 @@ class Stack:
     replicas: processes for a service, where not one.
     migrate: called once for each service to run, before it starts.
     overrides: further variables for all services, by full name (`DMP_LOG_LEVEL`).
+    own: the same for single services.
     openid: whether the local OpenID provider runs too.
     transport: what serves gRPC: `grpcio`, or `native` behind an Envoy for each replica, which has the address.
     witness: whether a witness cosigns the checkpoints of the audit log.
@@ -81,6 +82,7 @@ class Stack:
         migrate: Migrate | None = None,
         command: Command = python_module,
         overrides: Mapping[str, str] | None = None,
+        own: Mapping[ServiceName, Mapping[str, str]] | None = None,
         preferred_ports: Mapping[Endpoint, int] | None = None,
         transport: Transport = "grpcio",
         openid: bool = False,
@@ -93,6 +95,7 @@ class Stack:
         self._migrate = migrate
         self._command = command
         self._overrides = dict(overrides or {})
+        self._own = dict(own or {})
         self._preferred_ports = preferred_ports
         self._transport: Transport = transport
         self._openid = openid
@@ -168,7 +171,8 @@ class Stack:
 
     def env(self, service: ServiceName, replica: int = 0) -> dict[str, str]:
         """The whole environment of a service process."""
-        return process_environment(self.settings(service, replica), self._overrides)
+        overrides = {**self._overrides, **self._own.get(service, {})}
+        return process_environment(self.settings(service, replica), overrides)
 
     def client_key(self, client_id: str) -> ClientKey:
         """Key of a demo partner, made at first use."""

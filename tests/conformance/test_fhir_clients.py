@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -16,6 +15,7 @@ from granian.server.embed import Server
 
 from tests.conformance.fhir_platform import FakePlatform, application
 from tests.conformance.fhir_samples import CDA, INS, INS_OID, TOKEN, bundle, simplified
+from tests.ports import free_port
 
 PATIENT = f"urn:oid:{INS_OID}|{INS}"
 
@@ -27,9 +27,7 @@ def platform() -> FakePlatform:
 
 @pytest.fixture
 async def client(platform: FakePlatform) -> AsyncIterator[AsyncFHIRClient]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     base_url = f"http://127.0.0.1:{port}/fhir"
     server = Server(
         application(platform, base_url), address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False

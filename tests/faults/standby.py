@@ -23,7 +23,7 @@ from ops.local.stack import Stack
 from ops.local.state import LOOPBACK, POSTGRES, SERVICES
 from ops.local.supervisor import ProcessSpec, Supervisor
 from tests.faults.proxy import Proxy
-from tests.service_process import _free_port
+from tests.ports import free_port
 
 NAME: Final = "standby"
 _PATIENCE: Final = 20.0
@@ -133,7 +133,7 @@ async def followed(stack: Stack) -> AsyncIterator[tuple[Standby, Proxy, Proxy]]:
     async with Proxy(primary) as front, Proxy(primary) as following:
         for service in SERVICES:
             write_dsn(stack.state, service, stack.dsn(service).replace(primary, front.address))
-        standby = Standby(stack, supervisor, directory, _free_port(), placement)
+        standby = Standby(stack, supervisor, directory, free_port(), placement)
         await _let_follow(stack)
         await standby.copy(following.address)
         await standby.start()

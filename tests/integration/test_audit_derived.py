@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import email.policy
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from email.parser import Parser
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 
 from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
@@ -26,6 +22,8 @@ from services.runtime.metrics import Metrics
 from services.runtime.tlog.layout import Bundle
 from tests.audit_log import DOSSIER, OTHER_DOSSIER, LogUnderTest, empty, migrated, places
 from tests.audit_questions import DOCTOR, NOW, NURSE, OPERATOR, Asked, happened, listing
+from tests.mailbox import mail_server
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -88,36 +86,12 @@ async def test_an_emergency_episode_is_one_notice_to_the_patient_and_one_to_the_
     assert len((await audit.ask("ListNotices", other, DOCTOR, OTHER_DOSSIER)).notices) == 1
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Mailbox:
-    """A mail server that refuses the first mails it is given."""
-
-    def __init__(self, refusals: int) -> None:
-        self.refusals = refusals
-        self.received: list[tuple[str, str]] = []
-
-    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:
-        if self.refusals:
-            self.refusals -= 1
-            return "451 later"
-        self.received.append((envelope.rcpt_tos[0], envelope.content.decode()))
-        return "250 OK"
-
-
 async def test_notices_leave_by_mail_until_they_are_taken_and_say_nothing_of_care(audit: Asked) -> None:
     places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS, said="coma")))
     await audit.derive()
-    mailbox = Mailbox(refusals=1)
-    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
-    server.start()
-    try:
+    with mail_server(refusals=1) as mailbox:
         delivery = SmtpDelivery(
-            "127.0.0.1", server.port, "dmp@notices.test", "{health_id}.{recipient}@notices.test", start_tls=False
+            "127.0.0.1", mailbox.port, "dmp@notices.test", "{health_id}.{recipient}@notices.test", start_tls=False
         )
         outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
         assert await outbox.step() == 1
@@ -125,15 +99,13 @@ async def test_notices_leave_by_mail_until_they_are_taken_and_say_nothing_of_car
         await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
         assert await outbox.step() == 1
         assert await outbox.step() == 0
-    finally:
-        server.stop()
-    assert sorted(to for to, _ in mailbox.received) == [
+    assert mailbox.recipients == [
         f"{format_health_id(DOSSIER)}.patient@notices.test",
         f"{format_health_id(DOSSIER)}.physician@notices.test",
     ]
     for _, mail in mailbox.received:
-        assert "coma" not in mail
-        assert "Martin" not in mail
+        assert b"coma" not in mail
+        assert b"Martin" not in mail
     request = notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER))
     assert (await audit.ask("ListNotices", request)).notices[0].HasField("deliver_time")
 
@@ -150,20 +122,15 @@ async def test_patients_are_written_to_where_identity_says_and_others_read_in_th
             raise unavailable("identity")
         return known.get(health_id, "")
 
-    mailbox = Mailbox(refusals=0)
-    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
-    server.start()
-    try:
-        delivery = SmtpDelivery("127.0.0.1", server.port, "dmp@notices.test", start_tls=False, email_of=email_of)
+    with mail_server() as mailbox:
+        delivery = SmtpDelivery("127.0.0.1", mailbox.port, "dmp@notices.test", start_tls=False, email_of=email_of)
         outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
         await outbox.step()
         assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL") == 1
         await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
         await outbox.step()
         known[DOSSIER] = "not an address\r\nBcc: x"
-    finally:
-        server.stop()
-    assert [to for to, _ in mailbox.received] == ["claire@example.test"]
+    assert mailbox.recipients == ["claire@example.test"]
     assert DOSSIER in asked
     assert OTHER_DOSSIER in asked
     assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL") == 0
@@ -182,22 +149,17 @@ async def test_attending_physicians_are_written_to_each_in_words_of_their_own(au
         assert health_id == DOSSIER
         return ["mt@medecin.test", "other@medecin.test"]
 
-    mailbox = Mailbox(refusals=0)
-    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
-    server.start()
-    try:
+    with mail_server() as mailbox:
         delivery = SmtpDelivery(
             "127.0.0.1",
-            server.port,
+            mailbox.port,
             "dmp@notices.test",
             start_tls=False,
             email_of=email_of,
             physicians_of=physicians_of,
         )
         assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 2
-    finally:
-        server.stop()
-    mails = {to: Parser(policy=email.policy.default).parsestr(mail) for to, mail in mailbox.received}
+    mails = mailbox.mails()
     assert mails.keys() == {"claire@example.test", "mt@medecin.test", "other@medecin.test"}
     for to, mail in mails.items():
         text = str(mail.get_content())
@@ -217,13 +179,10 @@ async def test_a_physician_who_cannot_be_written_to_keeps_no_other_from_being_to
             raise unavailable("consent")
         return ["no address\r\nBcc: x", "mt@medecin.test"]
 
-    mailbox = Mailbox(refusals=0)
-    server = Controller(mailbox, hostname="127.0.0.1", port=free_port())
-    server.start()
     waiting = "SELECT count(*) FROM notice WHERE delivered_at IS NULL"
-    try:
+    with mail_server() as mailbox:
         delivery = SmtpDelivery(
-            "127.0.0.1", server.port, "dmp@notices.test", start_tls=False, physicians_of=physicians_of
+            "127.0.0.1", mailbox.port, "dmp@notices.test", start_tls=False, physicians_of=physicians_of
         )
         outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
         await outbox.step()
@@ -231,9 +190,7 @@ async def test_a_physician_who_cannot_be_written_to_keeps_no_other_from_being_to
         unknown = False
         await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
         await outbox.step()
-    finally:
-        server.stop()
-    assert [to for to, _ in mailbox.received] == ["mt@medecin.test"]
+    assert mailbox.recipients == ["mt@medecin.test"]
     assert await audit.log.pool.fetchval(waiting) == 1, "and is tried again"
 
 

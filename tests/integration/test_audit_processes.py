@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import time
 import uuid
@@ -39,6 +38,7 @@ from tests import independent_verifier
 from tests.audit_log import DOSSIER, event, places
 from tests.audit_recovery import patience
 from tests.local_stack import opened
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -333,12 +333,6 @@ async def cosigned(http: httpx.AsyncClient, body: bytes) -> bytes:
             continue
         assert response.status_code == 200, response.text
         return response.content
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_without_its_witness_the_log_goes_on_and_says_so(platform: Platform) -> None:

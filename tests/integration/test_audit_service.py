@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -35,6 +34,7 @@ from services.runtime.tls import server_credentials
 from services.runtime.tokens import TokenIssuer
 from services.runtime.trail import receipts
 from tests.audit_log import DOSSIER, PHYSICIAN, copy, empty, event, migrated, places
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 LIST = "/dmp.audit.v1.AuditService/ListEvents"
@@ -61,7 +61,7 @@ class Platform:
         self.dsn = dsn
         self.dsn_file = directory / "dsn"
         self.dsn_file.write_text(dsn)
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.consent_address = ""
         self.extra: dict[str, str] = {}
         self.under: tuple[str, ...] = ()
@@ -135,12 +135,6 @@ class Platform:
         )
         issuer = TokenIssuer(self.tokens.signing_key, self.tokens.kid, "https://dmp.local")
         return (("authorization", f"Bearer {issuer.issue(claims, 'dmp', 300, scopes=scopes)}"),)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

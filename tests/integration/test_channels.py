@@ -28,6 +28,7 @@ from services.runtime.context import Call, enter
 from services.runtime.errors import DmpError, invalid, trailing_metadata
 from services.runtime.settings import ServiceSettings
 from services.runtime.tls import server_credentials
+from tests.ports import free_port
 
 UNAVAILABLE = reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
 ASK, WATCH = "/test.Echo/Ask", "/test.Echo/Watch"
@@ -126,12 +127,6 @@ class Client:
 @pytest.fixture
 def authority(tmp_path: Path) -> CertificateAuthority:
     return CertificateAuthority(State.open(tmp_path / "state"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def failure(calling: Awaitable[object]) -> DmpError:

@@ -22,7 +22,7 @@ from ops.session import Statement
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from tests.platform_calls import attempt, bearer, outcome_reason
-from tests.platform_fixture import Patient, Platform, method
+from tests.platform_fixture import Patient, Platform, grantee_of, method
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -82,13 +82,13 @@ async def revoked(platform: Platform) -> Shut:
 
 async def blocked(platform: Platform) -> Shut:
     patient, document = await platform.patient_with_document()
-    await block(platform, patient)
+    await platform.block(patient.health_id, patient.caregiver)
     return shut(patient, document.name)
 
 
 async def blocked_by_break_glass(platform: Platform) -> Shut:
     patient, document = await platform.patient_with_document()
-    await block(platform, patient)
+    await platform.block(patient.health_id, patient.caregiver)
     return shut(patient, document.name, patient.caregiver.statement(**BREAK_GLASS))
 
 
@@ -117,26 +117,11 @@ def shut(patient: Patient, document: str, statement: Statement | None = None) ->
 async def revoke(platform: Platform, patient: Patient) -> None:
     """The patient ends the physician's authorisation; returns once that is acknowledged."""
     request = consent_pb2.RevokeAuthorizationRequest(
-        parent=patient.dossier, grantee=grantee(patient), request_id=str(uuid.uuid4())
+        parent=patient.dossier, grantee=grantee_of(patient.caregiver), request_id=str(uuid.uuid4())
     )
     who = Statement.patient(patient.health_id)
     response = consent_pb2.RevokeAuthorizationResponse
     await platform.session.call("consent", "RevokeAuthorization", request, response, who)
-
-
-async def block(platform: Platform, patient: Patient) -> None:
-    """The patient shuts the physician out; returns once that is acknowledged."""
-    request = consent_pb2.BlockProfessionalRequest(
-        parent=patient.dossier, grantee=grantee(patient), request_id=str(uuid.uuid4())
-    )
-    who = Statement.patient(patient.health_id)
-    response = consent_pb2.BlockProfessionalResponse
-    await platform.session.call("consent", "BlockProfessional", request, response, who)
-
-
-def grantee(patient: Patient) -> consent_pb2.Grantee:
-    idnps = patient.caregiver.professional.idnps
-    return consent_pb2.Grantee(kind=consent_pb2.GRANTEE_KIND_PROFESSIONAL, id=idnps)
 
 
 SHUT: Final[dict[str, tuple[Callable[[Platform], Awaitable[Shut]], int]]] = {

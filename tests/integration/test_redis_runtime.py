@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Iterator
@@ -14,15 +13,14 @@ import redis.asyncio
 
 from ops.local.redis import server_program
 from services.runtime.redis import Redis
+from tests.ports import free_port
 
 
 class Server:
     """A Redis server of this test's own, with nothing on disk."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -12,6 +12,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from services.runtime.health import health_port
 from services.runtime.settings import SettingsError
+from tests.ports import free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,6 +67,4 @@ async def test_a_port_that_is_taken_refuses_the_start_by_the_name_of_its_setting
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
