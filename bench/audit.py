@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import bisect
 import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +40,11 @@ from services.runtime.settings import ServiceSettings
 LEVELS: Final = (1, 16, 64, 256)
 BATCH: Final = 256
 BATCHES_AT_ONCE: Final = 4
+TURNS: Final = 4
+"""How often the batches and the plain INSERT are measured, one after the other: both meet the same disk."""
 _DIFFERENT: Final = 10_240
 """Events made beforehand, at least: as many as rows for the plain INSERT."""
+_REST: Final = 0.5
 LEAST_RATIO: Final = 0.5
 LEAST_RATE: Final = 2000.0
 MOST_LAG: Final = 1.0
@@ -53,7 +57,8 @@ _GROWING: Final = (
     "Through the service, over mutual TLS, with a witness; an answer means committed, on the disk.",
     "Each event is of another of 5,000 dossiers, which have their keys.",
     "Plain INSERT: one connection; one statement and one commit a batch of the same rows, sealed beforehand.",
-    "Its table has the same columns and indexes. It runs before and after, and is averaged.",
+    "Its table has the same columns and indexes.",
+    f"It and the batches are measured in turn, {TURNS} times each, each once the service rests; rates are averaged.",
     "µs: CPU time an event, integration and what is derived included; the callers' own is not shown.",
 )
 
@@ -121,6 +126,14 @@ class Platform:
         postmaster = int(self.stack.state.process_file(POSTGRES).read_text("ascii").split()[0])
         return cpu_seconds(self.stack.pid("audit")), cpu_seconds_with_children(postmaster)
 
+    async def rested(self) -> None:
+        """Returns once the service has nothing left to do behind what it acknowledged."""
+        busy = True
+        while busy:
+            before, _ = self.cpu()
+            await asyncio.sleep(_REST)
+            busy = self.cpu()[0] - before > _REST / 10
+
 
 async def known(platform: Platform) -> None:
     """An event of each dossier, so that all have their keys."""
@@ -159,6 +172,12 @@ async def appends(platform: Platform, callers: int, size: int, seconds: float, a
     )
 
 
+def averaged(turns: Sequence[Row]) -> Row:
+    """One row for turns of the same length: the mean of each column."""
+    columns = zip(*((each.rate, each.p50, each.p99, each.service, each.database) for each in turns), strict=True)
+    return Row(turns[0].name, *(statistics.fmean(column) for column in columns))
+
+
 def lags(appended: Appended, seen: Sequence[tuple[int, float]]) -> list[float]:
     """How long after its acknowledgement each event was under a published checkpoint."""
     sizes = [size for size, _ in seen]
@@ -179,15 +198,19 @@ async def growing(seconds: float, out: Console) -> tuple[list[Row], float, float
         )
         audit = Peer("audit", stack.target("audit"), settings)
         platform = Platform(stack, audit)
-        rows, appended = [await plain(stack.dsn("audit"), seconds)], Appended()
+        rows, appended = list[Row](), Appended()
         await known(platform)
         async with watched(stack.dsn("audit")) as seen:
             await appends(platform, 16, 16, 1.0, Appended())
             for callers in LEVELS:
                 rows.append(await appends(platform, callers, 1, seconds, appended))
                 out.print(f"{rows[-1].name}: {rows[-1].rate:,.0f}/s", style="dim")
-            batches = await appends(platform, BATCHES_AT_ONCE, BATCH, seconds, appended)
-            again = await plain(stack.dsn("audit"), seconds)
+            beside, batches = list[Row](), list[Row]()
+            for _ in range(TURNS):
+                await platform.rested()
+                beside.append(await plain(stack.dsn("audit"), seconds / TURNS))
+                batches.append(await appends(platform, BATCHES_AT_ONCE, BATCH, seconds / TURNS, appended))
+                out.print(f"plain {beside[-1].rate:,.0f}/s, batches {batches[-1].rate:,.0f}/s", style="dim")
             await covered(seen, max(place for place, _ in appended.times) + 1)
             behind = sorted(lags(appended, seen))
             single = []
@@ -197,11 +220,11 @@ async def growing(seconds: float, out: Console) -> tuple[list[Row], float, float
                 await covered(seen, alone.times[-1][0] + 1)
                 single += lags(alone, seen)
         await audit.close()
-    rows += [batches, again]
+    plainly, at_once = averaged(beside), averaged(batches)
+    rows += [plainly, at_once]
     rows.append(Row("until a checkpoint covers it, under load", 0.0, *percentiles(behind)))
     rows.append(Row("until a checkpoint covers it, alone", 0.0, *percentiles(single)))
-    plain_rate = (rows[0].rate + again.rate) / 2
-    return rows, batches.rate / plain_rate, behind[len(behind) * 99 // 100]
+    return rows, at_once.rate / plainly.rate, behind[len(behind) * 99 // 100]
 
 
 def table(rows: Sequence[Row]) -> Table:
