@@ -37,7 +37,7 @@ def main() -> int:
         return 1
     out.print(table(result))
     if result.machine.disturbed:
-        out.print(f"others were using this machine (load average {result.machine.busy:.1f})", style="yellow")
+        out.print(f"others were using this machine ({result.machine.busy:.1f} of its processors)", style="yellow")
     if not arguments.quick:
         at = datetime.now(UTC)
         figures = {

@@ -26,7 +26,7 @@ from rich.table import Table
 from bench import page
 from bench.audit_loaded import DOSSIERS, FIRST_DOSSIER, Row, covered, event, loaded, percentiles, row, watched
 from bench.ground import fresh_state
-from bench.machine import cpu_seconds, cpu_seconds_with_children
+from bench.machine import cpu_seconds, cpu_seconds_with_children, load_before
 from dmp.audit.v1 import audit_pb2
 from ops.local.postgres import NAME as POSTGRES
 from ops.local.stack import Stack
@@ -243,7 +243,7 @@ def _cells(each: Row) -> tuple[str, ...]:
 
 async def measure(arguments: argparse.Namespace, out: Console) -> int:
     """Run, print, publish; the exit status."""
-    busy = page.load_before()
+    busy = load_before()
     count = 60_000 if arguments.quick else arguments.events
     if arguments.only_loaded:
         shown = table(await loaded(count, 2000))

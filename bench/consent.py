@@ -40,6 +40,7 @@ from bench.echo import PATH as ECHO_PATH
 from bench.embedded_engine import LIBRARY, EmbeddedEngine, reference, subject
 from bench.ground import echo_server, fresh_state
 from bench.load import Metadata, Unary
+from bench.machine import load_before
 from dmp.common.v1 import context_pb2
 from dmp.consent.v1 import consent_pb2 as pb
 from ops.local.stack import Stack
@@ -103,7 +104,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a short look on a small population")
     quick = parser.parse_args().quick
     plan = Plan(2_000, 1.0, 1) if quick else Plan(50_000, 5.0, 3)
-    busy = page.load_before()
+    busy = load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows, fresh = runner.run(measure(plan))
     out, shown = Console(highlight=False), table(rows)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from bench.echo import PATH as ECHO_PATH
 from bench.figures import Measurement, percentile, pooled
 from bench.ground import echo_server, fresh_state
 from bench.load import Unary
-from bench.machine import machine
+from bench.machine import load_before, machine
 from bench.population import Extent, Population, another, letter, populate, submission
 from bench.workloads import Submissions, bearer
 from dmp.document.v1 import document_pb2
@@ -96,7 +95,7 @@ class Line:
 
 async def run(plan: Plan, out: Console) -> tuple[list[Line], dict[str, float]]:
     """All of it; the lines, and by kind the share of submissions in plain inserts."""
-    busy = os.getloadavg()[0]
+    busy = load_before()
     async with contextlib.AsyncExitStack() as stack_of:
         state = await stack_of.enter_async_context(fresh_state())
         out.print("starting the platform")
@@ -242,7 +241,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.document", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short look; judges nothing")
     arguments = parser.parse_args()
-    out, busy = Console(highlight=False, soft_wrap=True), page.load_before()
+    out, busy = Console(highlight=False, soft_wrap=True), load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines, shares = runner.run(run(QUICK if arguments.quick else Plan(), out))
     shown = table(lines)

@@ -34,6 +34,7 @@ from bench.figures import Measurement, percentile
 from bench.ground import free_address, fresh_state
 from bench.http import Http, request
 from bench.load import Workload
+from bench.machine import load_before
 from bench.population import SEED, SOURCE, Extent, Population, another, populate, submission
 from bench.workloads import GET, SUBMIT
 from dmp.document.v1 import document_pb2
@@ -305,7 +306,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway")
     parser.add_argument("--quick", action="store_true", help="a short look on a small population")
     quick = parser.parse_args().quick
-    out, busy = Console(highlight=False), page.load_before()
+    out, busy = Console(highlight=False), load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines, (refused, absent) = runner.run(run(quick=quick))
     rates = {(line.kind, line.way): line.peak for line in lines}

@@ -37,7 +37,7 @@ from rich.table import Table
 from bench import page
 from bench.figures import percentile
 from bench.ground import fresh_state
-from bench.machine import cpu_seconds
+from bench.machine import cpu_seconds, load_before
 from bench.population import Extent, Population, populate
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.gateway.v1 import partner_pb2 as pb
@@ -309,7 +309,7 @@ def table(result: Result) -> Table:
 def main() -> int:
     """Run, print; the exit status."""
     arguments = _arguments()
-    out, busy = Console(highlight=False), page.load_before()
+    out, busy = Console(highlight=False), load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if arguments.flood:
             print(json.dumps(runner.run(flood(arguments.flood))))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import random
 import statistics
 import time
@@ -30,7 +29,7 @@ from rich.table import Table
 from bench import page
 from bench.ground import free_address, fresh_state
 from bench.identity_loader import CHUNK, keyring, load, people
-from bench.machine import machine
+from bench.machine import load_before, machine
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.coding_pb2 import Identifier
@@ -63,6 +62,7 @@ _ROUNDS: Final = 4
 _SERVICE: Final = "/dmp.identity.v1.IdentityService"
 _METHODS: Final = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
 _MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "services" / "identity" / "migrations"
+_FOR_LOADING: Final = ("wal_level = minimal", "max_wal_senders = 0", "max_parallel_maintenance_workers = 2")
 _STATEMENTS: Final = {
     "owners of identifiers": (store.OWNERS, [bytes(32)]),
     "members of blocks": (store.BLOCKS, [0]),
@@ -265,14 +265,16 @@ async def plans(dsn: str) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def _server(names: Sequence[str]) -> AsyncIterator[tuple[list[str], str]]:
-    """A durable cluster that is gone afterwards, tuned for loading alone; its databases, and the server's version."""
+    """A durable cluster that is gone afterwards, with a quarter of the memory for its pages, as PostgreSQL advises, and
+    tuned for loading; its databases, and the server's version."""
     async with fresh_state() as state:
         supervisor = Supervisor(state)
         cluster = Postgres(state, supervisor, int(free_address().rpartition(":")[2]))
         await cluster.start()
         connection = await asyncpg.connect(cluster.dsn("postgres", SUPERUSER))
         version = str(connection.get_server_version().major)
-        for setting in ("wal_level = minimal", "max_wal_senders = 0", "max_parallel_maintenance_workers = 2"):
+        buffers = f"shared_buffers = '{int(machine(version, 0.0).memory_gib * 256)}MB'"
+        for setting in (*_FOR_LOADING, buffers):
             await connection.execute(f"ALTER SYSTEM SET {setting}")
         for name in names:
             await connection.execute(f"CREATE DATABASE {name}")
@@ -302,7 +304,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 async def run(sizes: Sequence[int], seconds: float, out: Console) -> tuple[list[Row], list[str]]:
     """All sizes, each in a database of one server, loaded first and then measured in turn; the plans at the last."""
-    busy = os.getloadavg()[0]
+    busy = load_before()
     async with _server([f"identity_{size}" for size in sizes]) as (databases, version):
         at = machine(version, busy)
         out.print(f"{at.cores} cores of {at.processor}, {at.memory_gib} GiB, PostgreSQL {version}", style="dim")
@@ -336,7 +338,7 @@ def main() -> int:
     parser.add_argument("--people", type=int, help="50 thousand and this many, such as 60000000")
     parser.add_argument("--seconds", type=float, help="for each register, over all rounds (16)")
     arguments = parser.parse_args()
-    out, busy = Console(highlight=False, soft_wrap=True), page.load_before()
+    out, busy = Console(highlight=False, soft_wrap=True), load_before()
     sizes = QUICK if arguments.quick else (SIZES[0], arguments.people) if arguments.people else SIZES
     seconds = arguments.seconds or (2.0 if arguments.quick else 16.0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

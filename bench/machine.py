@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,13 @@ _PACKAGES: Final = ("grpcio", "protobuf", "uvloop", "asyncpg", "cryptography", "
 _PARENT: Final = 1
 _OWN: Final = (11, 12)
 _ENDED: Final = (13, 14)
+# Times in the first line of /proc/stat that are no work.
+_IDLE: Final = slice(3, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a run took place. `busy` is the load average over the minute before it."""
+    """Where a run took place. `busy` is how many of the processors were in use just before it."""
 
     cores: int
     processor: str
@@ -38,11 +41,11 @@ class Machine:
     @property
     def disturbed(self) -> bool:
         """Whether others used so much of it before the run that rates and latencies say little."""
-        return self.busy > self.cores / 2
+        return self.busy > self.cores / 8
 
 
 def machine(postgresql: str, busy: float) -> Machine:
-    """This machine, with the version of the server that was measured and the load average before."""
+    """This machine, with the version of the server that was measured and what `load_before` said."""
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return Machine(
         cores=len(affinity),
@@ -54,6 +57,25 @@ def machine(postgresql: str, busy: float) -> Machine:
         packages=tuple(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES),
         busy=busy,
     )
+
+
+def load_before(seconds: float = 2.0) -> float:
+    """How many processors are in use now, watched for so long: to be asked before a benchmark begins.
+
+    The load average would still tell of a benchmark that ended a minute ago.
+    """
+    before = _used()
+    time.sleep(seconds)
+    return round((_used() - before) / seconds, 2)
+
+
+def _used() -> float:
+    """Seconds that the processors have worked since the machine started: all but idle and waiting for a disk."""
+    try:
+        counted = [int(each) for each in (_PROC / "stat").read_text("ascii").partition("\n")[0].split()[1:9]]
+    except OSError:
+        return os.getloadavg()[0] * time.monotonic()
+    return (sum(counted) - sum(counted[_IDLE])) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -25,7 +25,7 @@ from bench.figures import Measurement, Name, Row, Transport, pooled, row
 from bench.ground import echo_server, fresh_state, native_echo_server
 from bench.light import LightCallers
 from bench.load import Metadata, Unary
-from bench.machine import cpu_seconds
+from bench.machine import cpu_seconds, load_before
 from bench.observer import Observer
 from bench.population import Extent, Population, populate
 from bench.usage import usage_of
@@ -202,7 +202,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.5, help="for each workload at each level (2.5)")
     parser.add_argument("--quick", action="store_true", help="write nothing")
     arguments = parser.parse_args()
-    out, busy = Console(highlight=False, width=100), page.load_before()
+    out, busy = Console(highlight=False, width=100), load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         lines = runner.run(measure_all(arguments.seconds, out))
     shown = table(lines)

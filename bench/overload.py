@@ -33,6 +33,7 @@ from bench.figures import percentile
 from bench.generator import Call, Outcome, in_a_process
 from bench.generator import Plan as Load
 from bench.ground import fresh_state
+from bench.machine import load_before
 from bench.population import Extent, Population, populate
 from bench.workloads import GET, bearer
 from dmp.document.v1 import document_pb2
@@ -283,7 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description="Measure the platform overloaded.")
     parser.add_argument("--quick", action="store_true", help="a short look")
     arguments = parser.parse_args()
-    out, busy = Console(highlight=False, width=100), page.load_before()
+    out, busy = Console(highlight=False, width=100), load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(Length.quick() if arguments.quick else Length(), out))
     shown = table(found)

@@ -7,7 +7,6 @@ so each section tells when and on what it was measured.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -38,15 +37,10 @@ PARTS: Final[Mapping[str, str]] = {
 """The sections in their order, and the module that writes each."""
 
 
-def load_before() -> float:
-    """The load average of the minute past; to be asked before a benchmark begins."""
-    return os.getloadavg()[0]
-
-
 def publish(part: str, title: str, table: Table, *notes: str, busy: float) -> None:
     """Write the section of a benchmark that ended now: its table as printed, then the notes as a list.
 
-    `busy` is the load average before it. ValueError for a part that is not one.
+    `busy` is what `load_before` said. ValueError for a part that is not one.
     """
     at, here = datetime.now(UTC), machine("", busy)
     measured = f"`python -m {PARTS[part]}`, {at:%d %B %Y}, {here.cores} cores of {here.processor}; {_busy(here)}."
@@ -102,5 +96,5 @@ def _figure(cell: str) -> bool:
 
 
 def _busy(here: Machine) -> str:
-    said = f"load average before: {here.busy:.2f}"
+    said = f"processors in use before: {here.busy:.2f}"
     return f"{said}. **Others were using the machine: only the ratios mean something**" if here.disturbed else said

@@ -81,7 +81,7 @@ PostgreSQL (durable: `fsync` and synchronous commit on) and Redis, on the same {
 | Python | {machine.python} |
 | PostgreSQL | {machine.postgresql} |
 | libraries | {", ".join(machine.packages)} |
-| load average before | {machine.busy:.2f} |{_disturbed(machine)}"""
+| processors in use before | {machine.busy:.2f} |{_disturbed(machine)}"""
 
 
 def _disturbed(machine: Machine) -> str:

@@ -11,7 +11,6 @@ and its keys are deleted at the end.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +22,7 @@ from bench.echo import PATH as ECHO_PATH
 from bench.figures import ECHO, IN_FLIGHT, WORK, Measurement, Name, Ratio, Row, pooled, ratio, row
 from bench.ground import echo_server, fresh_state
 from bench.load import Unary
-from bench.machine import Machine, machine
+from bench.machine import Machine, load_before, machine
 from bench.observer import Observer, served
 from bench.population import Extent, Population, populate
 from bench.usage import Cost, Usage, costs, usage_of
@@ -94,7 +93,7 @@ class Result:
 
 async def run(plan: Plan, tell: Tell) -> Result:
     """Do all of it. Raises CallsFailed, NotSettled, DmpError, ChildFailed when something cannot be measured."""
-    busy = os.getloadavg()[0]
+    busy = load_before()
     async with fresh_state() as state:
         tell("starting the platform")
         async with Stack(state, migrate=migrate) as stack, Session(state, publish(stack)) as session:
