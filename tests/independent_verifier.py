@@ -7,8 +7,9 @@ checkpoints, tiles, cosignatures and proofs. It imports nothing of ours, so that
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -21,14 +22,24 @@ def sha(data: bytes) -> bytes:
 
 def mth(hashes: list[bytes]) -> bytes:
     """The Merkle tree hash over leaf hashes, by the recursion of the RFC."""
-    if not hashes:
-        return sha(b"")
-    if len(hashes) == 1:
-        return hashes[0]
-    k = 1
-    while k << 1 < len(hashes):
-        k <<= 1
-    return sha(b"\x01" + mth(hashes[:k]) + mth(hashes[k:]))
+    return mths(hashes, [len(hashes)])[0]
+
+
+def mths(hashes: list[bytes], sizes: Iterable[int]) -> list[bytes]:
+    """The Merkle tree hash over the first so many leaf hashes, for each size; what they share is hashed once."""
+
+    @functools.cache
+    def over(start: int, end: int) -> bytes:
+        if start == end:
+            return sha(b"")
+        if end - start == 1:
+            return hashes[start]
+        k = 1
+        while k << 1 < end - start:
+            k <<= 1
+        return sha(b"\x01" + over(start, start + k) + over(start + k, end))
+
+    return [over(0, size) for size in sizes]
 
 
 def verifier_key(text: str) -> tuple[str, bytes, int, bytes]:

@@ -29,7 +29,7 @@ CALLS = (
 INJECTIONS = 57 if CAMPAIGN else 2
 ERRORS = ("ECONNRESET", "ENOMEM")
 MOST = 400
-PATIENCE = 10.0
+PATIENCE = 4.0
 """Seconds that the call may be waited for: a service that idles makes few of some kinds."""
 
 
