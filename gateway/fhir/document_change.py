@@ -18,7 +18,8 @@ from gateway.fhir.refusals import ProtocolRefusal, unsupported
 Change: TypeAlias = "document_pb2.DocumentChange.ValueType"
 
 PATCHED: Final = frozenset({"status", "securityLabel", "extension"})
-_DELETED: Final = frozenset({"entered-in-error", "superseded"})
+ERROR: Final = "entered-in-error"
+_DELETED: Final = frozenset({ERROR, "superseded"})
 """fhir draft of the ANS: both words delete."""
 _ADDED: Final[dict[str, Change]] = {"MASQUE_PS": document_pb2.DOCUMENT_CHANGE_MASK}
 _REMOVED: Final[dict[str, Change]] = {

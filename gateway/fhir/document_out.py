@@ -135,21 +135,26 @@ def write_document(document: Document, links: Links, asked: tuple[str, str] | No
 def write_reference(
     found: document_pb2.DocumentReference, links: Links, asked: tuple[str, str] | None, unique_id: str
 ) -> JsonObject:
-    """The DocumentReference of a document of which the caller, a feeder, may know the technical id alone (TD3.1)."""
+    """The DocumentReference of a document of which the caller, a feeder, may know the technical id alone (TD3.1), or
+    that it is deleted; what is not known of it is left out."""
     health_id, _ = child_of(found.name, "documents", "name")
     withheld = {"extension": [{"url": _ABSENT, "valueCode": "not-permitted"}]}
-    return {
+    resource: JsonObject = {
         "resourceType": "DocumentReference",
         "id": links.document_id(found.name),
-        "meta": {"versionId": str(found.version or 1), "tag": [_SUBSETTED]},
-        "masterIdentifier": typed_identifier("uniqueId", write_unique_id(unique_id)),
-        "identifier": [
-            typed_identifier("entryUUID", {"system": RFC_3986, "value": f"urn:uuid:{found.entry_id}"}),
-        ],
+        "meta": {"tag": [_SUBSETTED]},
         "status": STATUS_OUT.get(found.status, "current"),
         "subject": subject(links, health_id, asked),
         "content": [{"attachment": withheld}],
     }
+    if found.version:
+        resource["meta"]["versionId"] = str(found.version)
+    if unique_id:
+        resource["masterIdentifier"] = typed_identifier("uniqueId", write_unique_id(unique_id))
+    if found.entry_id:
+        entry = {"system": RFC_3986, "value": f"urn:uuid:{found.entry_id}"}
+        resource["identifier"] = [typed_identifier("entryUUID", entry)]
+    return resource
 
 
 class _People:

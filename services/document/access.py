@@ -134,6 +134,13 @@ def _within(row: Visibility, view: View) -> bool:
     return False
 
 
+def takes_back(row: Visibility, view: View) -> bool:
+    """Whether a document is the caller's own, or of the caller's structure, where a change is bound to those. Nothing
+    hides from its author what he takes back: neither a mask, nor a type that his profession may feed and not read."""
+    own = view.restriction in (consent_pb2.DOCUMENT_RESTRICTION_OWN, consent_pb2.DOCUMENT_RESTRICTION_STRUCTURE)
+    return own and _within(row, view)
+
+
 def fed_by(row: Visibility, handed_in_by: Sequence[bytes], caller: Caller) -> bool:
     """Whether the caller, or the caller's structure, is among those who wrote the document or handed it in."""
     digests = {caller.own, caller.structure} - {None}

@@ -1,8 +1,10 @@
 """ChangeDocument: a document's visibility or status, changed once, under the lock of its dossier (TD3.3 a to d).
 
 Consent decides about the change and bounds on which documents it may be made; a document outside the bounds is absent
-when the caller may not know of it, RIGHT_DENIED else. The state is read under the lock, so of two changes that expect
-the same version one wins and the other is told. The event is in the same commit, as for a submission.
+when the caller may not know of it, RIGHT_DENIED else. Taking back what one fed needs neither an authorisation nor to be
+able to see it, and tells who has none nothing of others' documents (decision 0039). The state is read under the lock,
+so of two changes that expect the same version one wins and the other is told. The event is in the same commit, as for
+a submission.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2
 from services.document import envelope
-from services.document.access import VISIBLE, Caller, hidden_because, view_of
+from services.document.access import VISIBLE, Caller, View, hidden_because, takes_back, view_of
 from services.document.authorship import Authorship
 from services.document.entries import opened, revision, state_of
 from services.document.gate import Gate
@@ -43,6 +45,7 @@ from services.runtime.trail import build_event
 from services.runtime.validation import validate_for_storage
 
 _SHOWN_STATES: Final = ("status", "masked", "invisible_patient", "invisible_representatives")
+_TAKING_BACK: Final = frozenset({document_pb2.DOCUMENT_CHANGE_DELETE, document_pb2.DOCUMENT_CHANGE_DEPRECATE})
 _PATIENTS: Final = frozenset({context_pb2.ACTOR_KIND_PATIENT, context_pb2.ACTOR_KIND_REPRESENTATIVE})
 
 
@@ -84,7 +87,10 @@ class Changer:
             raise await self._gate.denied(call, decision, told, reason=absent.reason, objects=(request.name,)) from None
         except DmpError as error:
             if error.reason == reasons.ERROR_REASON_RIGHT_DENIED:
-                raise await self._gate.denied(call, decision, error, objects=(request.name,)) from None
+                told = await self._told(call, rule, error)
+                raise await self._gate.denied(
+                    call, decision, told, reason=error.reason, objects=(request.name,)
+                ) from None
             raise await self._gate.rejected(call, decision, error) from error.__cause__
 
     async def _transaction(
@@ -139,16 +145,20 @@ class Changer:
             allowed.restriction = consent_pb2.DOCUMENT_RESTRICTION_PATIENT_TYPES
         caller: Caller = self._authorship.of_caller(call.actor)
         view = view_of(allowed, caller, self._clock())
-        unrestricted = view._replace(restriction=consent_pb2.DOCUMENT_RESTRICTION_UNSPECIFIED)
-        reason = hidden_because(row, unrestricted)
-        if reason != VISIBLE:
-            raise _Absent(reason)
-        if hidden_because(row, view) != VISIBLE:
-            raise DmpError(reasons.ERROR_REASON_RIGHT_DENIED)
+        if request.change not in _TAKING_BACK or not takes_back(row, view):
+            _check_seen(row, view)
         if request.expected_version and request.expected_version != row.version:
             raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
         if request.expected_status and request.expected_status != row.status:
             raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
+
+    async def _told(self, call: Call, rule: ChangeRule, refused: DmpError) -> DmpError:
+        """What is told of another's document: to a feeder who may not search, that there is none."""
+        if rule.consent == consent_pb2.ACTION_DELETE:
+            searching = await self._gate.asked(call, consent_pb2.ACTION_SEARCH)
+            if not searching.permitted:
+                return DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
+        return refused
 
     def _revised(
         self, key: DossierKey, row: DocumentRow, change: int, now: datetime, decision: consent_pb2.Decision
@@ -158,6 +168,15 @@ class Changer:
         if state is None:
             raise DmpError(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE)
         return revision(key, row, state, change, now)
+
+
+def _check_seen(row: DocumentRow, view: View) -> None:
+    unrestricted = view._replace(restriction=consent_pb2.DOCUMENT_RESTRICTION_UNSPECIFIED)
+    reason = hidden_because(row, unrestricted)
+    if reason != VISIBLE:
+        raise _Absent(reason)
+    if hidden_because(row, view) != VISIBLE:
+        raise DmpError(reasons.ERROR_REASON_RIGHT_DENIED)
 
 
 async def _home(conn: Connection, call: Call, decision: consent_pb2.Decision, name: str) -> int:

@@ -224,6 +224,8 @@ class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
         document = self._document(request.name)[0]
         if request.expected_version not in (0, document.version):
             raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
+        if document.status == document_pb2.DOCUMENT_STATUS_DELETED:
+            raise DmpError(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE)
         self.changes.append(request)
         document.version += 1
         if request.change == document_pb2.DOCUMENT_CHANGE_MASK:

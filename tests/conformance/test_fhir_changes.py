@@ -10,9 +10,17 @@ import orjson
 import pytest
 
 from dmp.document.v1 import document_pb2
-from gateway.fhir.document_out import IS_ARCHIVED, IS_DELETED
+from gateway.fhir.document_out import IS_ARCHIVED, IS_DELETED, Links
 from gateway.fhir.xml_write import to_xml
-from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, parsed_xml
+from tests.conformance.fhir_platform import (
+    FakePlatform,
+    client_of,
+    expressions,
+    external_ids,
+    issues,
+    parsed,
+    parsed_xml,
+)
 from tests.conformance.fhir_samples import BASE, INS, INS_OID, Json, bundle, simplified
 
 FHIR = {"Content-Type": "application/fhir+json"}
@@ -197,6 +205,19 @@ async def test_if_match_holds_a_change_back(client: httpx.AsyncClient, platform:
     issues(await client.patch(url, content=body, headers=JSON_PATCH | {"If-Match": 'W/"9"'}), 412)
     issues(await client.patch(url, content=body, headers=JSON_PATCH | {"If-Match": "nine"}), 400)
     assert (await client.patch(url, content=body, headers=JSON_PATCH | {"If-Match": 'W/"1"'})).status_code == 200
+
+
+async def test_deleting_twice_deletes_once_and_says_so(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    body = orjson.dumps([{"op": "replace", "path": "/status", "value": "entered-in-error"}])
+    (name,) = platform.documents
+    by_id = Links(BASE, external_ids()).document_id(name)
+    for url in (f"/DocumentReference?identifier={IDENTIFIER}", f"/DocumentReference/{by_id}"):
+        for _ in range(2):
+            response = await client.patch(url, content=body, headers=JSON_PATCH)
+            assert response.status_code == 200, response.text
+            parsed(response.json())
+            assert response.json()["status"] == "entered-in-error"
+    assert len(platform.changes) == 1
 
 
 async def test_a_patch_of_nothing_and_of_several(client: httpx.AsyncClient, platform: FakePlatform) -> None:

@@ -17,7 +17,7 @@ from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, new_health_id
 from tests import documents
 from tests.document_world import World
-from tests.documents import call, cda, decision, new_oid, submission
+from tests.documents import call, cda, decision, new_oid, no, submission
 from tests.refusals import refused
 
 REPLACES, APPENDS = pb.RELATIONSHIP_TYPE_REPLACES, pb.RELATIONSHIP_TYPE_APPENDS
@@ -241,6 +241,29 @@ async def test_the_rights_bound_on_which_documents_a_change_is_made(world: World
     hidden = await world.add(flags=["MASQUE_PS"])
     with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
         await world.change(hidden.name, pb.DOCUMENT_CHANGE_UNMASK)
+
+
+async def test_a_feeder_takes_back_what_it_may_not_see_and_is_told_nothing_of_others(world: World) -> None:
+    """Neither a mask nor a denied type hides a document from its author; another's is absent to who may not search."""
+    own = consent_pb2.DOCUMENT_RESTRICTION_OWN
+    bounds: dict[str, object] = {"masked": consent_pb2.MASKED_VIEW_NONE, "denied_type_codes": ["11488-4"]}
+    mine = await world.add(flags=["MASQUE_PS"])
+    theirs = await world.add(author=documents.OTHER)
+    refusal = no(reasons.ERROR_REASON_AUTHORIZATION_MISSING)
+    fed = decision(restriction=own, **bounds)
+    world.consent.by_action = lambda _, action: fed if action == consent_pb2.ACTION_DELETE else refusal
+    with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
+        await world.change(theirs.name, pb.DOCUMENT_CHANGE_DELETE)
+    assert (await world.change(mine.name, pb.DOCUMENT_CHANGE_DELETE)).status == DELETED
+    with refused(reasons.ERROR_REASON_CHANGE_NOT_APPLICABLE):
+        await world.change(mine.name, pb.DOCUMENT_CHANGE_DELETE)
+    fed = decision(restriction=own)
+    with refused(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND):
+        await world.change(theirs.name, pb.DOCUMENT_CHANGE_DELETE)
+    event = world.last_event()
+    assert (event.outcome, event.reason) == (audit_pb2.OUTCOME_DENIED, reasons.ERROR_REASON_RIGHT_DENIED), (
+        "the trail is told the truth"
+    )
 
 
 async def test_a_deleted_document_is_gone_and_only_its_trace_is_told(world: World) -> None:
