@@ -73,6 +73,13 @@ class Asked(ServiceUnderTest):
         return Derivation(log.pool, log.keys, keyring(), log_id, load(), Metrics(), lease, same_names=same_names)
 
 
+_BASES = {
+    context_pb2.ACCESS_MODE_NORMAL: audit_pb2.ACCESS_BASIS_AUTHORIZATION,
+    context_pb2.ACCESS_MODE_BREAK_GLASS: audit_pb2.ACCESS_BASIS_BREAK_GLASS,
+    context_pb2.ACCESS_MODE_REGULATION: audit_pb2.ACCESS_BASIS_REGULATION,
+}
+
+
 def happened(
     action: str = "document.read",
     *,
@@ -87,12 +94,15 @@ def happened(
     health_id: int = DOSSIER,
     secret: bool = False,
     objects: tuple[str, ...] = (),
+    basis: int | None = None,
 ) -> audit_pb2.AuditEvent:
+    """`basis`: what let in, that of the mode unless given."""
     made = event(health_id, subject=subject, action=action, secret=secret)
     made.event_time.FromDatetime(at)
     made.actor.subject_name, made.actor.structure = name, structure
     made.actor.structure_name, made.actor.access_mode = structure_name, mode  # type: ignore[assignment]
     made.actor.break_glass_reason = said
+    made.basis = (0 if reason else _BASES[mode]) if basis is None else basis  # type: ignore[assignment]
     made.objects.extend(objects)
     if reason:
         made.outcome, made.reason = audit_pb2.OUTCOME_DENIED, reason  # type: ignore[assignment]

@@ -162,9 +162,10 @@ def answer(memory: Memory, who: Who, action: str, now: datetime, paper: Paper | 
     word = next((each for each in words if each != "no"), "no")
     if word == "no" or (action == "SEARCH_HELD" and not may_list_by_document(row)):
         return Answer("RIGHT_DENIED")
-    shut = "" if action in _WITHOUT_AUTHORISATION else _shut(memory, who, ids, now)
-    if not shut and action == "SEARCH_HELD":
-        shut = _without_own(memory, who, now)
+    if action == "SEARCH_HELD":  # no emergency opens a list of one's own dossiers
+        shut, row = _without_own(memory, who, now), f"{row.partition('/')[0]}/normal"
+    else:
+        shut = "" if action in _WITHOUT_AUTHORISATION else _shut(memory, who, ids, now)
     if shut:
         return Answer(shut)
     masked = _masked(memory, row)

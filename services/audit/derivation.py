@@ -58,7 +58,8 @@ _BEHIND_APPENDS: Final = 1.0
 _ACQUIRE_SECONDS: Final = 5.0
 _KEPT: Final = timedelta(hours=49)
 _ACTOR: Final = "dmp/audit/actor-window/v1"
-_EMERGENCIES: Final = frozenset({context_pb2.ACCESS_MODE_BREAK_GLASS, context_pb2.ACCESS_MODE_REGULATION})
+_EMERGENCIES: Final = frozenset({audit_pb2.ACCESS_BASIS_BREAK_GLASS, audit_pb2.ACCESS_BASIS_REGULATION})
+"""Whatever such an access reached, be it a summary or a list of medicines, its patient and MT are told (domain §3)."""
 _ACCESSES: Final = frozenset({"document.get", "document.read", "document.search"})
 _CARERS: Final = frozenset(
     {
@@ -365,8 +366,7 @@ def _notice_kind(event: audit_pb2.AuditEvent) -> int:
         return 0
     if event.action == WAITING_ACTION:
         return notice_pb2.NOTICE_KIND_DOCUMENT_WAITING
-    emergency = event.actor.access_mode in _EMERGENCIES and event.action in _ACCESSES
-    return notice_pb2.NOTICE_KIND_EMERGENCY_ACCESS if emergency else 0
+    return notice_pb2.NOTICE_KIND_EMERGENCY_ACCESS if event.basis in _EMERGENCIES else 0
 
 
 def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]:

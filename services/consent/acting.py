@@ -110,6 +110,12 @@ class Actor:
         return (*own, self.as_structure()) if self.structure else own
 
 
+def in_normal_mode(row: str) -> str:
+    """The row of the same people when there is no emergency."""
+    kind, _, mode = row.partition("/")
+    return f"{kind}/{NORMAL}" if mode in (REGULATION, BREAK_GLASS) else row
+
+
 _NOBODY: Final = Actor()
 
 

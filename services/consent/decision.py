@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
-from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor
+from services.consent.acting import BREAK_GLASS, NORMAL, REGULATION, Actor, in_normal_mode
 from services.consent.action_cells import GIVEN_BY, NEEDS_TOO
 from services.consent.basis import let_in_by
 from services.consent.functional_rights import Function, FunctionalRights, Right
@@ -37,6 +37,8 @@ _WITHOUT_DOSSIER: Final = frozenset({pb.ACTION_FIND_PATIENT, pb.ACTION_LIST_ACCE
 # (domain §2 and §3); asking how one stands tells that one has none.
 _FEEDING: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE, pb.ACTION_DELETE})
 _NEEDS_NO_AUTHORISATION: Final = _FEEDING | _WITHOUT_DOSSIER | {pb.ACTION_CHECK_DOSSIER}
+# A list of one's own dossiers shows what one is authorised to see anyway: no emergency opens it (decision 0036).
+_OPENED_BY_NO_EMERGENCY: Final = _NEEDS_NO_AUTHORISATION | {pb.ACTION_SEARCH_HELD}
 _IN_THE_OPEN_ONE: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_HELD})
 """What is done in the dossier that a merged one went to, and not in the merged one."""
 _OF_THE_ARCHIVE: Final = frozenset({pb.ACTION_SEARCH, pb.ACTION_READ, pb.ACTION_CHECK_DOSSIER})
@@ -173,6 +175,8 @@ def basis_of(case: Case) -> int:
         return audit_pb2.ACCESS_BASIS_FEEDING
     if case.action == pb.ACTION_SEARCH_HELD:
         return audit_pb2.ACCESS_BASIS_AUTHORIZATION
+    if case.action == pb.ACTION_CHECK_DOSSIER and actor.mode != NORMAL:
+        return audit_pb2.ACCESS_BASIS_UNSPECIFIED  # asking opens nothing
     attending = actor.attending_context != "" and case.row == actor.attending_context
     return let_in_by(actor, attending=attending, held=case.facts is not None and authorised(case.facts, case.now))
 
@@ -304,7 +308,7 @@ def _reason(case: Case) -> int | None:
 
 def _opposition(case: Case) -> int | None:
     actor, facts = case.actor, case.facts
-    if actor.mode == NORMAL or facts is None or case.action in _NEEDS_NO_AUTHORISATION:
+    if actor.mode == NORMAL or facts is None or case.action in _OPENED_BY_NO_EMERGENCY:
         return None
     opposed = facts.regulation_opposed if actor.mode == REGULATION else facts.break_glass_opposed
     return reasons.ERROR_REASON_EMERGENCY_OPPOSED if opposed else None
@@ -358,9 +362,10 @@ def _sight(case: Case) -> Filter:
     actor = case.actor
     # Patients and structures carry no profession: no type is denied to them.
     profession = actor.profession if actor.professional else ""
+    row = in_normal_mode(case.row) if case.action == pb.ACTION_SEARCH_HELD else case.row
     shared = sight(
         case.rights,
-        case.row,
+        row,
         profession,
         case.restriction,
         case.action == pb.ACTION_READ_TRACES,

@@ -181,10 +181,11 @@ class Readings:
         if actor.platform in _OFFICES and actor.complete:
             found = await self._checks.find(actor, call.health_id, call.remaining())
             _refuse_gone(found)
-            epoch = found.facts.epoch if found.facts else 0
+            epoch, basis = (found.facts.epoch if found.facts else 0), 0
         else:
             actor, decision = await self._permitted(call, pb.ACTION_READ_TRACES)
-            epoch, traces = decision.epoch, decision.filter.traces if decision.filter else pb.TRACE_VIEW_UNSPECIFIED
+            epoch, basis = decision.epoch, decision.basis
+            traces = decision.filter.traces if decision.filter else pb.TRACE_VIEW_UNSPECIFIED
         validate(request)
         size, scope = request.page_size or _PAGE, self._scope(call)
         before = _LAST
@@ -199,7 +200,7 @@ class Readings:
         response = pb.ListConsentEventsResponse(events=shown)
         if len(rows) > size:
             response.next_page_token = self._tokens.issue(scope, rows[size - 1].epoch.to_bytes(8, "big"))
-        return response, Told(epoch, len(shown))
+        return response, Told(epoch, len(shown), basis)
 
     async def explain(self, request: pb.ExplainAccessRequest, call: Call) -> tuple[pb.ExplainAccessResponse, Told]:
         """The decision and its rules, in words; of the past by the history and the rights of then."""

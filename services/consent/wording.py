@@ -104,8 +104,8 @@ _TEXTS: Final[Mapping[tuple[Rule, int], tuple[str, str]]] = {
         "Le bris de glace exige un motif, et aucun n'a été donné.",
     ),
     (Rule.OPPOSITION, _PASSED): (
-        "The patient has not opposed this mode of access.",
-        "Le patient ne s'est pas opposé à ce mode d'accès.",
+        "The patient has not opposed this mode of access, or it opens nothing here.",
+        "Le patient ne s'est pas opposé à ce mode d'accès, ou ce mode n'ouvre rien ici.",
     ),
     (Rule.OPPOSITION, _REFUSED): (
         "The patient opposed access in this emergency mode.",

@@ -86,6 +86,33 @@ async def test_an_emergency_episode_is_one_notice_to_the_patient_and_one_to_the_
     assert len((await audit.ask("ListNotices", other, DOCTOR, OTHER_DOSSIER)).notices) == 1
 
 
+async def test_whatever_an_emergency_opens_is_told_and_nothing_that_something_else_opens(audit: Asked) -> None:
+    """A summary or the changes since the last visit are an entry like a document; a list of one's own dossiers, a
+    document fed, or asking how one stands, are none (decisions 34 and 36)."""
+    glass, regulation = context_pb2.ACCESS_MODE_BREAK_GLASS, context_pb2.ACCESS_MODE_REGULATION
+    entries = ("clinical.summaries", "document.changes", "document.open", "document.list_sets", "representative.list")
+    elsewhere = {
+        "dossier.list_recent": audit_pb2.ACCESS_BASIS_AUTHORIZATION,
+        "dossier.list_accessible": audit_pb2.ACCESS_BASIS_AUTHORIZATION,
+        "document.submit": audit_pb2.ACCESS_BASIS_FEEDING,
+        "dossier.check": audit_pb2.ACCESS_BASIS_UNSPECIFIED,
+    }
+    opened = [
+        happened(action, mode=mode, said="coma", subject=f"{900 + number}{mode}")
+        for number, action in enumerate(entries)
+        for mode in (glass, regulation)
+    ]
+    others = [
+        happened(action, mode=mode, said="coma", subject=f"{800 + number}{mode}", basis=basis)
+        for number, (action, basis) in enumerate(elsewhere.items())
+        for mode in (glass, regulation)
+    ]
+    places(await audit.log.append(*opened, *others))
+    await audit.derive()
+    told = (await audit.ask("ListNotices", notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER)))).notices
+    assert sorted(len(each.events) for each in told) == [1] * len(opened)
+
+
 async def test_notices_leave_by_mail_until_they_are_taken_and_say_nothing_of_care(audit: Asked) -> None:
     places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS, said="coma")))
     await audit.derive()

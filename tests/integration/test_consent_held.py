@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import pytest
 
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent.held import HeldDossiers
+from services.runtime.identifiers import dossier_name
 from tests.consent_service import (
     BREAK_GLASS,
     NOW,
@@ -24,6 +26,7 @@ from tests.consent_service import (
     staff,
     structure_grantee,
 )
+from tests.integration.test_consent_life import prefer
 from tests.integration.test_consent_links import told
 from tests.refusals import refused
 
@@ -74,23 +77,31 @@ async def test_who_may_not_search_is_named_nothing(consent: Consent, actor: Acti
 
 
 @pytest.mark.parametrize("mode", [BREAK_GLASS, REGULATION])
-async def test_in_an_emergency_mode_only_what_is_held_is_listed_and_nothing_that_is_opposed(
+async def test_no_emergency_opens_a_list_it_shows_what_it_shows_in_normal_mode(
     consent: Consent, mode: context_pb2.AccessMode.ValueType
 ) -> None:
-    mine, others, opposed, of_structure = [
+    mine, others, opposed, of_structure, shown = [
         await consent.open(break_glass_opposed=opposed, regulation_opposed=opposed)
-        for opposed in (False, False, True, False)
+        for opposed in (False, False, True, False, False)
     ]
-    for dossier in (mine, opposed):
+    for dossier in (mine, opposed, shown):
         await consent.grant(dossier)
     await consent.grant(of_structure, staff())
+    await prefer(consent, shown, patient(shown), masked_shown_in_emergency=True)
     actor = professional(mode=mode)
     assert (await consent.check(others, actor, pb.ACTION_SEARCH)).permitted, "the mode would let in"
     assert await reason(consent, others, actor) == reasons.ERROR_REASON_AUTHORIZATION_MISSING
     assert await reason(consent, of_structure, actor) == reasons.ERROR_REASON_AUTHORIZATION_MISSING
-    assert await reason(consent, opposed, actor) == reasons.ERROR_REASON_EMERGENCY_OPPOSED
-    assert await reason(consent, mine, actor) == 0
-    assert {each.health_id for each in (await held(consent, actor)).held} == {mine, opposed}
+    assert {each.health_id for each in (await held(consent, actor)).held} == {mine, opposed, shown}
+    for dossier in (mine, opposed, shown):
+        listed = await consent.check(dossier, actor, HELD)
+        assert listed == await consent.check(dossier, professional(), HELD)
+        assert listed.basis == audit_pb2.ACCESS_BASIS_AUTHORIZATION
+    in_it = await consent.check(shown, actor, pb.ACTION_SEARCH)
+    assert in_it.filter.masked == pb.MASKED_VIEW_ALL, "a search in it is an access in the emergency"
+    assert (await consent.check(shown, actor, HELD)).filter.masked == pb.MASKED_VIEW_OWN
+    page = await consent.do("ListAccessible", pb.ListAccessibleRequest(), actor, 0)
+    assert {each.name for each in page.dossiers} == {dossier_name(each) for each in (mine, opposed, shown)}
 
 
 async def test_a_closed_dossier_is_not_listed_and_a_merged_one_by_the_one_it_went_to(consent: Consent) -> None:

@@ -263,6 +263,8 @@ def test_standing_is_told_in_the_words_of_the_transaction() -> None:
         (professional(mode=BREAK_GLASS), pb.ACTION_SUBMIT, STRANGER, audit_pb2.ACCESS_BASIS_FEEDING),
         (professional(mode=REGULATION), pb.ACTION_READ, ATTENDING, audit_pb2.ACCESS_BASIS_REGULATION),
         (professional(), pb.ACTION_CHECK_DOSSIER, STRANGER, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
+        (professional(mode=REGULATION), pb.ACTION_CHECK_DOSSIER, STRANGER, audit_pb2.ACCESS_BASIS_UNSPECIFIED),
+        (professional(mode=BREAK_GLASS), pb.ACTION_SEARCH_HELD, AUTHORISED, audit_pb2.ACCESS_BASIS_AUTHORIZATION),
         (patient(DOSSIER), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_PATIENT),
         (representative(OTHER, DOSSIER), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_REPRESENTATIVE),
         (taking_over("national"), pb.ACTION_READ, STRANGER, audit_pb2.ACCESS_BASIS_TAKEOVER),
