@@ -2,20 +2,23 @@
 
 Every change of consent is one line (`consent_event`), written in the commit of the change; `replay` reads the lines up
 to an epoch, `facts_at` gives the facts that a decision about one actor rested on then. The tables of the present state
-are never asked.
+are never asked. Of who was one person with whom each history has its lines too, so that the others' histories (`until`
+the instant of the decision) say what they shut out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from services.consent.acting import Actor
 from services.consent.values import DossierState, Facts, Grantee, GranteeKind, Representation, RepresentationKind
 
 Payload = Mapping[str, Any]
+LINK: Final = "dossier.link"
+"""The kind of the lines that say which other dossiers are the same person's, from there on."""
 
 
 class Line(Protocol):
@@ -27,11 +30,17 @@ class Line(Protocol):
     def kind(self) -> str: ...
     @property
     def payload(self) -> Payload: ...
+    @property
+    def recorded_at(self) -> datetime: ...
+
+
+L = TypeVar("L", bound=Line)
 
 
 @dataclass(slots=True)
 class Past:
-    """What was in force at an epoch: until when each grantee was authorised, and whether as MT; who was blocked."""
+    """What was in force at an epoch: until when each grantee was authorised, and whether as MT; who was blocked.
+    `linked` are the person's other dossiers, in the order of the set."""
 
     epoch: int = 0
     state: DossierState = DossierState.NONE
@@ -44,6 +53,7 @@ class Past:
     authorized: dict[Grantee, tuple[datetime, bool]] = field(default_factory=dict)
     blocked: set[Grantee] = field(default_factory=set)
     representations: dict[int, Representation] = field(default_factory=dict)
+    linked: tuple[int, ...] = ()
 
 
 class HistoryBroken(Exception):
@@ -62,6 +72,12 @@ def replay(lines: Iterable[Line]) -> Past:
         apply(past, line.payload)
         past.epoch = line.epoch
     return past
+
+
+def until(lines: Sequence[L], now: datetime) -> Sequence[L]:
+    """The lines of an instant: up to the last that had been written, whatever the clocks of its writers said."""
+    written = [number for number, line in enumerate(lines, start=1) if line.recorded_at <= now]
+    return lines[: max(written, default=0)]
 
 
 def facts_at(past: Past, actor: Actor) -> Facts | None:
@@ -113,6 +129,10 @@ def _archived(past: Past, payload: Payload) -> None:
 def _merged(past: Past, payload: Payload) -> None:
     past.merged_into = int(payload["merged_into"])
     past.state = DossierState.MERGED if past.merged_into else DossierState.OPEN
+
+
+def _linked(past: Past, payload: Payload) -> None:
+    past.linked = tuple(int(each) for each in payload["linked"])
 
 
 def _opposed(past: Past, payload: Payload) -> None:
@@ -182,6 +202,7 @@ _APPLY: Final[Mapping[str, Callable[[Past, Payload], None]]] = {
     "dossier.update_preferences": _preferred,
     "dossier.merge": _merged,
     "dossier.part": _merged,
+    LINK: _linked,
     "dossier.move": _moved,
     "dossier.destroy": _destroyed,
     "authorization.grant": _authorized,

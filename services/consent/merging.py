@@ -2,7 +2,8 @@
 
 Lives here: what follows from who is one person with whom (`linked_set`, as identity tells it), when it is told and when
 a dossier is opened. The first of the person's dossiers stays open, the survivor's if it has one. What is new goes
-there; what a merged dossier holds stays, and is read with it (`store.facts`).
+there; what a merged dossier holds stays, and is read with it (`store.facts`). Each dossier's history says with which it
+was one person's, from when until when: decisions depend on it (`linked.unite`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from dmp.common.v1.context_pb2 import ActingContext
 from dmp.common.v1.links_pb2 import LinkedSet
 from services.consent import store
 from services.consent.changes import Clock, outbox_row
+from services.consent.history import LINK
 from services.consent.mapping import write_time
-from services.consent.values import READ_TOGETHER, Dossier, DossierState, LockedDossier, Refused
+from services.consent.values import GONE, READ_TOGETHER, Dossier, DossierState, LockedDossier, Refused
 from services.runtime.identifiers import dossier_name, uuid7
 from services.runtime.links import hold, linked_with
 from services.runtime.outbox import put
@@ -54,7 +56,8 @@ async def refuse_merged(conn: Connection, health_id: int, locked: LockedDossier 
 
 
 async def settle(conn: Connection, sets: Iterable[Sequence[int]], now: datetime) -> None:
-    """Merge and part dossiers until each set of linked people has at most one that is open."""
+    """Merge and part dossiers until each set of linked people has at most one that is open, and each history says who
+    is linked. (Who stands alone and is not told so has never been anything else.)"""
     held: dict[int, Dossier] = {}
     wanted = list(sets)
     for member in sorted({member for members in wanted for member in members}):
@@ -62,8 +65,28 @@ async def settle(conn: Connection, sets: Iterable[Sequence[int]], now: datetime)
         if locked is not None:
             held[member] = locked.dossier
     for members in wanted:
+        for member in members:
+            if member in held:
+                held[member] = await _remember_linked(conn, held[member], members, now)
         for dossier in settled([held[member] for member in members if member in held]):
             await _save(conn, dossier, now)
+
+
+async def _remember_linked(conn: Connection, dossier: Dossier, members: Sequence[int], now: datetime) -> Dossier:
+    """The dossier, with a line more in its history where that does not end with these others of its person."""
+    others = [str(member) for member in members if member != dossier.health_id]
+    known = await store.last_of_kind(conn, dossier.health_id, LINK)
+    if dossier.state in GONE or others == (known["linked"] if known else []):
+        return dossier
+    linked = replace(dossier, epoch=dossier.epoch + 1)
+    entry = _entry(LINK, {"linked": others}, linked.epoch, now)
+    await store.save_dossier(conn, linked)
+    await store.remember(conn, linked.health_id, linked.epoch, entry)
+    return linked
+
+
+def _entry(kind: str, payload: dict[str, object], epoch: int, now: datetime) -> store.HistoryEntry:
+    return store.HistoryEntry(kind, json.dumps(payload), _ACTOR.SerializeToString(), f"{kind}-{epoch}", now)
 
 
 def settled(dossiers: Sequence[Dossier]) -> list[Dossier]:
@@ -98,8 +121,7 @@ async def _save(conn: Connection, dossier: Dossier, now: datetime) -> None:
         outcome=audit_pb2.OUTCOME_SUCCESS,
         epoch=dossier.epoch,
     )
-    payload = json.dumps({"merged_into": str(dossier.merged_into)})
-    entry = store.HistoryEntry(kind, payload, _ACTOR.SerializeToString(), f"{kind}-{dossier.epoch}", now)
+    entry = _entry(kind, {"merged_into": str(dossier.merged_into)}, dossier.epoch, now)
     await store.save_dossier(conn, dossier)
     await store.remember(conn, dossier.health_id, dossier.epoch, entry)
     await put(conn, [outbox_row(event, dossier.health_id)])

@@ -83,7 +83,8 @@ class OpenDossier:
         elif not await store.insert_dossier(conn, dossier):
             # Not locked here: the other opening's retry may hold the dossier and wait for this request_id.
             raise _refuse_second_opening(*await store.dossier_state(conn, self.health_id))
-        await merging.settle(conn, [members], moment.now)
+        if len(members) > 1:
+            await merging.settle(conn, [members], moment.now)
         response = pb.OpenDossierResponse(dossier=write_dossier(dossier))
         return Done(response, dossier.epoch, _opened(dossier, consent, ""))
 
@@ -139,7 +140,8 @@ class ReopenDossier:
         )
         await store.save_dossier(conn, dossier)
         await store.clear_deadline(conn, self.health_id, store.What.DESTRUCTION)
-        await merging.settle(conn, [members], moment.now)
+        if len(members) > 1:
+            await merging.settle(conn, [members], moment.now)
         response = pb.ReopenDossierResponse(dossier=write_dossier(dossier))
         return Done(response, dossier.epoch, _opened(dossier, consent, before.state.value))
 

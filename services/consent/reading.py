@@ -21,7 +21,8 @@ from services.consent.acting import Actor, read_actor
 from services.consent.changes import Clock
 from services.consent.checking import AccessChecks, Check, Found, write_decision
 from services.consent.decision import Applied, Case, Decision, authorised, basis_of, decide, refuse_without_reason
-from services.consent.history import HistoryBroken, facts_at, replay
+from services.consent.history import HistoryBroken, facts_at, replay, until
+from services.consent.linked import unite
 from services.consent.mapping import (
     read_document,
     read_time,
@@ -209,19 +210,12 @@ class Readings:
         validate(request)
         actor = read_actor(_context(request.party, call.health_id)) if request.HasField("party") else caller
         now, facts, rights = self._clock(), found.facts, found.rights
+        instant = read_time(request.as_of_time, "as_of_time") if request.HasField("as_of_time") else None
         if request.as_of_epoch:
-            lines = await store.events_until(self._pool, call.health_id, request.as_of_epoch)
-            if not lines or lines[-1].epoch != request.as_of_epoch:
-                raise Refused(reasons.ERROR_REASON_EPOCH_UNKNOWN)
-            try:
-                facts = facts_at(replay(lines), actor)
-            except HistoryBroken as error:
-                raise Refused(reasons.ERROR_REASON_EPOCH_UNKNOWN) from error
-            now = lines[-1].recorded_at
+            facts, now = await self._past(call.health_id, request.as_of_epoch, actor, instant)
         elif actor is not caller:
             facts = (await self._checks.find(actor, call.health_id, call.remaining())).facts
-        if request.HasField("as_of_time"):
-            now = read_time(request.as_of_time, "as_of_time")
+        now = now if instant is None else instant
         if request.as_of_epoch or request.HasField("as_of_time"):
             rights = await self._rights.at(self._pool, now)
         document = read_document(request.document) if request.HasField("document") else None
@@ -241,6 +235,26 @@ class Readings:
         ]
         response = pb.ExplainAccessResponse(decision=write_decision(decision), rules=rules)
         return response, Told(found.facts.epoch if found.facts else 0, len(rules))
+
+    async def _past(
+        self, health_id: int, epoch: int, actor: Actor, instant: datetime | None
+    ) -> tuple[Facts | None, datetime]:
+        """The facts at an epoch, with what the person's other dossiers shut out at that instant (by default, when the
+        epoch began); and the instant. EPOCH_UNKNOWN where the histories do not, or no longer, say it."""
+        lines = await store.events_until(self._pool, health_id, epoch)
+        if not lines or lines[-1].epoch != epoch:
+            raise Refused(reasons.ERROR_REASON_EPOCH_UNKNOWN)
+        now = lines[-1].recorded_at if instant is None else instant
+        try:
+            past = replay(lines)
+            facts = facts_at(past, actor)
+            for other in past.linked:
+                theirs = until(await store.events_until(self._pool, other, _LAST), now)
+                then = facts_at(replay(theirs), actor)
+                facts = facts if facts is None or then is None else unite(facts, health_id, then, other)
+        except HistoryBroken as error:
+            raise Refused(reasons.ERROR_REASON_EPOCH_UNKNOWN) from error
+        return facts, now
 
     async def _may_explain(self, request: pb.ExplainAccessRequest, call: Call, caller: Actor) -> Found:
         """Whoever may ask how he stands may ask why; of others, the patient (who may list them) and operators."""

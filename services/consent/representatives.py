@@ -93,7 +93,9 @@ class RegisterRepresentative:
     def _representation(self, moment: Moment) -> Representation:
         request, now = self.request, moment.now
         kind = read_representation_kind(request.kind)
-        starts_at = read_time(request.start_time, "start_time") if request.HasField("start_time") else now
+        # At once means at once on every replica, and their clocks differ (docs/decisions/0017).
+        at_once = now - _LONGEST_SKEW
+        starts_at = read_time(request.start_time, "start_time") if request.HasField("start_time") else at_once
         ends_at = read_time(request.end_time, "end_time") if request.HasField("end_time") else None
         if ends_at is not None and ends_at <= max(starts_at, now):
             raise invalid("end_time", "representative.period", "it ends after it began, and is not over already")

@@ -50,7 +50,17 @@ from services.consent.store.facts import (
     read_facts,
     read_standings,
 )
-from services.consent.store.history import EVENTS, EVENTS_UNTIL, HistoryEntry, Recorded, events, events_until, remember
+from services.consent.store.history import (
+    EVENTS,
+    EVENTS_UNTIL,
+    LAST_OF_KIND,
+    HistoryEntry,
+    Recorded,
+    events,
+    events_until,
+    last_of_kind,
+    remember,
+)
 from services.consent.store.lists import (
     ACCESSIBLE,
     GRANTEES,
@@ -92,6 +102,7 @@ __all__ = [
     "GRANTEES",
     "GRANTEES_OF_MANY",
     "HELD",
+    "LAST_OF_KIND",
     "LINKED",
     "LOCK",
     "OF_HOST",
@@ -125,6 +136,7 @@ __all__ = [
     "grantees_of_many",
     "held",
     "insert_dossier",
+    "last_of_kind",
     "linked",
     "lock_dossier",
     "next_epoch",

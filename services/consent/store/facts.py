@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import asyncpg
 
+from services.consent.linked import unite
 from services.consent.store.rights import rights_in_force
 from services.consent.values import (
-    READ_TOGETHER,
     CloseReason,
     ConsentGiver,
     ConsentMethod,
@@ -124,32 +124,11 @@ async def _united(reader: Reader, asked: Sequence[Asked], rows: Sequence[asyncpg
         for member in row[_FACTS_WIDTH - 1]
         if member != asked[row[0] - 1].health_id
     ]
-    for row in await _ask(reader, FACTS, [question for _, question in others]):
+    answers = await _ask(reader, FACTS, [question for _, question in others])
+    for row in sorted(answers, key=lambda row: int(row[0])):  # in the order of the set, that a yes is always the same
         (place, question), other = others[row[0] - 1], _facts(row)
         own[place] = unite(own[place], asked[place - 1].health_id, other, question.health_id)
     return own
-
-
-def unite(own: Facts, own_id: int, other: Facts, other_id: int) -> Facts:
-    """The facts of a dossier, with what another of the same person shuts out; and whether that one is read with it.
-
-    A merged dossier is as open as the one that it was merged into. A closed one is read by itself, by those who may
-    read archives, with what was merged into it: closing it closed those.
-    """
-    gone = own.merged_into == other_id and other.state is not DossierState.OPEN
-    together = (
-        other.merged_into == own_id or (own.state in READ_TOGETHER and not gone)
-    ) and other.state in READ_TOGETHER
-    return replace(
-        own,
-        state=other.state if gone else own.state,
-        died=other.died if gone else own.died,
-        linked=(*own.linked, other_id) if together else () if gone else own.linked,
-        blocked=own.blocked or other.blocked,
-        break_glass_opposed=own.break_glass_opposed or other.break_glass_opposed,
-        regulation_opposed=own.regulation_opposed or other.regulation_opposed,
-        masked_in_emergency=own.masked_in_emergency and other.masked_in_emergency,
-    )
 
 
 def dossier_of_row(row: Sequence[Any]) -> Dossier:

@@ -28,6 +28,9 @@ WHERE health_id = $1 AND epoch < $2
 ORDER BY epoch DESC
 LIMIT $3
 """
+LAST_OF_KIND: Final = """
+SELECT payload FROM consent_event WHERE health_id = $1 AND kind = $2 ORDER BY epoch DESC LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,12 @@ async def remember(conn: Connection, health_id: int, epoch: int, entry: HistoryE
 async def events_until(reader: Reader, health_id: int, epoch: int) -> list[Recorded]:
     """The history up to an epoch, oldest first."""
     return [_recorded(row) for row in await reader.fetch(EVENTS_UNTIL, health_id, epoch)]
+
+
+async def last_of_kind(reader: Reader, health_id: int, kind: str) -> dict[str, Any] | None:
+    """The payload of the newest line of a kind; None where there is none. Goes through the dossier's own history."""
+    payload = await reader.fetchval(LAST_OF_KIND, health_id, kind)
+    return None if payload is None else json.loads(payload)
 
 
 async def events(reader: Reader, health_id: int, before: int, limit: int) -> list[Recorded]:
