@@ -73,7 +73,7 @@ class Asked(ServiceUnderTest):
         return Derivation(log.pool, log.keys, keyring(), log_id, load(), Metrics(), lease, same_names=same_names)
 
 
-_BASES = {
+_BASES: dict[int, int] = {
     context_pb2.ACCESS_MODE_NORMAL: audit_pb2.ACCESS_BASIS_AUTHORIZATION,
     context_pb2.ACCESS_MODE_BREAK_GLASS: audit_pb2.ACCESS_BASIS_BREAK_GLASS,
     context_pb2.ACCESS_MODE_REGULATION: audit_pb2.ACCESS_BASIS_REGULATION,

@@ -30,11 +30,16 @@ class Line(Protocol):
     def kind(self) -> str: ...
     @property
     def payload(self) -> Payload: ...
+
+
+class Dated(Line, Protocol):
+    """One line, and when it was written."""
+
     @property
     def recorded_at(self) -> datetime: ...
 
 
-L = TypeVar("L", bound=Line)
+L = TypeVar("L", bound=Dated)
 
 
 @dataclass(slots=True)

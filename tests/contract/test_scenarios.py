@@ -184,15 +184,23 @@ class Fhir(Gateway):
         return {"resourceType": "Parameters", "parameter": said}
 
     async def _send(self, verb: str, path: str, actor: ActingContext, **more: Any) -> httpx.Response:
+        """The answer. What may have been cut on its way is asked again as software of the field does: with the key
+        that makes it the same request."""
         http, patience = self._platform.session.http, time.monotonic() + 30.0
         try:
             token = await self._platform.session.token(statement(actor))
         except TokenRefused as refused:  # what the gateway does not even give a token for
             raise DmpError(reasons.ERROR_REASON_ACTING_CONTEXT_INVALID) from refused
+        headers = {"authorization": f"Bearer {token}", "idempotency-key": f"story-{uuid.uuid4()}"}
         while True:
-            answer = await http.request(verb, path, headers={"authorization": f"Bearer {token}"}, **more)
-            if answer.status_code not in (503, 504) or time.monotonic() > patience:
-                return answer
+            try:
+                answer = await http.request(verb, path, headers=headers, **more)
+            except httpx.TransportError:  # the connection ended: whether the request was done is not known
+                if time.monotonic() > patience:
+                    raise
+            else:
+                if answer.status_code not in (503, 504) or time.monotonic() > patience:
+                    return answer
             await asyncio.sleep(0.2)
 
 
