@@ -153,7 +153,7 @@ class InsRetrieval:
             if ins in old.identifiers and status == old.status:
                 return _retrieved(call, answer, old, changes)
             new = with_identifier(old, ins, now) if ins not in old.identifiers else old
-            await own(conn, self._changes.digests, ins, call.health_id)
+            await own(conn, self._changes.digests, [ins], call.health_id)
             change = change_of(call, pb.PERSON_CHANGE_KIND_INSI, "", now)
             new = await held.write(replace(new, status=status), change, now)
             return _retrieved(call, answer, new, (*changes, ("status", _word(new.status))))

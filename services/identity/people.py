@@ -6,12 +6,14 @@ as they meet each other; then the person's row is held. Blocks follow the traits
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
 from dmp.common.v1 import error_reason_pb2 as reasons
+from dmp.common.v1.coding_pb2 import Identifier
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.blocking import blocks
 from services.identity.changes import Changes, change_of, told
@@ -87,19 +89,27 @@ class PersonChanges:
         self._rematch = rematch
 
     async def update(self, call: Call, request: pb.UpdatePersonRequest) -> pb.UpdatePersonResponse:
-        """TD1.3. Raises PERSON_NOT_FOUND, CONCURRENT_CHANGE, INVALID_FIELD, STATUS_TRANSITION."""
+        """TD1.3. Raises PERSON_NOT_FOUND, CONCURRENT_CHANGE, INVALID_FIELD, STATUS_TRANSITION; for identifiers what
+        `add_identifier` raises, and PERSON_CONFLICT for another INS than the one in force.
+        """
         now = self._changes.clock()
         traits = read_traits(request.traits, now.date(), "traits") if request.HasField("traits") else None
+        added = _read_all(request.added_identifiers, "added_identifiers")
         meeting = list(self._digests.traits_all(traits)) if traits is not None else []
 
         async def work(conn: Connection) -> tuple[int, pb.UpdatePersonResponse, Sequence[OutboxRow]]:
+            if added:
+                check_own(call, added, await store.domains(conn), "added_identifiers")
             if meeting:
                 await store.meet(conn, meeting, now)
             held = await HeldPerson.hold(conn, self._changes.keys, self._digests, call.health_id)
             await refuse_merged(conn, call.health_id)
             if request.expected_version not in (0, held.person.version):
                 raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
-            new, changes = _updated(held.person, request, traits)
+            fresh = [one for one in added if one not in held.person.identifiers]
+            _refuse_other_ins(held.person, fresh, "added_identifiers")
+            new, changes = _updated(await self._with(conn, held.person, fresh, now), request, traits)
+            changes = (*changes, *_told_of(fresh))
             if changes:
                 change = change_of(call, pb.PERSON_CHANGE_KIND_UPDATED, request.reason, now)
                 new = await held.write(new, change, now)
@@ -112,22 +122,35 @@ class PersonChanges:
         self._rematch()
         return response
 
+    async def _with(
+        self, conn: Connection, person: RegisteredPerson, fresh: Sequence[PatientIdentifier], now: datetime
+    ) -> RegisteredPerson:
+        """The person with identifiers that are its own from now on."""
+        if fresh:
+            await own(conn, self._digests, fresh, person.health_id)
+        return functools.reduce(lambda known, one: with_identifier(known, one, now), fresh, person)
+
     async def add_identifier(self, call: Call, request: pb.AddIdentifierRequest) -> pb.AddIdentifierResponse:
         """ITI-104. Raises PERSON_NOT_FOUND, PERSON_CONFLICT, UNKNOWN_DOMAIN, FOREIGN_DOMAIN, INVALID_FIELD."""
         now = self._changes.clock()
         identifier = read_identifier(request.identifier, "identifier.value")
+        further = _read_all(request.further_identifiers, "further_identifiers")
 
         async def work(conn: Connection) -> tuple[int, pb.AddIdentifierResponse, Sequence[OutboxRow]]:
-            check_own(call, [identifier], await store.domains(conn), "identifier.system")
+            domains = await store.domains(conn)
+            check_own(call, [identifier], domains, "identifier.system")
+            check_own(call, further, domains, "further_identifiers")
             held = await HeldPerson.hold(conn, self._changes.keys, self._digests, call.health_id)
             await refuse_merged(conn, call.health_id)
             old = held.person
             change = change_of(call, pb.PERSON_CHANGE_KIND_IDENTIFIERS, request.reason, now)
-            if identifier in old.identifiers:
+            fresh = [one for one in dict.fromkeys((identifier, *further)) if one not in old.identifiers]
+            if not fresh:
                 return _answer(pb.AddIdentifierResponse, old, call, ())
-            await own(conn, self._digests, identifier, call.health_id)
-            new = await held.write(with_identifier(old, identifier, now), change, now)
-            return _answer(pb.AddIdentifierResponse, new, call, (("identifiers_added", "1"),))
+            if not request.replaces_ins:
+                _refuse_other_ins(old, fresh, "identifier")
+            new = await held.write(await self._with(conn, old, fresh, now), change, now)
+            return _answer(pb.AddIdentifierResponse, new, call, _told_of(fresh))
 
         return await self._changes.make(call, request, pb.AddIdentifierResponse, work)
 
@@ -153,13 +176,14 @@ class PersonChanges:
         return await self._changes.make(call, request, pb.RetireIdentifierResponse, work)
 
 
-async def own(conn: Connection, digests: Digests, identifier: PatientIdentifier, health_id: int) -> None:
-    """Makes an identifier the person's; RegistrationRefused (PERSON_CONFLICT) when it is somebody else's."""
-    live = digests.identifier_all(identifier)
+async def own(conn: Connection, digests: Digests, identifiers: Sequence[PatientIdentifier], health_id: int) -> None:
+    """Makes identifiers the person's; RegistrationRefused (PERSON_CONFLICT) when one is somebody else's."""
+    live = sorted({digest for identifier in identifiers for digest in digests.identifier_all(identifier)})
     await store.add_identifiers(conn, live, [health_id] * len(live))
-    owner = (await store.owners(conn, live[:1]))[live[0]]
-    if owner != health_id:
-        raise RegistrationRefused(reasons.ERROR_REASON_PERSON_CONFLICT, owner)
+    owners = await store.owners(conn, live)
+    for owner in owners.values():
+        if owner != health_id:
+            raise RegistrationRefused(reasons.ERROR_REASON_PERSON_CONFLICT, owner)
 
 
 async def refuse_merged(conn: Connection, health_id: int, field: str = "name") -> None:
@@ -245,6 +269,23 @@ def _updated(old: RegisteredPerson, request: pb.UpdatePersonRequest, traits: Tra
         if getattr(new, attribute) != getattr(old, attribute)
     ]
     return new, changes
+
+
+def _read_all(given: Sequence[Identifier], field: str) -> list[PatientIdentifier]:
+    """Each once, in order. Raises INVALID_FIELD."""
+    return [*dict.fromkeys(read_identifier(one, f"{field}[{number}].value") for number, one in enumerate(given))]
+
+
+def _refuse_other_ins(person: RegisteredPerson, fresh: Sequence[PatientIdentifier], field: str) -> None:
+    """PERSON_CONFLICT when an INS would take the place of another one (domain: that is a human's decision)."""
+    in_force = {known.system for known in person.identifiers if known.is_ins}
+    if any(one.is_ins and one.system in in_force for one in fresh):
+        other = FieldViolation(field, "ins.other", "another INS of this system is in force")
+        raise DmpError(reasons.ERROR_REASON_PERSON_CONFLICT, fields=(other,))
+
+
+def _told_of(fresh: Sequence[PatientIdentifier]) -> list[tuple[str, str]]:
+    return [("identifiers_added", str(len(fresh)))] if fresh else []
 
 
 def _answer(

@@ -119,7 +119,9 @@ class FakeRegister:
 
     async def update_person(self, caller: Any, request: Any) -> identity_pb2.UpdatePersonResponse:
         validate(request)
+        self._own_domain(request.added_identifiers)
         person = self._person(request.name)
+        person.identifiers.extend(request.added_identifiers)
         if request.HasField("traits"):
             person.traits.CopyFrom(request.traits)
         if request.HasField("contact"):
@@ -129,9 +131,10 @@ class FakeRegister:
 
     async def add_identifier(self, caller: Any, request: Any) -> identity_pb2.AddIdentifierResponse:
         validate(request)
-        self._own_domain([request.identifier])
+        added = [request.identifier, *request.further_identifiers]
+        self._own_domain(added)
         person = self._person(request.name)
-        person.identifiers.append(request.identifier)
+        person.identifiers.extend(each for each in added if each not in person.identifiers)
         return identity_pb2.AddIdentifierResponse(person=person)
 
     async def link_people(self, caller: Any, request: Any) -> identity_pb2.LinkPeopleResponse:

@@ -182,6 +182,9 @@ async def test_a_new_ins_makes_the_former_one_old_and_both_lead_to_the_person(pe
     people.clock.tick()
     newer = ins("2790351215190")
     request = pb.AddIdentifierRequest(name=person_name(health_id), identifier=newer, reason="reattributed")
+    with refused("PERSON_CONFLICT", "identifier", "ins.other"):
+        await people.ask("AddIdentifier", request)
+    request.replaces_ins, request.request_id = True, ""
     person = (await people.ask("AddIdentifier", request)).person
     assert list(person.identifiers) == [newer]
     assert [(one.identifier.value, one.use) for one in person.identifier_history] == [
@@ -198,6 +201,40 @@ async def test_an_ended_ins_takes_the_qualification_with_it(people: People) -> N
     with refused("IDENTIFIER_NOT_HELD"):
         request.request_id = ""
         await people.ask("RetireIdentifier", request)
+
+
+async def test_a_change_gives_its_identifiers_too_or_nothing_is_changed(people: People) -> None:
+    health_id = await people.register(None, local("IPP-1"))
+    other = await people.register(traits(birth_name="AUTRE"), local("IPP-7"))
+    name, moved = person_name(health_id), traits(used_name="Nouveau")
+    for given, refusal in (
+        (local("1", "1.2.250.1.999.9"), ("UNKNOWN_DOMAIN", "added_identifiers", "domain.known")),
+        (local("IPP-7"), ("PERSON_CONFLICT",)),
+    ):
+        request = pb.UpdatePersonRequest(name=name, reason="x", traits=moved, added_identifiers=[local("IPP-2"), given])
+        with refused(*refusal):
+            await people.ask("UpdatePerson", request)
+        further = pb.AddIdentifierRequest(name=name, identifier=local("IPP-2"), further_identifiers=[given], reason="x")
+        with refused(refusal[0]):
+            await people.ask("AddIdentifier", further)
+    assert (await people.ask("GetPerson", pb.GetPersonRequest(name=name))).person.version == 1
+    assert await people.resolve(local("IPP-2"), local("IPP-7")) == ["UNKNOWN_PATIENT", other]
+    request = pb.UpdatePersonRequest(
+        name=name, reason="x", traits=moved, added_identifiers=[local("IPP-2"), local("IPP-1"), local("IPP-2")]
+    )
+    person = (await people.ask("UpdatePerson", request)).person
+    assert (person.version, person.traits.used_name) == (2, "Nouveau")
+    assert list(person.identifiers) == [local("IPP-1"), local("IPP-2")]
+    assert await people.resolve(local("IPP-2")) == [health_id]
+
+
+async def test_no_change_puts_another_ins_in_the_place_of_the_one_in_force(people: People) -> None:
+    health_id = int((await people.create(None, DOMINIQUE, status=QUALIFIED)).person.name[7:26])
+    request = pb.UpdatePersonRequest(
+        name=person_name(health_id), reason="x", homonym=True, added_identifiers=[ins("2790351215190")]
+    )
+    with refused("PERSON_CONFLICT", "added_identifiers", "ins.other"):
+        await people.ask("UpdatePerson", request)
 
 
 async def test_a_source_touches_its_own_domain_only(people: People) -> None:

@@ -199,6 +199,72 @@ async def test_each_is_refused_directly_and_through_the_gateway_and_nothing_is_s
     assert await scene.stored() == before
 
 
+def fed(scene: Scene, *identifiers: tuple[str, str], **more: Any) -> dict[str, Any]:
+    """A Patient whom nobody has registered, but for what is said of it."""
+    return {
+        "resourceType": "Patient",
+        "identifier": [{"system": f"urn:oid:{system}", "value": value} for system, value in identifiers],
+        "name": [{"use": "official", "family": "REFUSED", "given": ["Paul"]}],
+        "gender": "male",
+        "birthDate": "1970-02-03",
+        **more,
+    }
+
+
+def wrong_feeds(scene: Scene) -> dict[str, tuple[tuple[str, str], dict[str, Any], tuple[int, str, str]]]:
+    """By what is wrong: the identifier that the person is named by, the Patient, and status, code and place told."""
+    own, foreign, ins = (OWN, "IPP-9"), (FOREIGN, "IPP-9"), (scene.one.person.nir_oid, scene.one.person.nir)
+    wrong_key = (ins[0], f"{ins[1][:13]}{(int(ins[1][13:]) % 97) + 1:02d}")
+    merged = (scene.merged.person.nir_oid, scene.merged.person.nir)
+
+    def named(family: str) -> list[dict[str, Any]]:
+        return [{"use": "official", "family": family, "given": ["Paul"]}]
+
+    def replaced(by: tuple[str, str]) -> dict[str, Any]:
+        other = {"reference": f"Patient?identifier=urn:oid:{by[0]}|{by[1]}"}
+        return {"active": False, "link": [{"other": other, "type": "replaced-by"}]}
+
+    return {
+        "wrong key": (own, fed(scene, own, wrong_key), (400, "ins.key", "Patient.identifier[1]")),
+        "wrong key as the name": (wrong_key, fed(scene, wrong_key), (400, "ins.key", "identifier")),
+        "impossible date": (own, fed(scene, own, birthDate="1970-02-30"), (400, "date", "Patient.birthDate")),
+        "a birth to come": (own, fed(scene, own, birthDate="2999-01-01"), (400, "date.past", "Patient.birthDate")),
+        "foreign domain": (foreign, fed(scene, foreign), (403, "domain.own", "Patient.identifier")),
+        "foreign beside own": (own, fed(scene, own, foreign), (403, "domain.own", "Patient.identifier")),
+        "foreign later on": (ins, fed(scene, ins, foreign), (403, "domain.own", "Patient.identifier")),
+        "another INS": (
+            ins,
+            fed(scene, ins, (ins[0], f"199999999999{5}{nir_key('1999999999995'):02d}")),
+            (409, "ins.other", "Patient.identifier"),
+        ),
+        "into itself, by the INS of who was merged": (
+            ins,
+            fed(scene, ins, **replaced(merged)),
+            (400, "link.other", "Patient.link"),
+        ),
+        "control characters": (
+            own,
+            fed(scene, own, name=named("A\u0007B")),
+            (400, "characters", "Patient.name[0].family"),
+        ),
+        "ten megabytes": (own, fed(scene, own, name=named(HUGE)), (400, "max_length", "Patient.name[0].family")),
+    }
+
+
+async def test_each_is_refused_over_fhir_where_it_stands_and_nothing_is_stored(scene: Scene) -> None:
+    before = await scene.stored()
+    token = await scene.platform.session.token(scene.statement(PARTNER))
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/fhir+json"}
+    told = dict[str, tuple[int, str, str]]()
+    for what, (name, patient, _) in wrong_feeds(scene).items():
+        query = {"identifier": f"urn:oid:{name[0]}|{name[1]}"}
+        answer = await scene.platform.session.http.put("/Patient", params=query, json=patient, headers=headers)
+        (issue,) = answer.json()["issue"]
+        told[what] = (answer.status_code, issue["diagnostics"].partition(":")[0], *issue["expression"])
+    assert told == {what: refusal for what, (_, _, refusal) in wrong_feeds(scene).items()}
+    assert await scene.stored() == before
+
+
 async def test_a_profession_that_nobody_knows_is_reported_with_its_row(scene: Scene) -> None:
     practitioner = directory_pb2.Practitioner(
         idnps="810100000019", family_name="REFUSED", given_name="Anne", profession="99", active=True

@@ -21,7 +21,7 @@ from gateway.fhir import dossier, negotiation, people_search
 from gateway.fhir.endpoints.common import NOBODY, Endpoints
 from gateway.fhir.exchange import Answer, Exchange, Handler
 from gateway.fhir.field_paths import translate
-from gateway.fhir.identifiers import INS_DOMAINS, parse_token, patient_identifier, patient_reference
+from gateway.fhir.identifiers import parse_token, patient_identifier, patient_reference
 from gateway.fhir.node import LONGEST_URI, Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.person_out import read_person, write_person
@@ -52,6 +52,9 @@ _TRAITS: Final = {
     "birth_date": "birthDate",
     "birth_place": "extension('http://hl7.org/fhir/StructureDefinition/patient-birthPlace')",
     "identifiers": "identifier",
+    "added_identifiers": "identifier",
+    "further_identifiers": "identifier",
+    "merged": "link",
 }
 
 
@@ -200,16 +203,15 @@ class People(Endpoints):
             request.traits.CopyFrom(person.traits)
         if person.HasField("contact") and person.contact != current.contact:
             request.contact.CopyFrom(person.contact)
-        if request.HasField("traits") or request.HasField("contact"):
-            current = (await self._backend.call(exchange.caller, table.UPDATE, request)).person
         held = {(each.system, each.value) for each in current.identifiers}
-        for number, identifier in enumerate(person.identifiers):
-            pair = (identifier.system, identifier.value)
-            if pair not in held and identifier.system not in INS_DOMAINS:
-                adding = AddIdentifierRequest(
-                    name=name, identifier=identifier, reason=_WHY, request_id=f"{key[:120]}-{number}"
-                )
-                current = (await self._backend.call(exchange.caller, table.ADD_IDENTIFIER, adding)).person
+        fresh = [each for each in person.identifiers if (each.system, each.value) not in held]
+        if request.HasField("traits") or request.HasField("contact"):
+            request.added_identifiers.extend(fresh)
+            current = (await self._backend.call(exchange.caller, table.UPDATE, request)).person
+        elif fresh:
+            adding = AddIdentifierRequest(name=name, identifier=fresh[0], reason=_WHY, request_id=key)
+            adding.further_identifiers.extend(fresh[1:])
+            current = (await self._backend.call(exchange.caller, table.ADD_IDENTIFIER, adding)).person
         return Answer(write_person(current, self._links), 200, {"ETag": etag(current.version)})
 
     async def _merge(self, exchange: Exchange, merged: int | None, survivor: tuple[Node, str], key: str) -> Answer:
@@ -273,5 +275,5 @@ def _match_field(field: str) -> str:
 
 
 def _trait_field(field: str) -> str:
-    parts = field.removeprefix("person.").split(".")
-    return f"Patient.{_TRAITS.get(parts[-1].partition('[')[0], parts[-1])}"
+    parts = [part.partition("[")[0] for part in field.split(".")]
+    return f"Patient.{next((_TRAITS[part] for part in parts if part in _TRAITS), parts[-1])}"

@@ -941,6 +941,7 @@ class UpdatePersonRequest(_message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ADDED_IDENTIFIERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `people/{person}`."""
     status: Global___IdentityStatus.ValueType
@@ -967,6 +968,13 @@ class UpdatePersonRequest(_message.Message):
     def contact(self) -> Global___Contact:
         """contact replaces the contact."""
 
+    @_builtins.property
+    def added_identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """added_identifiers are given to the person with the other changes, or nothing
+        is changed. Those that the person holds are passed over; an INS where another
+        of its system is in force is PERSON_CONFLICT: a human decides.
+        """
+
     def __init__(
         self,
         *,
@@ -980,10 +988,11 @@ class UpdatePersonRequest(_message.Message):
         expected_version: _builtins.int = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        added_identifiers: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful", "_fictitious", b"_fictitious", "_homonym", b"_homonym", "contact", b"contact", "doubtful", b"doubtful", "fictitious", b"fictitious", "homonym", b"homonym", "traits", b"traits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful", "_fictitious", b"_fictitious", "_homonym", b"_homonym", "contact", b"contact", "doubtful", b"doubtful", "expected_version", b"expected_version", "fictitious", b"fictitious", "homonym", b"homonym", "name", b"name", "reason", b"reason", "request_id", b"request_id", "status", b"status", "traits", b"traits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful", "_fictitious", b"_fictitious", "_homonym", b"_homonym", "added_identifiers", b"added_identifiers", "contact", b"contact", "doubtful", b"doubtful", "expected_version", b"expected_version", "fictitious", b"fictitious", "homonym", b"homonym", "name", b"name", "reason", b"reason", "request_id", b"request_id", "status", b"status", "traits", b"traits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__doubtful: _TypeAlias = _typing.Literal["doubtful"]  # noqa: Y015
     _WhichOneofArgType__doubtful: _TypeAlias = _typing.Literal["_doubtful", b"_doubtful"]  # noqa: Y015
@@ -1538,15 +1547,25 @@ class AddIdentifierRequest(_message.Message):
     IDENTIFIER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FURTHER_IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    REPLACES_INS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `people/{person}`."""
     reason: _builtins.str
     """reason is why, for the history."""
     request_id: _builtins.str
     """request_id makes the call idempotent."""
+    replaces_ins: _builtins.bool
+    """replaces_ins lets an INS take the place of another of its system that is in
+    force, which is old then; without it that is PERSON_CONFLICT.
+    """
     @_builtins.property
     def identifier(self) -> _coding_pb2.Identifier:
         """identifier is the new one."""
+
+    @_builtins.property
+    def further_identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
+        """further_identifiers are more new ones: all are added, or none."""
 
     def __init__(
         self,
@@ -1555,10 +1574,12 @@ class AddIdentifierRequest(_message.Message):
         identifier: _coding_pb2.Identifier | None = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        further_identifiers: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        replaces_ins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["further_identifiers", b"further_identifiers", "identifier", b"identifier", "name", b"name", "reason", b"reason", "replaces_ins", b"replaces_ins", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
