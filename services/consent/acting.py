@@ -149,7 +149,8 @@ def read_actor(context: ActingContext) -> Actor:
         return replace(common, context=row, structure=structure, may_feed=True, complete=structure != "")
     if kind == context_pb2.ACTOR_KIND_STRUCTURE:
         row = f"structure_certificate/{mode}"
-        return replace(common, context=row, structure=structure or subject, may_feed=True, complete=True)
+        itself = structure in ("", subject)  # a block names the structure: there is one that acts, and no other
+        return replace(common, context=row, structure=subject, may_feed=True, complete=itself)
     return replace(common, platform=_PLATFORM.get(kind, ""), complete=kind in _PLATFORM)
 
 

@@ -48,7 +48,7 @@ def facts_of(locked: LockedDossier | None, actor: Actor) -> Facts | None:
         break_glass_opposed=dossier.break_glass_opposed,
         regulation_opposed=dossier.regulation_opposed,
         masked_in_emergency=dossier.masked_in_emergency,
-        blocked=any(party in locked.blocked for party in actor.parties()),
+        blocked=any(locked.shuts_out(party) for party in actor.parties()),
         professional_until=own.expires_at if own else None,
         attending_physician=own.attending_physician if own else False,
         structure_until=structure.expires_at if structure else None,

@@ -56,7 +56,9 @@ class GrantAuthorization:
         assert locked is not None  # noqa: S101 (authorised)
         acts.require_open(locked)
         authorization = self._authorise(locked, self._grantee(locked, moment), moment.now)
-        before = locked.authorizations.get(authorization.grantee)
+        before = _known(self.actor, locked.authorizations.get(authorization.grantee))
+        if before is not None and before.secret and not authorization.secret:
+            before = None  # what is given now may be known, what was given in secret not
         await _keep(conn, self.health_id, authorization)
         epoch = await store.next_epoch(conn, self.health_id)
         response = pb.GrantAuthorizationResponse(authorization=write_authorization(authorization), epoch=epoch)
@@ -77,10 +79,10 @@ class GrantAuthorization:
             raise invalid(
                 "attending_physician", "authorization.physician", "only a physician takes on this role, himself"
             )
-        if grantee in locked.blocked:
+        if locked.shuts_out(grantee):
             raise Refused(reasons.ERROR_REASON_BLOCKED, locked.dossier.epoch)
         term = read_term(self.request.term)
-        existing = locked.authorizations.get(grantee)
+        existing = _known(self.actor, locked.authorizations.get(grantee))
         longer = existing is not None and existing.term is Term.VISIT and term is Term.YEAR
         if existing is not None and existing.expires_at > now and not longer:
             raise Refused(reasons.ERROR_REASON_AUTHORIZATION_EXISTS, locked.dossier.epoch)
@@ -127,10 +129,10 @@ class RevokeAuthorization:
     ) -> Done[pb.RevokeAuthorizationResponse]:
         assert locked is not None  # noqa: S101 (authorised)
         acts.require_open_or_merged(locked)
-        ended = _existing(locked, self._grantee(locked, moment))
+        ended = _existing(self.actor, locked, self._grantee(locked, moment))
         await end(conn, self.health_id, ended.grantee)
         epoch = await store.next_epoch(conn, self.health_id)
-        change = Change(_payload(ended), (change_of(ended, None),))
+        change = Change(_payload(ended), (change_of(ended, None),), secret=ended.secret)
         return Done(pb.RevokeAuthorizationResponse(epoch=epoch), epoch, change)
 
     def _grantee(self, locked: LockedDossier | None, moment: Moment) -> Grantee | None:
@@ -165,14 +167,14 @@ class RemoveAttendingPhysician:
     ) -> Done[pb.RemoveAttendingPhysicianResponse]:
         assert locked is not None  # noqa: S101 (authorised)
         acts.require_open_or_merged(locked)
-        before = _existing(locked, self._grantee(locked, moment))
+        before = _existing(self.actor, locked, self._grantee(locked, moment))
         if not before.attending_physician:
             raise Refused(reasons.ERROR_REASON_AUTHORIZATION_MISSING, locked.dossier.epoch)
         after = replace(before, attending_physician=False)
         await store.authorise(conn, self.health_id, after)
         epoch = await store.next_epoch(conn, self.health_id)
         response = pb.RemoveAttendingPhysicianResponse(authorization=write_authorization(after), epoch=epoch)
-        return Done(response, epoch, Change(_payload(after), (change_of(before, after),)))
+        return Done(response, epoch, Change(_payload(after), (change_of(before, after),), secret=before.secret))
 
     def _grantee(self, locked: LockedDossier | None, moment: Moment) -> Grantee | None:
         named = read_grantee(self.request)
@@ -204,11 +206,17 @@ def _may_authorise(
     return own
 
 
-def _existing(locked: LockedDossier, grantee: Grantee | None) -> Authorization:
+def _known(actor: Actor, authorization: Authorization | None) -> Authorization | None:
+    """What was given in a secret connection is not there for representatives."""
+    hidden = authorization is not None and authorization.secret and actor.is_representative
+    return None if hidden else authorization
+
+
+def _existing(actor: Actor, locked: LockedDossier, grantee: Grantee | None) -> Authorization:
     """The authorisation of a grantee, expired or not."""
     if grantee is None:
         raise invalid("grantee", "required", "the patient names whose authorisation it is")
-    existing = locked.authorizations.get(grantee)
+    existing = _known(actor, locked.authorizations.get(grantee))
     if existing is None:
         raise Refused(reasons.ERROR_REASON_AUTHORIZATION_MISSING, locked.dossier.epoch)
     return existing

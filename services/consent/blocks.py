@@ -63,7 +63,7 @@ class BlockProfessional:
             await end(conn, self.health_id, grantee)
         epoch = await store.next_epoch(conn, self.health_id)
         attributes = [Attribute("block", "", str(grantee))]
-        if ended is not None:
+        if ended is not None and not ended.secret:  # representatives are told of the block
             attributes.append(change_of(ended, None))
         change = Change(_payload(grantee), tuple(attributes))
         return Done(pb.BlockProfessionalResponse(epoch=epoch), epoch, change)

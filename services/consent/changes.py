@@ -20,6 +20,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from dmp.audit.v1 import audit_pb2
+from dmp.common.v1.context_pb2 import ActingContext
 from services.consent import store
 from services.consent.acting import Actor
 from services.consent.basis import let_in_by
@@ -50,10 +51,14 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change did: `payload`, for the history, is whole; `attributes`, for the trail, are what differs."""
+    """What a change did: `payload`, for the history, is whole; `attributes`, for the trail, are what differs.
+
+    `secret`: it tells of what was given in a secret connection, and is hidden from representatives as that is.
+    """
 
     payload: dict[str, object]
     attributes: tuple[Attribute, ...]
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ def _history(call: Call, change: Change, now: datetime) -> store.HistoryEntry:
     return store.HistoryEntry(
         kind=call.method.audit_action,
         payload=json.dumps(change.payload),
-        actor=call.actor.SerializeToString(),
+        actor=_actor(call, change).SerializeToString(),
         request_id=call.request_id,
         recorded_at=now,
     )
@@ -149,9 +154,25 @@ def _told(call: Call, done: Done[Response], basis: int) -> OutboxRow:
             audit_pb2.AttributeChange(attribute=attribute.name, before=attribute.before, after=attribute.after)
             for attribute in (done.change.attributes if done.change else ())
         ],
+        actor=call.actor if done.change is None else _actor(call, done.change),
         basis=basis,
     )
     return outbox_row(event, call.health_id)
+
+
+def _actor(call: Call, change: Change) -> ActingContext:
+    """Who did it, as history and trail show it."""
+    if not change.secret or call.actor.secret_connection:
+        return call.actor
+    return as_in_secret(call.actor)
+
+
+def as_in_secret(actor: ActingContext) -> ActingContext:
+    """The same, as in a secret connection."""
+    hidden = ActingContext()
+    hidden.CopyFrom(actor)
+    hidden.secret_connection = True
+    return hidden
 
 
 def _basis(actor: Actor, locked: LockedDossier | None, now: datetime) -> int:

@@ -26,7 +26,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from services.consent import store
-from services.consent.changes import Attribute, outbox_row
+from services.consent.changes import Attribute, as_in_secret, outbox_row
 from services.consent.mapping import write_time
 from services.consent.store import Deadline, What
 from services.consent.values import Dossier, DossierState, Grantee, GranteeKind
@@ -81,7 +81,9 @@ class Duties:
     async def _expire(self, deadline: Deadline, now: datetime) -> None:
         """Says once that an authorisation or a representation has run out."""
         async with transaction(self._pool) as conn:
-            held = (await store.lock_dossier(conn, deadline.health_id, ())).locked
+            grantee = _grantee(deadline) if deadline.what is What.AUTHORIZATION else None
+            parties = () if grantee is None else (grantee,)
+            held = (await store.lock_dossier(conn, deadline.health_id, parties)).locked
             due_at = await store.clear_deadline(conn, deadline.health_id, deadline.what, deadline.whose)
             if due_at is None or due_at > now or held is None:
                 if due_at is not None and due_at > now:  # moved since it was read
@@ -90,11 +92,12 @@ class Duties:
             epoch = await store.next_epoch(conn, deadline.health_id)
             kind = _EXPIRIES[deadline.what]
             payload, text = _expired(deadline)
-            await _remember(conn, deadline.health_id, epoch, kind, payload, now)
+            expired = None if grantee is None else held.authorizations.get(grantee)
+            actor = as_in_secret(_ACTOR) if expired is not None and expired.secret else _ACTOR
+            await _remember(conn, deadline.health_id, epoch, kind, payload, now, actor)
             change = Attribute(deadline.what.value, text, "")
-            await put(
-                conn, [outbox_row(_event(kind, epoch, now, change, health_id=deadline.health_id), deadline.health_id)]
-            )
+            event = _event(kind, epoch, now, change, health_id=deadline.health_id, actor=actor)
+            await put(conn, [outbox_row(event, deadline.health_id)])
             faults.point("consent.before_commit")
         faults.point("consent.after_commit")
         self._kick()
@@ -177,21 +180,38 @@ class Duties:
 def _expired(deadline: Deadline) -> tuple[dict[str, object], str]:
     """What ran out, for the history and for the trail (which names nobody by a health id but the patient)."""
     if deadline.what is What.AUTHORIZATION:
-        kind, _, grantee_id = deadline.whose.partition("/")
-        grantee = Grantee(GranteeKind(kind), grantee_id)
+        grantee = _grantee(deadline)
         return {"grantee_kind": grantee.kind.value, "grantee_id": grantee.id}, str(grantee)
     return {"person": deadline.whose}, "representation"
 
 
+def _grantee(deadline: Deadline) -> Grantee:
+    kind, _, grantee_id = deadline.whose.partition("/")
+    return Grantee(GranteeKind(kind), grantee_id)
+
+
 async def _remember(
-    conn: Connection, health_id: int, epoch: int, kind: str, payload: dict[str, object], now: datetime
+    conn: Connection,
+    health_id: int,
+    epoch: int,
+    kind: str,
+    payload: dict[str, object],
+    now: datetime,
+    actor: ActingContext = _ACTOR,
 ) -> None:
-    entry = store.HistoryEntry(kind, json.dumps(payload), _ACTOR.SerializeToString(), f"duty-{uuid.uuid4()}", now)
+    entry = store.HistoryEntry(kind, json.dumps(payload), actor.SerializeToString(), f"duty-{uuid.uuid4()}", now)
     await store.remember(conn, health_id, epoch, entry)
 
 
 def _event(
-    kind: str, epoch: int, now: datetime, change: Attribute, *, health_id: int = 0, about: int = 0
+    kind: str,
+    epoch: int,
+    now: datetime,
+    change: Attribute,
+    *,
+    health_id: int = 0,
+    about: int = 0,
+    actor: ActingContext = _ACTOR,
 ) -> audit_pb2.AuditEvent:
     """The event of a duty: of a dossier's own trail, or `about` one whose trail is closed."""
     return audit_pb2.AuditEvent(
@@ -199,7 +219,7 @@ def _event(
         event_time=write_time(now),
         health_id=health_id,
         action=kind,
-        actor=_ACTOR,
+        actor=actor,
         objects=[dossier_name(health_id or about)],
         outcome=audit_pb2.OUTCOME_SUCCESS,
         epoch=epoch,

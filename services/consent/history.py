@@ -9,7 +9,7 @@ the instant of the decision) say what they shut out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -45,7 +45,8 @@ L = TypeVar("L", bound=Dated)
 @dataclass(slots=True)
 class Past:
     """What was in force at an epoch: until when each grantee was authorised, and whether as MT; who was blocked.
-    `linked` are the person's other dossiers, in the order of the set."""
+    `secret` are those authorised in a secret connection; `linked` the person's other dossiers, in the order of the
+    set."""
 
     epoch: int = 0
     state: DossierState = DossierState.NONE
@@ -56,6 +57,7 @@ class Past:
     merged_into: int = 0
     home_host: str = ""
     authorized: dict[Grantee, tuple[datetime, bool]] = field(default_factory=dict)
+    secret: set[Grantee] = field(default_factory=set)
     blocked: set[Grantee] = field(default_factory=set)
     representations: dict[int, Representation] = field(default_factory=dict)
     linked: tuple[int, ...] = ()
@@ -108,6 +110,13 @@ def facts_at(past: Past, actor: Actor) -> Facts | None:
     )
 
 
+def without(facts: Facts, actor: Actor, secret: set[Grantee]) -> Facts:
+    """The facts about an actor as who may not know of these authorisations is told them."""
+    if actor.as_professional() in secret:
+        facts = replace(facts, professional_until=None, attending_physician=False)
+    return replace(facts, structure_until=None) if actor.as_structure() in secret else facts
+
+
 def _opened(past: Past, payload: Payload) -> None:
     past.state = DossierState.OPEN
     past.died = False
@@ -150,10 +159,11 @@ def _unopposed(past: Past, _payload: Payload) -> None:
 
 
 def _authorized(past: Past, payload: Payload) -> None:
-    past.authorized[_grantee(payload)] = (
-        datetime.fromisoformat(payload["expires_at"]),
-        payload["attending_physician"],
-    )
+    grantee = _grantee(payload)
+    past.authorized[grantee] = datetime.fromisoformat(payload["expires_at"]), payload["attending_physician"]
+    past.secret.discard(grantee)
+    if payload.get("secret"):
+        past.secret.add(grantee)
 
 
 def _revoked(past: Past, payload: Payload) -> None:

@@ -21,7 +21,7 @@ from services.consent.acting import Actor, read_actor
 from services.consent.changes import Clock
 from services.consent.checking import AccessChecks, Check, Found, write_decision
 from services.consent.decision import Applied, Case, Decision, authorised, basis_of, decide, refuse_without_reason
-from services.consent.history import HistoryBroken, facts_at, replay, until
+from services.consent.history import HistoryBroken, facts_at, replay, until, without
 from services.consent.linked import unite
 from services.consent.mapping import (
     read_document,
@@ -100,7 +100,8 @@ class Readings:
     async def authorizations(
         self, request: pb.ListAuthorizationsRequest, call: Call
     ) -> tuple[pb.ListAuthorizationsResponse, Told]:
-        """TD1.6. Representatives are not told of what was given in a secret connection."""
+        """TD1.6. Representatives are not told of what was given in a secret connection; whom another dossier of the
+        person shuts out is FORBIDDEN here too."""
         actor, decision = await self._permitted(call, pb.ACTION_LIST_AUTHORIZATIONS)
         validate(request)
         size = request.page_size or _PAGE
@@ -112,8 +113,13 @@ class Readings:
         rows = await store.grantees(
             self._pool, call.health_id, after, size + 1, with_secret=not actor.is_representative
         )
+        elsewhere = await store.blocked_elsewhere(self._pool, call.health_id)
+        shown = [
+            store.GranteeRow(row.grantee, None, row.blocked_at) if row.grantee in elsewhere else row
+            for row in rows[:size]
+        ]
         now = self._clock()
-        response = pb.ListAuthorizationsResponse(standings=[write_standing(row, now) for row in rows[:size]])
+        response = pb.ListAuthorizationsResponse(standings=[write_standing(row, now) for row in shown])
         if len(rows) > size:
             response.next_page_token = self._tokens.issue(scope, str(rows[size - 1].grantee).encode())
         return response, Told(decision.epoch, len(response.standings), decision.basis)
@@ -209,12 +215,15 @@ class Readings:
         found = await self._may_explain(request, call, caller)
         validate(request)
         actor = read_actor(_context(request.party, call.health_id)) if request.HasField("party") else caller
-        now, facts, rights = self._clock(), found.facts, found.rights
+        now, facts, rights, secret = self._clock(), found.facts, found.rights, set[Grantee]()
         instant = read_time(request.as_of_time, "as_of_time") if request.HasField("as_of_time") else None
         if request.as_of_epoch:
-            facts, now = await self._past(call.health_id, request.as_of_epoch, actor, instant)
+            facts, now, secret = await self._past(call.health_id, request.as_of_epoch, actor, instant)
         elif actor is not caller:
             facts = (await self._checks.find(actor, call.health_id, call.remaining())).facts
+            secret = await store.given_in_secret(self._pool, call.health_id, actor.parties())
+        if caller.is_representative and facts is not None:
+            facts = without(facts, actor, secret)
         now = now if instant is None else instant
         if request.as_of_epoch or request.HasField("as_of_time"):
             rights = await self._rights.at(self._pool, now)
@@ -238,9 +247,10 @@ class Readings:
 
     async def _past(
         self, health_id: int, epoch: int, actor: Actor, instant: datetime | None
-    ) -> tuple[Facts | None, datetime]:
+    ) -> tuple[Facts | None, datetime, set[Grantee]]:
         """The facts at an epoch, with what the person's other dossiers shut out at that instant (by default, when the
-        epoch began); and the instant. EPOCH_UNKNOWN where the histories do not, or no longer, say it."""
+        epoch began); the instant; and who had been authorised in secret. EPOCH_UNKNOWN where the histories do not say
+        it, or no longer."""
         lines = await store.events_until(self._pool, health_id, epoch)
         if not lines or lines[-1].epoch != epoch:
             raise Refused(reasons.ERROR_REASON_EPOCH_UNKNOWN)
@@ -254,7 +264,7 @@ class Readings:
                 facts = facts if facts is None or then is None else unite(facts, health_id, then, other)
         except HistoryBroken as error:
             raise Refused(reasons.ERROR_REASON_EPOCH_UNKNOWN) from error
-        return facts, now
+        return facts, now, past.secret
 
     async def _may_explain(self, request: pb.ExplainAccessRequest, call: Call, caller: Actor) -> Found:
         """Whoever may ask how he stands may ask why; of others, the patient (who may list them) and operators."""

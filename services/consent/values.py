@@ -166,12 +166,20 @@ class Dossier:
 
 @dataclass(frozen=True, slots=True)
 class LockedDossier:
-    """A dossier held for a change, with the authorisations, blocks and representations that the change concerns."""
+    """A dossier held for a change, with the authorisations, blocks and representations that the change concerns.
+
+    `blocked_elsewhere` are whom other dossiers of the person shut out, of this one too.
+    """
 
     dossier: Dossier
     authorizations: Mapping[Grantee, Authorization]
     blocked: frozenset[Grantee]
     representations: Mapping[int, Representation] = field(default_factory=dict)
+    blocked_elsewhere: frozenset[Grantee] = frozenset()
+
+    def shuts_out(self, grantee: Grantee) -> bool:
+        """Whether the patient has blocked somebody, on this dossier or another of the same person."""
+        return grantee in self.blocked or grantee in self.blocked_elsewhere
 
 
 @dataclass(frozen=True, slots=True)

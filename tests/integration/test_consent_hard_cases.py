@@ -6,6 +6,7 @@ oppositions side by side; rights replaced between a decision and its explanation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2 as pb
+from services.consent.changes import as_in_secret
 from services.consent.mapping import write_time
 from services.runtime.identifiers import dossier_name, new_health_id, person_name
 from tests.consent_service import (
@@ -26,6 +28,7 @@ from tests.consent_service import (
     REGULATION,
     YEAR,
     Consent,
+    certificate,
     consent_on,
     grantee_of,
     operator,
@@ -34,6 +37,7 @@ from tests.consent_service import (
     representative,
     structure_grantee,
 )
+from tests.integration.test_consent_duties import duties
 from tests.integration.test_consent_life import die, prefer, reopen
 from tests.integration.test_consent_links import told
 from tests.integration.test_consent_reading import explain, party
@@ -124,6 +128,70 @@ async def test_a_secret_of_the_minor_stays_hidden_from_a_guardian_who_follows(co
     everybody = pb.ListAuthorizationsRequest(parent=dossier_name(child))
     page = await consent.do("ListAuthorizations", everybody, representative(guardian, child), child)
     assert NURSE not in {each.grantee.id for each in page.standings}
+
+
+async def test_nothing_tells_a_parent_of_what_was_given_in_a_secret_connection_not_even_how_it_ended(
+    consent: Consent,
+) -> None:
+    child, mother = await childhood(consent)
+    parent, nurse = representative(mother, child), professional(NURSE, "60", structure="1750000009")
+    secret = as_in_secret(nurse)
+
+    async def told_to_the_parent() -> list[str]:
+        request = pb.ListConsentEventsRequest(parent=dossier_name(child), page_size=200)
+        events = (await consent.do("ListConsentEvents", request, parent, child)).events
+        trail = [event for event in await consent.told() if not event.actor.secret_connection]
+        assert NURSE not in "".join(f"{event.grantee.id}{event.details}" for event in events)
+        assert NURSE not in "".join(f"{change.before}{change.after}" for each in trail for change in each.changes)
+        them = party(NURSE, "60")
+        them.structure = nurse.structure
+        now = (await explain(consent, child, parent, party=them)).decision.reason
+        epoch = await consent.pool.fetchval("SELECT epoch FROM dossier WHERE health_id = $1", child)
+        then = (await explain(consent, child, parent, party=them, as_of_epoch=epoch)).decision.reason
+        return [reasons.ErrorReason.Name(each).removeprefix("ERROR_REASON_") for each in (now, then)]
+
+    missing = ["AUTHORIZATION_MISSING"] * 2
+    for end_of_it in ("revoked by the child", "expired", "ended by himself"):
+        await consent.grant(child, secret)
+        assert await told_to_the_parent() == missing
+        assert await reason(consent, child, nurse) == 0
+        for method in ("RevokeAuthorization", "RemoveAttendingPhysician"):
+            request = getattr(pb, f"{method}Request")(parent=dossier_name(child), grantee=grantee_of(NURSE))
+            with refused(reasons.ERROR_REASON_AUTHORIZATION_MISSING):
+                await consent.do(method, request, parent, child)
+        if end_of_it == "revoked by the child":
+            await consent.revoke(child, patient(child), grantee=grantee_of(NURSE))
+        elif end_of_it == "expired":
+            consent.now[0] += YEAR
+            await duties(consent).run(consent.now[0])
+        else:
+            await consent.revoke(child, nurse)
+        assert await told_to_the_parent() == missing
+    await consent.grant(child, secret)
+    await consent.block(child, grantee_of(NURSE), parent)
+    trail = [each for each in await consent.told() if each.action == "authorization.block"]
+    assert [[change.attribute for change in event.changes] for event in trail] == [["block"]]
+    await consent.unblock(child, grantee_of(NURSE), parent)
+    mine = pb.ListConsentEventsRequest(parent=dossier_name(child), page_size=200)
+    events = (await consent.do("ListConsentEvents", mine, patient(child), child)).events
+    kinds = Counter(event.kind.removeprefix("authorization.") for event in events if event.grantee.id == NURSE)
+    assert kinds == {"grant": 4, "revoke": 2, "expire": 1, "block": 1, "unblock": 1}
+    given = pb.GrantAuthorizationRequest(parent=dossier_name(child), grantee=grantee_of(NURSE))
+    await consent.grant(child, secret)
+    await consent.do("GrantAuthorization", given, parent, child)  # as if there were none
+    assert [change.before for change in (await consent.told())[-1].changes] == [""]
+
+
+async def test_a_structure_that_names_another_as_itself_is_nobody(consent: Consent) -> None:
+    """Or a block of the one would not be found when it acts as the other."""
+    dossier = await consent.open()
+    other = certificate()
+    other.structure = "1750000009"
+    assert await reason(consent, dossier, certificate(), pb.ACTION_SUBMIT) == 0
+    assert await reason(consent, dossier, other, pb.ACTION_SUBMIT) == reasons.ERROR_REASON_ACTING_CONTEXT_INVALID
+    other.structure = ""
+    await consent.block(dossier, structure_grantee())
+    assert await reason(consent, dossier, other, pb.ACTION_SUBMIT) == reasons.ERROR_REASON_BLOCKED
 
 
 # --- emergencies ------------------------------------------------------------------------------------------------------

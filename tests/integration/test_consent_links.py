@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from services.consent.mapping import write_time
 from services.consent.merging import Merging
 from services.runtime.checks import refusal
 from services.runtime.errors import DmpError
-from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.identifiers import dossier_name, new_health_id, person_name
 from services.runtime.links import apply_links
 from services.runtime.postgres import transaction
 from tests.consent_service import (
@@ -40,9 +41,11 @@ from tests.consent_service import (
     structure_grantee,
 )
 from tests.faults.campaign import amount
+from tests.integration.test_consent_attending import attending
 from tests.integration.test_consent_duties import Elsewhere, delivered, duties
 from tests.integration.test_consent_life import prefer, reopen
 from tests.integration.test_consent_reading import explain
+from tests.refusals import refused
 
 _WAITING_FOR_THE_OUTBOX = "SELECT count(*) FROM pg_locks WHERE relation = 'outbox'::regclass AND NOT granted"
 
@@ -71,6 +74,53 @@ async def test_a_block_on_one_dossier_of_a_person_holds_on_all_while_they_are_li
     assert (await consent.check(one)).permitted
     await told(consent, 1, (one, other))  # late, and older than what is known
     assert (await consent.check(one)).permitted
+
+
+async def test_who_is_blocked_on_another_dossier_of_the_person_changes_nothing_here_either(consent: Consent) -> None:
+    """Getting in is not only reading: what a professional may do in the patient's name is shut to the blocked too."""
+    one, other = await two(consent)
+    name, mother = dossier_name(one), int(new_health_id())
+    acts: list[tuple[str, Any]] = [
+        ("UpdatePreferences", pb.UpdatePreferencesRequest(name=name, regulation_opposed=True, patient_consented=True)),
+        ("CloseDossier", pb.CloseDossierRequest(name=name, reason=pb.CLOSE_REASON_PATIENT_REQUEST)),
+        ("GrantAuthorization", pb.GrantAuthorizationRequest(parent=name, patient_consented=True)),
+        ("RevokeAuthorization", pb.RevokeAuthorizationRequest(parent=name)),
+        (
+            "RegisterRepresentative",
+            pb.RegisterRepresentativeRequest(
+                parent=name,
+                person=person_name(mother),
+                kind=pb.REPRESENTATION_KIND_GUARDIAN,
+                documents_seen=True,
+            ),
+        ),
+    ]
+    physician = grantee_of()
+    for whom in (physician, structure_grantee()):
+        await consent.block(other, whom)
+        for method, request in acts:
+            with refused(reasons.ERROR_REASON_BLOCKED):
+                await consent.do(method, request, professional(), one)
+        given = pb.GrantAuthorizationRequest(parent=name, grantee=whom)
+        with refused(reasons.ERROR_REASON_BLOCKED):
+            await consent.do("GrantAuthorization", given, patient(one), one)
+        await consent.unblock(other, whom)
+    await consent.block(other, physician)
+    told_of = await consent.do("ListAuthorizations", pb.ListAuthorizationsRequest(parent=name), patient(one), one)
+    assert [each.state for each in told_of.standings] == [pb.AUTHORIZATION_STATE_FORBIDDEN]
+    await told(consent, 2, (one,), (other,))
+    told_of = await consent.do("ListAuthorizations", pb.ListAuthorizationsRequest(parent=name), patient(one), one)
+    assert [each.state for each in told_of.standings] == [pb.AUTHORIZATION_STATE_VALID]
+    await consent.do("UpdatePreferences", acts[0][1], professional(), one)
+
+
+async def test_an_attending_physician_blocked_on_another_dossier_of_the_person_has_no_notices(consent: Consent) -> None:
+    one, other = await consent.open(), await consent.open()
+    await consent.grant(one, attending=True)
+    await consent.block(other, grantee_of())
+    assert await attending(consent, one) == [[grantee_of().id]]
+    await told(consent, 1, (one, other))
+    assert await attending(consent, one, other) == [[], []]
 
 
 async def test_an_authorisation_holds_on_the_dossier_that_it_was_given_for(consent: Consent) -> None:

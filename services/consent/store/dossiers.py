@@ -28,10 +28,11 @@ SELECT grantee_kind, grantee_id, granted_at, expires_at, attending_physician, te
 FROM access_grant
 WHERE health_id = $1 AND grantee_id = ANY($2::text[])
 """
+MEMBERS: Final = "SELECT member_ids FROM linked_set WHERE health_id = $1"
 BLOCKS: Final = """
-SELECT grantee_kind, grantee_id
+SELECT health_id, grantee_kind, grantee_id
 FROM access_block
-WHERE health_id = $1 AND grantee_id = ANY($2::text[])
+WHERE health_id = ANY($1::bigint[]) AND grantee_id = ANY($2::text[])
 """
 REPRESENTATIONS: Final = """
 SELECT person, kind, starts_at, ends_at
@@ -100,7 +101,8 @@ class Held(NamedTuple):
 async def lock_dossier(
     conn: Connection, health_id: int, parties: Sequence[Grantee], persons: Sequence[int] = ()
 ) -> Held:
-    """The dossier, held until the transaction ends, with what concerns `parties` and `persons`."""
+    """The dossier, held until the transaction ends, with what concerns `parties` and `persons`. Who is linked, and whom
+    the person's other dossiers block, is read once the row is held: what was acknowledged before is seen."""
     row = await conn.fetchrow(LOCK, health_id)
     version = await rights_in_force(conn)
     if row is None:
@@ -112,7 +114,11 @@ async def lock_dossier(
             AUTHORIZATIONS, health_id, ids
         )
     ]
-    blocks = await conn.fetch(BLOCKS, health_id, ids)
+    members = (await conn.fetchval(MEMBERS, health_id) or [health_id]) if ids else [health_id]
+    blocks = [
+        (member == health_id, Grantee(GranteeKind(kind), grantee_id))
+        for member, kind, grantee_id in (await conn.fetch(BLOCKS, members, ids) if ids else ())
+    ]
     representations = [
         Representation(person, RepresentationKind(kind), starts_at, ends_at)
         for person, kind, starts_at, ends_at in (
@@ -122,8 +128,9 @@ async def lock_dossier(
     locked = LockedDossier(
         dossier_of_row(tuple(row)),
         {authorization.grantee: authorization for authorization in authorizations},
-        frozenset(Grantee(GranteeKind(kind), grantee_id) for kind, grantee_id in blocks),
+        frozenset(grantee for here, grantee in blocks if here),
         {representation.person: representation for representation in representations},
+        frozenset(grantee for here, grantee in blocks if not here),
     )
     return Held(locked, version)
 

@@ -64,6 +64,9 @@ SELECT health_id, granted_at FROM grantee_dossier WHERE grantee_id = $1 AND gran
 ORDER BY granted_at DESC, health_id DESC
 LIMIT $3
 """
+HIDDEN: Final = """
+SELECT grantee_kind, grantee_id FROM access_grant WHERE health_id = $1 AND grantee_id = ANY($2::text[]) AND secret
+"""
 LINKED: Final = "SELECT health_id, member_ids FROM linked_set WHERE health_id = ANY($1::bigint[])"
 REPRESENTATIVES: Final = """
 SELECT person, kind, starts_at, ends_at FROM representation WHERE health_id = $1 ORDER BY person
@@ -128,6 +131,19 @@ async def held(reader: Reader, grantee: Grantee, limit: int) -> list[AccessibleP
     """The dossiers of a grantee's list, newest authorisation first, valid or not."""
     rows = await reader.fetch(HELD, grantee.id, grantee.kind, limit)
     return [AccessiblePosition(granted_at, health_id) for health_id, granted_at in rows]
+
+
+async def given_in_secret(reader: Reader, health_id: int, parties: Sequence[Grantee]) -> set[Grantee]:
+    """Those of some grantees who were authorised in a secret connection."""
+    rows = await reader.fetch(HIDDEN, health_id, [party.id for party in parties])
+    return {Grantee(GranteeKind(kind), grantee_id) for kind, grantee_id in rows}.intersection(parties)
+
+
+async def blocked_elsewhere(reader: Reader, health_id: int) -> set[Grantee]:
+    """Whom the other dossiers of the same person block. No statement more where nobody is linked."""
+    others = (await linked(reader, [health_id])).get(health_id)
+    found = await grantees_of_many(reader, others) if others else {}
+    return {row.grantee for rows in found.values() for row in rows if row.blocked_at is not None}
 
 
 async def linked(reader: Reader, health_ids: Sequence[int]) -> dict[int, list[int]]:
