@@ -29,6 +29,7 @@ from services.document.cda_header import (
     Sex,
 )
 from services.document.hl7_time import Hl7Time
+from services.document.inner_files import bare_media_type
 from services.document.xml_head import Bodies, read_head
 from services.document.xml_safety import MAX_BYTES, XmlRefused, to_utf8
 
@@ -96,7 +97,7 @@ def _body(node: Element | None) -> CdaBody | None:
         return None
     if node.tag == _STRUCTURED:
         return CdaBody(structured=True)
-    return CdaBody(structured=False, media_type=node.get("mediaType"))
+    return CdaBody(structured=False, media_type=bare_media_type(node.get("mediaType") or "") or None)
 
 
 def _header(document: CdaElement, body: CdaBody | None, *, wrapped: bool) -> CdaHeader:
@@ -166,7 +167,7 @@ def _patient(role: CdaElement) -> CdaPatient:
     identifiers = tuple(found for item in role.every("id") if (found := item.identifier()))
     if not identifiers:
         raise CdaError(f"{role.path}/id", "required", "the patient has at least one identifier")
-    name = role.first("patient", "name")
+    name = _name(role.first("patient"))
     family = _by_qualifier(name.every("family") if name else ())
     given = _by_qualifier(name.every("given") if name else ())
     birth_given = given.get("BR", ())
@@ -186,6 +187,12 @@ def _patient(role: CdaElement) -> CdaPatient:
         birth_place_code=place.text_of("county") if place else None,
         birth_place_name=place.text_of("city") if place else None,
     )
+
+
+def _name(patient: CdaElement | None) -> CdaElement | None:
+    """The first of the patient's names that is stated: others may be withheld (nullFlavor)."""
+    names = patient.every("name") if patient else ()
+    return next((name for name in names if not name.attribute("nullFlavor")), names[0] if names else None)
 
 
 def _by_qualifier(parts: Sequence[CdaElement]) -> dict[str, tuple[str, ...]]:

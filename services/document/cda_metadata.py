@@ -52,13 +52,14 @@ def document_of(header: CdaHeader) -> document_pb2.Document:
         format_code=coding_pb2.Coding(system=format_code.system, code=format_code.code),
         event_codes=[_coding(code) for code in header.event_codes[:_MOST_EVENT_CODES]],
         create_time=timestamp(header.effective_time),
-        service_start_time=timestamp(header.service_start or header.effective_time),
         source_patient_info=_source_patient_info(patient),
     )
     if header.legal_authenticator is not None:
         document.legal_authenticator.CopyFrom(_author(header.legal_authenticator))
-    if header.service_stop is not None:
-        document.service_stop_time.CopyFrom(timestamp(header.service_stop))
+    start, stop = _act(header)
+    document.service_start_time.CopyFrom(timestamp(start))
+    if stop is not None:
+        document.service_stop_time.CopyFrom(timestamp(stop))
     if header.confidentiality is not None:
         document.confidentiality.append(_coding(header.confidentiality))
     if (facility := header.facility_type) is not None:
@@ -68,6 +69,17 @@ def document_of(header: CdaHeader) -> document_pb2.Document:
     if (identifier := _source_patient_id(patient)) is not None:
         document.source_patient_id.CopyFrom(identifier)
     return document
+
+
+def _act(header: CdaHeader) -> tuple[datetime, datetime | None]:
+    """When the act began and ended. One that began at no stated time began when the document was written, but not after
+    its end; one that ended on the day on which it began, the hour not stated, did not end before."""
+    start, stop, precision = header.service_start, header.service_stop, header.service_stop_precision
+    if start is None:
+        start = header.effective_time if stop is None else min(header.effective_time, stop)
+    elif stop is not None and stop < start and within(timestamp(start), stop, precision):
+        stop = start
+    return start, stop
 
 
 def claim_of(patient: CdaPatient) -> identity_pb2.PatientClaim:

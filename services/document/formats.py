@@ -8,15 +8,15 @@ opens a whole PDF cannot promise that.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import zlib
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from dmp.document.v1 import document_pb2
-from services.document.codes import CDA_MIME_TYPES, Violation
+from services.document.codes import CDA_MIME_TYPES, WRAPPED_FORMATS, Violation
+from services.document.inner_files import FileRefused, InnerFile, inner_files
+from services.document.xml_safety import XmlRefused, to_utf8
 
 Finding: TypeAlias = document_pb2.ContentFinding.ValueType
 
@@ -29,6 +29,8 @@ _STARTS: Final = {
     "application/pdf": (b"%PDF-",),
     "image/jpeg": (b"\xff\xd8\xff",),
     "image/tiff": (b"II*\x00", b"MM\x00*"),
+    "image/png": (b"\x89PNG\r\n\x1a\n",),
+    "image/gif": (b"GIF87a", b"GIF89a"),
     "application/rtf": (b"{\\rtf",),
     "text/rtf": (b"{\\rtf",),
 }
@@ -64,8 +66,13 @@ _XML_SCRIPT: Final = re.compile(rb"<\s*(?:[\w.-]+:)?script\b|javascript:|\son[a-
 _XML_FETCH: Final = re.compile(
     rb"<\s*(?:[\w.-]+:)?(?:import|include|iframe|object|embed)\b|document\s*\(\s*['\"]https?:", re.IGNORECASE
 )
-_NON_XML: Final = re.compile(rb"<(?:[\w.-]+:)?text\b([^>]*)>([^<]*)</", re.DOTALL)
-_MEDIA_TYPE: Final = re.compile(rb"""\bmediaType\s*=\s*["']([^"']{1,100})["']""")
+_XML_REFERENCE: Final = re.compile(rb"&#(?:x0*([0-9A-Fa-f]{2})|0*([0-9]{2,3}));")
+_INNER: Final = frozenset(
+    {each for each in WRAPPED_FORMATS if not each.startswith(("application/fhir", "application/dicom"))}
+    | {"image/png", "image/gif"}
+)
+"""What the body of a CDA may be, and what is looked at in an attachment; pictures that are no documents of their own
+come in CDAs too."""
 
 
 class FormatRefused(Exception):
@@ -142,19 +149,34 @@ def _inflate(content: bytes, start: int, most: int) -> tuple[bytes, bool]:
 
 
 def _of_cda(content: bytes, *, wrapped: bool, structured: bool) -> Iterator[Finding]:
+    try:
+        text = to_utf8(content, max_bytes=len(content) + 1)
+        files = list(inner_files(text, structured=structured))
+    except (XmlRefused, FileRefused) as refused:
+        raise FormatRefused(refused.rule, refused.description) from None
     if wrapped:
-        if _XML_SCRIPT.search(content):
+        if b"&#" in text:
+            text = _XML_REFERENCE.sub(_character, text)
+        if _XML_SCRIPT.search(text):
             yield SCRIPT
-        if _XML_FETCH.search(content):
+        if _XML_FETCH.search(text):
             yield EXTERNAL_LINK
-    if structured:
-        return
-    for found in _NON_XML.finditer(content):
-        media_type = _MEDIA_TYPE.search(found[1])
-        if media_type is None or b"B64" not in found[1]:
-            continue
-        try:
-            inner = base64.b64decode(b"".join(found[2].split()), validate=True)
-        except binascii.Error:
-            raise FormatRefused("base64", "the file in the document is not base64") from None
-        yield from examine(media_type[1].decode("latin-1").partition(";")[0].strip().lower(), inner)
+    for file in files:
+        yield from _of_inner(file)
+
+
+def _of_inner(file: InnerFile) -> Iterator[Finding]:
+    if file.elsewhere:
+        yield EXTERNAL_LINK
+    if file.media_type in _INNER:
+        if file.content or not file.elsewhere:
+            yield from examine(file.media_type, file.content)
+    elif file.is_body:
+        raise FormatRefused("media_type", f"the body of a CDA is one of {', '.join(sorted(_INNER))}")
+    else:
+        yield EMBEDDED_FILE
+
+
+def _character(reference: re.Match[bytes]) -> bytes:
+    code = int(reference[1], 16) if reference[1] else int(reference[2])
+    return bytes([code]) if code < 128 else reference[0]

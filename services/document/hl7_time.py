@@ -22,7 +22,7 @@ LAST_YEAR: Final = 2200
 
 _TIMESTAMP: Final = re.compile(
     r"(?P<year>\d{4})(?:(?P<month>\d\d)(?:(?P<day>\d\d)(?:(?P<hour>\d\d)"
-    r"(?:(?P<minute>\d\d)(?:(?P<second>\d\d)(?:\.(?P<fraction>\d{1,6}))?)?)?)?)?)?"
+    r"(?:(?P<minute>\d\d)(?:(?P<second>\d\d)(?:\.(?P<fraction>\d{1,32}))?)?)?)?)?)?"
     r"(?P<zone>[+-]\d\d(?:\d\d)?)?",
     re.ASCII,
 )
@@ -55,7 +55,9 @@ class Hl7Time:
 
 
 def parse_timestamp(text: str, *, default_zone: tzinfo = PARIS) -> Hl7Time:
-    """Read an HL7 TS of any length. Raises ValueError, whose message does not repeat the text."""
+    """Read an HL7 TS of any length. Raises ValueError, whose message does not repeat the text.
+
+    What is stated below a microsecond is cut off."""
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
         raise ValueError("not an HL7 timestamp YYYY[MM[DD[HH[MM[SS[.UUUUUU]]]]]][+ZZZZ]")
@@ -71,7 +73,7 @@ def parse_timestamp(text: str, *, default_zone: tzinfo = PARIS) -> Hl7Time:
             int(hour or 0),
             int(minute or 0),
             int(second or 0),
-            int((fraction or "0").ljust(6, "0")),
+            int((fraction or "0")[:6].ljust(6, "0")),
             tzinfo=zone,
         )
     except ValueError:

@@ -95,7 +95,8 @@ def test_a_thousand_broken_bombs_in_a_document_cost_no_time() -> None:
 
 def test_what_a_document_wraps_is_examined_too() -> None:
     active = base64.b64encode(PDF + b"<< /JavaScript 1 >>")
-    cda = b'<ClinicalDocument><component><nonXMLBody><text mediaType="application/pdf" representation="B64">%s</text>'
+    start = b'<ClinicalDocument><nonXMLBody><text mediaType="application/pdf" representation="B64">'
+    cda = start + b"%s</text></nonXMLBody></ClinicalDocument>"
     assert examine("text/xml", cda % active, structured=False) == (formats.SCRIPT,)
     with pytest.raises(FormatRefused):
         examine("text/xml", cda % base64.b64encode(b"MZ not a pdf"), structured=False)
