@@ -21,6 +21,7 @@ from services.document.unique_ids import UniqueIds
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.identifiers import new_health_id, uuid7
 from services.runtime.keyring import Keyring
+from services.runtime.postgres import transaction
 from services.runtime.sealing import DossierKey
 from tests.document_world import World
 from tests.documents import new_oid
@@ -28,9 +29,10 @@ from tests.documents import new_oid
 _COLUMNS: Final = re.findall(r"\w+", writing.PUT_DOCUMENT.split("(", 1)[1].split(")", 1)[0])
 _SET_COLUMNS: Final = re.findall(r"\w+", writing.PUT_SET.split("(", 1)[1].split(")", 1)[0])
 _CONTENT_COLUMNS: Final = ("health_id", "content_id", "sealed", "stored_size")
+_CLOCK_COLUMNS: Final = ("health_id", "sequence", "changed_at")
 _NO_HURRY: Final = "SET LOCAL statement_timeout = 0"
 _AT_ONCE: Final = 200
-"""Dossiers in one transaction."""
+"""Dossiers in one transaction of COPY."""
 
 
 async def fill(world: World, keyring: Keyring, sizes: Sequence[int]) -> list[int]:
@@ -44,19 +46,20 @@ async def fill(world: World, keyring: Keyring, sizes: Sequence[int]) -> list[int
     dossiers: list[int] = [new_health_id() for _ in sizes]
     for start in range(0, len(dossiers), _AT_ONCE):
         part = list(zip(dossiers, sizes, strict=True))[start : start + _AT_ONCE]
-        async with world.pool.acquire() as conn, conn.transaction():
-            await conn.execute(_NO_HURRY)
+        async with transaction(world.pool) as conn:
             made = await keys.for_write(conn, [health_id for health_id, _ in part])
-            rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-            for health_id, count in part:
-                _dossier(rows, made[health_id], count, model, metadata, unique_ids)
+        # Sealed outside of a transaction: the database ends one that is idle for ten seconds.
+        rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        for health_id, count in part:
+            _dossier(rows, made[health_id], count, model, metadata, unique_ids)
+        clocks = [(health_id, count, model.row.submitted_at + timedelta(days=1)) for health_id, count in part]
+        async with transaction(world.pool) as conn:
+            await conn.execute(_NO_HURRY)
             await conn.copy_records_to_table("submission_set", records=rows[0], columns=_SET_COLUMNS)
             await conn.copy_records_to_table("document", records=rows[1], columns=_COLUMNS)
             await conn.copy_records_to_table("content", records=rows[2], columns=_CONTENT_COLUMNS)
-            clocks = [(health_id, count, model.row.submitted_at + timedelta(days=1)) for health_id, count in part]
-            columns = ("health_id", "sequence", "changed_at")
-            await conn.copy_records_to_table("dossier_clock", records=clocks, columns=columns)
-    async with world.pool.acquire() as conn, conn.transaction():
+            await conn.copy_records_to_table("dossier_clock", records=clocks, columns=_CLOCK_COLUMNS)
+    async with transaction(world.pool) as conn:
         await conn.execute(_NO_HURRY)
         await conn.execute("ANALYZE submission_set, document, content, dossier_clock, dossier_key")
     return dossiers
