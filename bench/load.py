@@ -50,7 +50,9 @@ class Account:
     latencies: list[float] = field(default_factory=list)
 
 
-def connect(target: str, credentials: grpc.ChannelCredentials | None) -> list[grpc.aio.Channel]:
+def connect(
+    target: str, credentials: grpc.ChannelCredentials | None, connections: int = CONNECTIONS
+) -> list[grpc.aio.Channel]:
     """The connections to one server; in clear without credentials."""
     options: list[tuple[str, Any]] = [
         ("grpc.use_local_subchannel_pool", 1),  # else channels of one target share a connection
@@ -59,8 +61,8 @@ def connect(target: str, credentials: grpc.ChannelCredentials | None) -> list[gr
         ("grpc.enable_http_proxy", 0),
     ]
     if credentials is None:
-        return [grpc.aio.insecure_channel(target, options) for _ in range(CONNECTIONS)]
-    return [grpc.aio.secure_channel(target, credentials, options) for _ in range(CONNECTIONS)]
+        return [grpc.aio.insecure_channel(target, options) for _ in range(connections)]
+    return [grpc.aio.secure_channel(target, credentials, options) for _ in range(connections)]
 
 
 async def measure(work: Workload, in_flight: int, *, warm_up: float, seconds: float) -> Measurement:
