@@ -16,6 +16,7 @@ from dmp.common.v1 import coding_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
 from services.document import codes, envelope, titles
+from services.document.access import month_before
 from services.document.authorship import IDNST, Authorship, identifier_of
 from services.document.cda import CdaHeader
 from services.document.entries import revision, shown, state_of
@@ -136,7 +137,7 @@ class Admission:
         if any(taken.folder_id is None and taken.unique_id_digest == set_digest for taken in around.taken):
             field = FieldViolation("submission_set.unique_id", "unique", "the dossier holds a submission set with it")
             raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, fields=(field,))
-        places = place_all(self._newcomers(prospect), around.documents)
+        places = place_all(self._newcomers(prospect), around.documents, month_before(moment.now))
         set_id = uuid7()
         answer = document_pb2.SubmitDocumentsResponse(submission_set=request.submission_set)
         self._complete_set(answer.submission_set, call, set_id, moment)

@@ -34,6 +34,7 @@ _STARTS: Final = {
     "application/rtf": (b"{\\rtf",),
     "text/rtf": (b"{\\rtf",),
 }
+_PICTURES: Final = tuple(start for media, starts in _STARTS.items() if media.startswith("image/") for start in starts)
 _BINARY_STARTS: Final = (b"MZ", b"\x7fELF", b"PK\x03\x04", b"%PDF-", b"{\\rtf", b"\xff\xd8\xff", b"GIF8", b"\x89PNG")
 _ARCHIVE_END: Final = b"PK\x05\x06"
 _ARCHIVE_TAIL: Final = (1 << 16) + 22
@@ -166,15 +167,22 @@ def _of_cda(content: bytes, *, wrapped: bool, structured: bool) -> Iterator[Find
 
 
 def _of_inner(file: InnerFile) -> Iterator[Finding]:
+    """A body is what it says, or its document is refused; an attachment that is not is flagged (real documents call a
+    PNG a JPEG)."""
     if file.elsewhere:
         yield EXTERNAL_LINK
-    if file.media_type in _INNER:
+    known = file.media_type in _INNER
+    if file.is_body:
+        if not known:
+            raise FormatRefused("media_type", f"the body of a CDA is one of {', '.join(sorted(_INNER))}")
         if file.content or not file.elsewhere:
             yield from examine(file.media_type, file.content)
-    elif file.is_body:
-        raise FormatRefused("media_type", f"the body of a CDA is one of {', '.join(sorted(_INNER))}")
-    else:
-        yield EMBEDDED_FILE
+        return
+    try:
+        yield from examine(file.media_type, file.content) if known else (EMBEDDED_FILE,)
+    except FormatRefused:
+        if not (file.media_type.startswith("image/") and file.content.startswith(_PICTURES)):
+            yield EMBEDDED_FILE
 
 
 def _character(reference: re.Match[bytes]) -> bytes:

@@ -19,6 +19,9 @@ from services.document.xml_safety import Walker, XmlRefused, parse
 MOST_INFLATED: Final = 32 << 20
 """Largest file that is inflated, in bytes: as large as a document may be."""
 
+UNKNOWN: Final = "application/octet-stream"
+"""The media type of an attachment that is not written as it says."""
+
 _BODY: Final = b"nonXMLBody"
 _OPEN: Final = re.compile(rb"nonXMLBody[^<>]*>\s*<(?:[\w.-]+:)?text\b([^<>&]*)>")
 _CLOSE: Final = re.compile(rb"</(?:[\w.-]+:)?text\s*>\s*</(?:[\w.-]+:)?nonXMLBody\s*>")
@@ -54,7 +57,8 @@ def bare_media_type(stated: str) -> str:
 
 
 def inner_files(text: bytes, *, structured: bool) -> Iterator[InnerFile]:
-    """The files in a CDA (from `to_utf8`), in order; `structured` says that its body is not one. Raises FileRefused."""
+    """The files in a CDA (from `to_utf8`), in order; `structured` says that its body is not one. Raises FileRefused
+    for a body that cannot be got out."""
     if structured:
         # The name of an attribute cannot be written otherwise, and is rare: looking for the longest is quickest.
         if b"representation" in text and (b"B64" in text or b"&#" in text):
@@ -88,7 +92,12 @@ def _walked(text: bytes) -> Iterator[InnerFile]:
         raise FileRefused(refused.rule, refused.description) from None
     for found in walker.found:
         written = "".join(found.parts).encode()
-        yield _file(found.stated, written, is_body=found.is_body, elsewhere=found.elsewhere)
+        try:
+            yield _file(found.stated, written, is_body=found.is_body, elsewhere=found.elsewhere)
+        except FileRefused:
+            if found.is_body:
+                raise
+            yield InnerFile(UNKNOWN, written, is_body=False, elsewhere=found.elsewhere)
 
 
 def _file(stated: dict[str, str], written: bytes, *, is_body: bool, elsewhere: bool) -> InnerFile:

@@ -4,7 +4,8 @@ CDA (domain.md §4): the same id, or the same setId and versionNumber, twice is 
 its parent; an older version never overwrites a newer one: one that comes late is kept, deprecated, behind the newer.
 A version may be missing for ever; the newest that is there is the current one.
 
-What replaces a document is hidden from those from whom that one was hidden: otherwise a correction would unmask.
+What replaces a document is hidden from those from whom that one is hidden: otherwise a correction would unmask. An
+announcement whose month is over is hidden from nobody, and its correction neither.
 
 Documents of linked dossiers count as one dossier's. Who was replaced from a dossier that has been parted since may be
 replaced again: nobody who reads it finds what took its place.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -73,8 +75,9 @@ class Place:
     invisible_representatives: bool
 
 
-def place_all(newcomers: Sequence[Newcomer], known: Sequence[Fact]) -> list[Place]:
-    """The places of a submission's documents, in order; each sees those before it.
+def place_all(newcomers: Sequence[Newcomer], known: Sequence[Fact], announced: datetime) -> list[Place]:
+    """The places of a submission's documents, in order; each sees those before it. What was submitted before `announced`
+    is no longer hidden from the patient.
 
     Raises DUPLICATE_UNIQUE_ID naming every document at fault, METADATA_ERROR for a parent that is not named,
     REPLACE_FAILED or CONCURRENT_CHANGE for a relation that does not hold.
@@ -83,17 +86,17 @@ def place_all(newcomers: Sequence[Newcomer], known: Sequence[Fact]) -> list[Plac
     gone: set[uuid.UUID] = set()
     places: list[Place] = []
     for newcomer in newcomers:
-        places.append(_place(newcomer, known, gone))
+        places.append(_place(newcomer, known, gone, announced))
         gone.update(row.document_id for row in places[-1].replaces)
     return places
 
 
-def hidden_alike(row: DocumentRow, place: Place) -> Place:
+def _hidden_alike(row: DocumentRow, place: Place, announced: datetime) -> Place:
     """The place, hidden as the document that it replaces is."""
     return replace(
         place,
         masked=place.masked or row.masked,
-        invisible_patient=place.invisible_patient or row.invisible_patient,
+        invisible_patient=place.invisible_patient or (row.invisible_patient and row.submitted_at > announced),
         invisible_representatives=place.invisible_representatives or row.invisible_representatives,
     )
 
@@ -115,7 +118,7 @@ def _refuse_duplicates(newcomers: Sequence[Newcomer], known: Sequence[Fact]) -> 
         versions.add(version)
 
 
-def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID]) -> Place:
+def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID], announced: datetime) -> Place:
     family = sorted(
         (f for f in known if newcomer.set_digest is not None and f.set_digest == newcomer.set_digest),
         key=lambda fact: fact.set_version or 0,
@@ -145,7 +148,7 @@ def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID]) -> P
         invisible_representatives=newcomer.invisible_representatives,
     )
     for row in (*replaces, *(() if newer is None else (newer.row,))):
-        place = hidden_alike(row, place)
+        place = _hidden_alike(row, place, announced)
     return place
 
 

@@ -297,3 +297,17 @@ async def test_an_announcement_waits_two_weeks_is_told_of_and_after_a_month_is_v
     [event] = await world.events("document.show_patient")
     assert event.actor.actor_kind == context_pb2.ACTOR_KIND_SYSTEM
     assert "INVISIBLE_PATIENT" not in {code.code for code in (await world.get(document.name)).confidentiality}
+
+
+async def test_a_correction_of_an_announcement_is_hidden_as_long_as_that_is(world: World) -> None:
+    """Also when no job has written down that its month is over."""
+    document = await world.add(flags=["INVISIBLE_PATIENT"])
+    corrected = await replace(world, document)
+    shown = await replace(world, await world.add())
+    world.consent.answer = decision(patient_view=True)
+    assert [each.name for each in (await world.search()).documents] == [shown.name]
+    world.consent.answer = decision()
+    world.later(timedelta(days=32))
+    again = await replace(world, corrected)
+    world.consent.answer = decision(patient_view=True)
+    assert {each.name for each in (await world.search()).documents} == {shown.name, again.name}
