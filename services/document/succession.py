@@ -76,8 +76,8 @@ class Place:
 
 
 def place_all(newcomers: Sequence[Newcomer], known: Sequence[Fact], announced: datetime) -> list[Place]:
-    """The places of a submission's documents, in order; each sees those before it. What was submitted before `announced`
-    is no longer hidden from the patient.
+    """The places of a submission's documents, in order; each sees those before it. What was submitted until `announced`
+    is hidden from the patient no longer.
 
     Raises DUPLICATE_UNIQUE_ID naming every document at fault, METADATA_ERROR for a parent that is not named,
     REPLACE_FAILED or CONCURRENT_CHANGE for a relation that does not hold.
