@@ -152,7 +152,8 @@ def _inflate(content: bytes, start: int, most: int) -> tuple[bytes, bool]:
 def _of_cda(content: bytes, *, wrapped: bool, structured: bool) -> Iterator[Finding]:
     try:
         text = to_utf8(content, max_bytes=len(content) + 1)
-        files = list(inner_files(text, structured=structured))
+        for file in inner_files(text, structured=structured):
+            yield from _of_inner(file)
     except (XmlRefused, FileRefused) as refused:
         raise FormatRefused(refused.rule, refused.description) from None
     if wrapped:
@@ -162,8 +163,6 @@ def _of_cda(content: bytes, *, wrapped: bool, structured: bool) -> Iterator[Find
             yield SCRIPT
         if _XML_FETCH.search(text):
             yield EXTERNAL_LINK
-    for file in files:
-        yield from _of_inner(file)
 
 
 def _of_inner(file: InnerFile) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from typing import Final
 from services.document.xml_safety import Walker, XmlRefused, parse
 
 MOST_INFLATED: Final = 32 << 20
-"""Largest file that is inflated, in bytes: as large as a document may be."""
+"""What the compressed files of a document may inflate to together, in bytes: as large as a document may be."""
 
 UNKNOWN: Final = "application/octet-stream"
 """The media type of an attachment that is not written as it says."""
@@ -90,23 +90,32 @@ def _walked(text: bytes) -> Iterator[InnerFile]:
         parse(text, walker)
     except XmlRefused as refused:
         raise FileRefused(refused.rule, refused.description) from None
+    left = MOST_INFLATED
     for found in walker.found:
         written = "".join(found.parts).encode()
         try:
-            yield _file(found.stated, written, is_body=found.is_body, elsewhere=found.elsewhere)
-        except FileRefused:
+            file = _file(found.stated, written, is_body=found.is_body, elsewhere=found.elsewhere, most=left)
+        except FileRefused as refused:
             if found.is_body:
                 raise
-            yield InnerFile(UNKNOWN, written, is_body=False, elsewhere=found.elsewhere)
+            left = 0 if refused.rule == "inflated" else left
+            file = InnerFile(UNKNOWN, written, is_body=False, elsewhere=found.elsewhere)
+        else:
+            left -= len(file.content) if found.stated.get("compression") else 0
+        yield file
 
 
-def _file(stated: dict[str, str], written: bytes, *, is_body: bool, elsewhere: bool) -> InnerFile:
+def _file(
+    stated: dict[str, str], written: bytes, *, is_body: bool, elsewhere: bool, most: int = MOST_INFLATED
+) -> InnerFile:
     media_type = bare_media_type(stated.get("mediaType", "")) or "text/plain"
     compression = stated.get("compression", "").strip()
     # Some producers do not say so of a PDF or a picture, which can be nothing else in XML.
     in_base64 = stated.get("representation", "").strip() == "B64" or compression or media_type.startswith(_BINARY)
     content = _decoded(written) if in_base64 else written.strip()
-    return InnerFile(media_type, _inflated(content, compression) if compression else content, is_body, elsewhere)
+    if compression:
+        content = _inflated(content, compression, most)
+    return InnerFile(media_type, content, is_body, elsewhere)
 
 
 def _decoded(written: bytes) -> bytes:
@@ -116,19 +125,17 @@ def _decoded(written: bytes) -> bytes:
         raise FileRefused("base64", "the file in the document is not base64") from None
 
 
-def _inflated(packed: bytes, compression: str) -> bytes:
+def _inflated(packed: bytes, compression: str, most: int) -> bytes:
     bits = _WINDOW_BITS.get(compression)
     if bits is None:
         raise FileRefused("compression", "a file in a document is compressed as DF, ZL or GZ")
     inflater = zlib.decompressobj(bits)
     try:
-        content = inflater.decompress(packed, MOST_INFLATED)
+        content = inflater.decompress(packed, most) if most > 0 else b""
     except zlib.error:
         raise FileRefused("compression", "the file in the document is not compressed as it says") from None
     if not inflater.eof:
-        raise FileRefused(
-            "inflated", f"the file in the document is cut off, or inflates to more than {MOST_INFLATED} bytes"
-        )
+        raise FileRefused("inflated", "the file in the document is cut off, or inflates to more than may be")
     return content
 
 

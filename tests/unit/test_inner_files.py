@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import time
+import tracemalloc
 import zlib
 from typing import Final
 
@@ -119,3 +121,18 @@ def test_a_file_that_is_not_what_it_says_refuses_its_document(document: str, rul
     with pytest.raises(DmpError) as refused:
         accepted(document)
     assert [field.rule for field in refused.value.fields] == [rule]
+
+
+def test_two_hundred_bombs_attached_cost_neither_memory_nor_time() -> None:
+    bomb = deflated(bytes(32 << 20), -15)
+    value = f'<value mediaType="application/pdf" representation="B64" compression="DF">{bomb}</value>'
+    document = attached("", b"").replace('<value  representation="B64"></value>', value * 200).encode()
+    assert document.count(b"compression") == 200
+    started = time.thread_time()
+    tracemalloc.start()
+    found = formats.examine("text/xml", document)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == (formats.EMBEDDED_FILE,)
+    assert peak < 160 << 20
+    assert time.thread_time() - started < 3
