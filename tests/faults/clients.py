@@ -29,6 +29,8 @@ from ops.session import client_credentials
 from services.runtime.access import MethodAccess
 from services.runtime.errors import from_rpc_error
 from services.runtime.identifiers import dossier_name, dossier_of, format_health_id
+from services.runtime.settings import UNIX
+from services.runtime.terminator import FORWARDED_CERTIFICATE
 from services.runtime.tokens import TokenIssuer
 from tests.faults.fleet import REPLICAS, Fleet
 from tests.platform_calls import AUDIENCE, ISSUER
@@ -48,6 +50,8 @@ _OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.ssl_target_name_override", LOOPBACK),
 )
+_STATED: Final = (FORWARDED_CERTIFICATE, f"Hash={'0' * 64};URI=spiffe://dmp.local/internal/{INTERNAL}")
+"""What a terminator says of the internal system, at whose socket these clients are in its place."""
 _PATIENTS: Final = (context_pb2.ACTOR_KIND_PATIENT, context_pb2.ACTOR_KIND_REPRESENTATIVE)
 
 
@@ -120,7 +124,7 @@ class Clients:
         self._issuer = TokenIssuer(stack.tokens.signing_key, stack.tokens.kid, ISSUER)
         self._system = client_credentials(stack.internal(INTERNAL))
         self._public = grpc.ssl_channel_credentials(stack.authority.certificate_path.read_bytes())
-        self._channels: dict[Way, grpc.aio.Channel] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._tokens: dict[tuple[bytes, bool], tuple[str, float]] = {}
         self._people: Iterator[DemoPerson] = unmistakable_people()
         self._caregivers: Iterator[Caregiver] = caregivers()
@@ -208,17 +212,25 @@ class Clients:
         )
 
     def _channel(self, way: Way) -> grpc.aio.Channel:
-        channel = self._channels.get(way)
-        if channel is None:
-            credentials = self._public if way.entry == "gateway" else self._system
-            stack = self.fleet.stack
+        stack, socket = self.fleet.stack, self.fleet.socket(*way)
+        if socket is not None:
+            address = f"{UNIX}{socket}"
+        else:
             address = stack.target(way.entry) if way.number == ANY else stack.address(way.entry, way.number)
-            channel = self._channels[way] = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+        channel = self._channels.get(address)
+        if channel is None:
+            if socket is not None:
+                channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            else:
+                credentials = self._public if way.entry == "gateway" else self._system
+                channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            self._channels[address] = channel
         return channel
 
     def _metadata(self, way: Way, actor: ActingContext, request_id: str) -> tuple[tuple[str, str], ...]:
         bearer = ("authorization", f"Bearer {self._token(actor, relayed=way.entry == 'gateway')}")
-        return (bearer, ("x-request-id", request_id)) if request_id else (bearer,)
+        stated = () if way.entry == "gateway" or self.fleet.socket(*way) is None else (_STATED,)
+        return (bearer, ("x-request-id", request_id), *stated) if request_id else (bearer, *stated)
 
     def _token(self, actor: ActingContext, *, relayed: bool) -> str:
         key = (actor.SerializeToString(), relayed)

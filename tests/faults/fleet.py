@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Final
 
 from ops.local import postgres_install
-from ops.local.readiness import accepts_tcp
+from ops.local.readiness import accepts_tcp, serves_grpc_at_socket
 from ops.local.stack import ROOT, Stack, process_name
 from ops.local.state import SERVICES, Endpoint, ServiceName, State
 from ops.local.supervisor import tail
 from ops.migrations import migrate
+from services.runtime.settings import UNIX
 
 REPLICAS: Final = 2
 _READY_SECONDS: Final = 20.0
@@ -124,6 +125,7 @@ class Fleet:
         self._zygote = zygote
         self._running: dict[tuple[ServiceName, int], Replica] = {}
         self._environments: dict[tuple[ServiceName, int], dict[str, str]] = {}
+        self._at_sockets: set[tuple[ServiceName, int]] = set()
         self.starts = 0
 
     @property
@@ -139,6 +141,14 @@ class Fleet:
         """Whether it runs."""
         running = self._running.get((service, number))
         return running is not None and not running.ended.is_set()
+
+    def native(self, service: ServiceName, number: int) -> dict[str, str]:
+        """Settings that put a replica on the native transport. No terminator is before it: `Clients` alone reach it."""
+        return {"DMP_TRANSPORT": "native", "DMP_LISTEN": f"{UNIX}{self.stack.socket(service, number)}"}
+
+    def socket(self, service: ServiceName, number: int) -> Path | None:
+        """Where a replica on the native transport listens, or last did; None for one on grpcio."""
+        return self.stack.socket(service, number) if (service, number) in self._at_sockets else None
 
     async def start_all(self, services: Sequence[ServiceName] = SERVICES) -> None:
         """Start every replica that does not run, as it should be; return when all are ready."""
@@ -159,6 +169,10 @@ class Fleet:
         log = self.state.log(process_name(service, number))
         log.parent.mkdir(mode=0o700, exist_ok=True)
         env = self._environments[key] | self.overrides | dict(overrides or {})
+        if env["DMP_TRANSPORT"] == "native":
+            self._at_sockets.add(key)
+        else:
+            self._at_sockets.discard(key)
         replica = self._running[key] = await self._zygote.fork(service, number, env, log, prelude)
         self.starts += 1
         return replica
@@ -210,7 +224,11 @@ class Fleet:
 
     async def listens(self, replica: Replica) -> None:
         """Return when a replica's ports are open; never, if they never are."""
-        await accepts_tcp(self.stack.address(replica.service, replica.number))
+        socket = self.socket(replica.service, replica.number)
+        if socket is None:
+            await accepts_tcp(self.stack.address(replica.service, replica.number))
+        else:
+            await serves_grpc_at_socket(socket)
         if replica.service == "gateway":
             await accepts_tcp(self.stack.ports.address(Endpoint("gateway", replica.number, "http")))
 

@@ -11,6 +11,7 @@ import random
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from tests.faults.load import submission
 from tests.platform_fixture import method, until_acknowledged
 
 _GET, _READ, _SEARCH = method("GetDocument"), method("ReadDocument"), method("SearchDocuments")
+DIRECTLY: Final = tuple(Way("document", number) for number in range(REPLICAS))
+RELAYED: Final = tuple(Way("gateway", number) for number in range(REPLICAS))
 _ROUND_SECONDS: Final = 20.0
 _REFUSALS: Final = frozenset(
     {
@@ -54,13 +57,18 @@ class Siege:
     """When the present revocation was acknowledged; not yet, or no longer: never."""
     through: Way | None = None
     """Where every change of consent goes, if not anywhere; the patient, who has no direct way, then changes nothing."""
+    reading: Sequence[Way] = DIRECTLY
+    """Where it is read."""
+    served_by: Counter[Way] = field(default_factory=Counter)
     _readers: int = 0
     _served_in_round: asyncio.Event = field(default_factory=asyncio.Event)
     _refused_readers: set[int] = field(default_factory=set)
     _all_refused: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
-    async def lay(cls, clients: Clients, chance: random.Random, through: Way | None = None) -> Siege:
+    async def lay(
+        cls, clients: Clients, chance: random.Random, through: Way | None = None, reading: Sequence[Way] = DIRECTLY
+    ) -> Siege:
         """A new dossier with one document."""
         dossier = await clients.new_dossier()
         known, structure = dossier.author
@@ -73,7 +81,7 @@ class Siege:
             professional(dossier.author),
             timeout=10,
         )
-        return cls(clients, dossier, answer.documents[0].name, chance, through=through)
+        return cls(clients, dossier, answer.documents[0].name, chance, through=through, reading=reading)
 
     async def run(self, rounds: int, readers: int, seconds: float) -> None:
         """So many rounds of grant and revocation under so many readers, or as many as fit into the time."""
@@ -137,10 +145,10 @@ class Siege:
         await until_acknowledged(lambda: self.clients.ask(way, access, request, response, actor, timeout=10))
 
     async def _read_on(self, number: int) -> None:
-        """Read without a pause, each time in one of three ways by one of two replicas."""
+        """Read without a pause, each time in one of three ways, anywhere."""
         colleague = professional(self.dossier.colleague)
         while True:
-            way = Way("document", self.chance.randrange(REPLICAS))
+            way = self.chance.choice(self.reading)
             access, request = self._request()
             begun = time.monotonic()
             try:
@@ -151,7 +159,7 @@ class Siege:
             except DmpError as error:
                 self._told_no(number, begun, error)
             else:
-                self._told_yes(access, begun)
+                self._told_yes(way, access, begun)
 
     def _request(self) -> tuple[MethodAccess, Any]:
         kind = self.chance.random()
@@ -169,11 +177,12 @@ class Siege:
             if len(self._refused_readers) == self._readers:
                 self._all_refused.set()
 
-    def _told_yes(self, access: MethodAccess, begun: float) -> None:
+    def _told_yes(self, way: Way, access: MethodAccess, begun: float) -> None:
         self.served += 1
+        self.served_by[way] += 1
         self._served_in_round.set()
         if begun > self._revoked_at:
             self.leaks.append(
-                f"round {self.rounds}: {access.audit_action} served, begun"
+                f"round {self.rounds}: {access.audit_action} served by {way.entry} {way.number}, begun"
                 f" {(begun - self._revoked_at) * 1000:.1f} ms after the acknowledgement"
             )
