@@ -298,7 +298,8 @@ class Derivation:
             return
         actors = {subject: self._keyring.digest(_ACTOR, subject.encode()) for subject, _ in acts}
         oldest = min(hour for _, hour in acts) - timedelta(hours=48)
-        known = await derived_store.windows(conn, list(actors.values()), oldest)
+        # Added first, read afterwards: the rows are held from then on, so that of two logs looked at side by side one
+        # crosses the threshold; and what this step adds in an earlier hour counts for a later one.
         await derived_store.add_windows(
             conn,
             [
@@ -306,16 +307,21 @@ class Derivation:
                 for (subject, hour), mine in acts.items()
             ],
         )
+        known = await derived_store.windows(conn, list(actors.values()), oldest)
         for (subject, hour), mine in acts.items():
-            before = self._before([row for row in known if row.actor == actors[subject]], hour)
+            before = self._before([row for row in known if row.actor == actors[subject]], hour, mine.added)
             for finding in find(self._detectors, before, mine.added):
                 await self._report(conn, mine.last, finding)
         await derived_store.purge_windows(conn, datetime.now(UTC) - _KEPT)
 
-    def _before(self, rows: Sequence[WindowRow], hour: datetime) -> dict[tuple[Measure, int], int]:
-        """What an actor did, by measure and hours, up to and with this hour."""
+    def _before(
+        self, rows: Sequence[WindowRow], hour: datetime, added: Counter[Measure]
+    ) -> dict[tuple[Measure, int], int]:
+        """What an actor had done, by measure and hours, up to and with this hour, before what was `added` to it."""
         found: Counter[tuple[Measure, int]] = Counter()
         for hours in {detector.hours for detector in self._detectors if detector.hours}:
+            found["new_dossiers", hours] -= added["new_dossiers"]
+            found["break_glass", hours] -= added["break_glass"]
             for row in rows:
                 if hour - timedelta(hours=hours) < row.hour <= hour:
                     found["new_dossiers", hours] += row.new_dossiers

@@ -59,11 +59,13 @@ SET new_dossiers = actor_window.new_dossiers + excluded.new_dossiers,
     break_glass = actor_window.break_glass + excluded.break_glass
 """
 PURGE_WINDOW: Final = "DELETE FROM actor_window WHERE hour < $1"
+# Events come in the order of the log, which is not quite that of their times: one that happened just before the first
+# of its episode, and comes after it, belongs to it as well.
 EPISODE: Final = """
 SELECT notice_id FROM notice
 WHERE health_id = $1 AND kind = $2 AND recipient = $3 AND actor_digest = $4
-  AND happened_at > $5::timestamptz - interval '8 hours' AND happened_at <= $5
-ORDER BY happened_at DESC LIMIT 1
+  AND happened_at > $5::timestamptz - interval '8 hours' AND happened_at < $5::timestamptz + interval '8 hours'
+ORDER BY happened_at <= $5 DESC, happened_at DESC LIMIT 1
 """
 JOIN_EPISODE: Final = """
 UPDATE notice SET leaves = leaves || $3::bigint
@@ -107,6 +109,7 @@ DECIDE: Final = """
 UPDATE unusual_access SET decision = $2, decided_at = now(), decided_by = $3 WHERE item_id = $1 AND decision = 0
 """
 EVENT_IDS: Final = "SELECT leaf_index, event_id FROM event WHERE log_id = $1 AND leaf_index = ANY($2::bigint[])"
+SECRET: Final = "SELECT secret FROM event WHERE log_id = $1 AND leaf_index = $2"
 DESTROYED_AT: Final = "SELECT destroyed_at FROM dossier_key WHERE health_id = $1"
 FORGET: Final = (
     "UPDATE event SET actor_digest = '', content_digest = '' WHERE log_id = $1 AND health_id = $2",
@@ -259,7 +262,7 @@ async def purge_windows(conn: Connection, before: datetime) -> None:
 
 
 async def add_notice(conn: Connection, notice: NewNotice) -> bool:
-    """Joins the event to the actor's episode of the last eight hours, or adds a notice; whether it was added."""
+    """Joins the event to the actor's episode less than eight hours from it, or adds a notice; whether it was added."""
     episode = await conn.fetchval(
         EPISODE, notice.health_id, notice.kind, notice.recipient, notice.actor_digest, notice.happened_at
     )
@@ -305,6 +308,11 @@ async def forget(conn: Connection, log_id: int, health_id: int) -> None:
 async def event_ids(conn: Connection, log_id: int, leaves: Sequence[int]) -> dict[int, uuid.UUID]:
     """The ids of the events at these places."""
     return {record[0]: record[1] for record in await conn.fetch(EVENT_IDS, log_id, leaves)}
+
+
+async def is_secret(conn: Connection, log_id: int, leaf_index: int) -> bool:
+    """Whether the event at a place was of a secret connection."""
+    return bool(await conn.fetchval(SECRET, log_id, leaf_index))
 
 
 async def destroyed_at(conn: Connection, health_id: int) -> datetime:

@@ -35,6 +35,8 @@ _AT_ONCE: Final = 50
 _POLL: Final = 1.0
 _FIRST_DELAY: Final = 5.0
 _LONGEST_DELAY: Final = 3600.0
+_MOST_DOUBLINGS: Final = 16
+"""More would make the longest delay of any number: an address may fail for months."""
 _ACQUIRE_SECONDS: Final = 5.0
 SUBJECT: Final = "Un avis vous attend dans votre dossier médical partagé"
 BODY: Final = (
@@ -176,7 +178,9 @@ class Outbox:
             except NobodyToWriteTo:
                 outcome = "remembered"
             except Exception as error:  # noqa: BLE001 (a boundary: one notice failed, the others go on)
-                delay = timedelta(seconds=min(_LONGEST_DELAY, _FIRST_DELAY * 2**notice.attempts))
+                delay = timedelta(
+                    seconds=min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(notice.attempts, _MOST_DOUBLINGS))
+                )
                 _log.warning("notice_not_delivered", event_id=str(notice.notice_id), error_type=_kind(error))
                 await self._pool.execute(derived_store.FAILED, notice.health_id, notice.notice_id, delay)
                 self._outcomes.add(1, "failed")
@@ -222,9 +226,12 @@ def waiting_text() -> str:
     )
 
 
-def unusual_text(explanation: str) -> str:
+def unusual_text(explanation: str, recipient: int) -> str:
     """What is said of an access that a person has confirmed to be unusual."""
-    return f"Un accès inhabituel à votre dossier médical partagé a été constaté et confirmé. {explanation}"
+    whose = "à votre dossier médical partagé"
+    if recipient == notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN:
+        whose = "au dossier médical partagé d’un patient dont vous êtes le médecin traitant"
+    return f"Un accès inhabituel {whose} a été constaté et confirmé. {explanation}"
 
 
 def notice_id(event_id: uuid.UUID, recipient: int) -> uuid.UUID:

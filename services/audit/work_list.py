@@ -63,24 +63,8 @@ class WorkList:
                 keys = await self._keys.for_write(conn, [row.health_id])
                 item = _item(row, keys)
                 if changed and decision == notice_pb2.UNUSUAL_DECISION_CONFIRMED and row.health_id:
-                    number = uuid7()
-                    sealed = seal(
-                        keys[row.health_id],
-                        unusual_text(item.explanation).encode(),
-                        notice_aad(row.health_id, number),
-                    )
-                    notice = NewNotice(
-                        row.health_id,
-                        number,
-                        notice_pb2.NOTICE_KIND_UNUSUAL_ACCESS,
-                        notice_pb2.NOTICE_RECIPIENT_PATIENT,
-                        item_id.bytes,
-                        row.log_id,
-                        row.leaf_index,
-                        row.detected_at,
-                        sealed,
-                    )
-                    await derived_store.add_notice(conn, notice)
+                    secret = await derived_store.is_secret(conn, row.log_id, row.leaf_index)
+                    await derived_store.add_notice(conn, _told(row, item.explanation, keys, secret=secret))
                 return item
         except Exception as error:
             raise translate(error) from error
@@ -101,6 +85,25 @@ def _item(row: UnusualRow, keys: DossierKeyBatch) -> notice_pb2.UnusualAccess:
     if row.decided_at is not None:
         item.decide_time.FromDatetime(row.decided_at)
     return item
+
+
+def _told(row: UnusualRow, explanation: str, keys: DossierKeyBatch, *, secret: bool) -> NewNotice:
+    """The notice of a confirmed finding. A secret connection is told to the attending physician, as emergencies are:
+    the patient's notices are read by the representatives too."""
+    recipient = notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN if secret else notice_pb2.NOTICE_RECIPIENT_PATIENT
+    number = uuid7()
+    text = unusual_text(explanation, recipient).encode()
+    return NewNotice(
+        row.health_id,
+        number,
+        notice_pb2.NOTICE_KIND_UNUSUAL_ACCESS,
+        recipient,
+        row.item_id.bytes,
+        row.log_id,
+        row.leaf_index,
+        row.detected_at,
+        seal(keys[row.health_id], text, notice_aad(row.health_id, number)),
+    )
 
 
 def _encoded(row: UnusualRow) -> bytes:
