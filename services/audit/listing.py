@@ -82,6 +82,7 @@ class _Stream:
 
     query: store.TrailQuery
     place: int
+    linked: bool
     rows: deque[store.SealedEvent] = field(default_factory=deque)
     key: DossierKey | DmpError | None = None
     ended: bool = False
@@ -184,14 +185,19 @@ class TrailReader:
             stream = min(waiting, key=_time)
             found = stream.take(reader.health_id).event
             stream.place += 1
-            own = not reader.filter.own_only or found.event.actor.subject == reader.subject
+            own_only = reader.filter.own_only or reader.asked.own_only
+            own = not own_only or found.event.actor.subject == reader.subject
             if own and matches(found.event, reader.asked):
                 yield found
 
     def _streams(self, reader: Reader, places: Place) -> list[_Stream]:
         """The trails to read; none when nothing can be asked for and seen at once."""
         queries = [self._query(reader, health_id) for health_id in reader.dossiers if health_id in places]
-        return [_Stream(query, places[query.health_id]) for query in queries if query is not None]
+        return [
+            _Stream(query, places[query.health_id], linked=query.health_id != reader.health_id)
+            for query in queries
+            if query is not None
+        ]
 
     async def _fill(self, streams: Sequence[_Stream], read: store.ReadTrail, limit: int) -> None:
         """Read on where nothing waits: two statements for each such trail."""
@@ -210,6 +216,9 @@ class TrailReader:
                 stream.key = keys[health_id]
             except DmpError as error:
                 stream.key = error
+                if stream.linked and error.reason == reasons.ERROR_REASON_CONTENT_DESTROYED:
+                    stream.rows.clear()  # what the person had destroyed hides nothing of the dossier that lives on
+                    stream.ended = True
 
     def _query(self, reader: Reader, health_id: int) -> store.TrailQuery | None:
         """What to ask the database; None when nothing can be asked for and seen at once."""

@@ -10,6 +10,7 @@ import pytest
 from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit.destroying import destroy_dossier
 from services.runtime.identifiers import dossier_name
 from tests.audit_log import DOSSIER, OTHER_DOSSIER, LogUnderTest, empty
 from tests.audit_questions import NOW, PATIENT, Asked, happened
@@ -106,6 +107,13 @@ async def test_reading_the_trail_is_in_both(linked: Asked) -> None:
     async with linked.log.pool.acquire() as conn:
         rows = await conn.fetch("SELECT health_id FROM event WHERE producer = 'audit'")
     assert sorted(row["health_id"] for row in rows) == sorted((DOSSIER, OTHER_DOSSIER))
+
+
+async def test_a_destroyed_dossier_of_the_person_hides_nothing_of_the_one_that_lives_on(linked: Asked) -> None:
+    log = linked.log
+    await destroy_dossier(log.pool, log.keys, log.digests, log.log, "audit", OTHER_DOSSIER)
+    expected = [f"document.{number}" for number in range(0, 2 * COUNT, 2)]
+    assert [event.event.action for event in await listed(linked, 3)] == expected[::-1]
 
 
 async def test_notices_of_both_are_listed(linked: Asked) -> None:

@@ -137,6 +137,16 @@ async def test_the_whole_trail_is_exported_oldest_first_as_ndjson_and_that_it_wa
     assert [json.loads(line)["receipt"].get("leafIndex", "0") for line in lines] == [str(n) for n in range(951)]
 
 
+async def test_ones_own_acts_alone_are_exported_where_that_is_asked_for(audit: Asked) -> None:
+    places(await audit.log.append(happened(), happened(subject=OTHER.subject)))
+    request = audit_pb2.ExportEventsRequest(
+        parent=dossier_name(DOSSIER), filter=audit_pb2.EventFilter(own_only=True, actions=["document.read"])
+    )
+    call = audit.call("ExportEvents", request, DOCTOR, DOSSIER)
+    subjects = [each.event.event.actor.subject async for each in audit.service.ExportEvents(request, call)]
+    assert subjects == [DOCTOR.subject]
+
+
 async def test_a_receipt_is_had_by_who_sees_the_event_once_a_checkpoint_covers_it(audit: Asked) -> None:
     one = happened()
     places(await audit.log.append(one))
