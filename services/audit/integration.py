@@ -24,7 +24,7 @@ from services.audit import tree_store
 from services.audit.tiles import ForkFound
 from services.audit.tree import ACQUIRE_SECONDS, LogTree
 from services.audit.tree_store import TreeState
-from services.audit.witnesses import Witnesses
+from services.audit.witnesses import WitnessAhead, Witnesses
 from services.runtime import faults
 from services.runtime.errors import DmpError
 from services.runtime.jobs import Lease
@@ -185,19 +185,33 @@ class Integrator:
             return state.published_size
         note = parse_note(state.signed)
         checkpoint = Checkpoint(tree.origin, state.size, state.root)
-        cosigned, names = await self._witnesses.cosign(checkpoint, note, lambda old: self._prove(old, state.size))
+        try:
+            cosigned, names = await self._witnesses.cosign(checkpoint, note, lambda old: self._prove(old, state.size))
+        except WitnessAhead as ahead:
+            return await self._catch_up(ahead)
         self._say_witnessed(tree.policy.met(names))
         if state.published_size == state.size and not names:
             return state.published_size
         await self._give_out(state, cosigned, names)
         return state.size
 
+    async def _catch_up(self, ahead: WitnessAhead) -> int:
+        """Another process went on while this one asked, with what is stored now; ForkFound unless that is so."""
+        async with self.tree.pool.acquire(timeout=ACQUIRE_SECONDS) as conn:
+            state = await self.tree.state(conn)
+        if state.size < ahead.size:
+            raise ahead
+        _log.warning("integration_overtaken", log=self.tree.log_id)
+        return state.published_size
+
     async def _give_out(self, state: TreeState, note: Note, names: Sequence[str]) -> None:
+        """Publishes in the database and, while the row is held, where others serve from: so that no slower process
+        puts an older checkpoint there, and none that dies between the two leaves an older one."""
         faults.point("publish.before")
         content = note.encode()
-        async with self.tree.pool.acquire(timeout=ACQUIRE_SECONDS) as conn:
-            await tree_store.publish(conn, self.tree.log_id, state.size, content, names)
-        await self.tree.tiles.publish(self.tree.origin, content)
+        async with transaction(self.tree.pool, timeout=ACQUIRE_SECONDS) as conn:
+            if await tree_store.publish(conn, self.tree.log_id, state.size, content, names):
+                await self.tree.tiles.publish(self.tree.origin, content)
         faults.point("publish.after")
 
     async def _prove(self, old: int, size: int) -> list[bytes]:

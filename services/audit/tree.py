@@ -137,6 +137,8 @@ class LogTree:
     async def check(self) -> None:
         """ForkFound, saying why, unless this is the log that it was: key, events, tiles, and what was given out."""
         try:
+            # Read before the state: what others publish meanwhile is then in the state, and no larger than it.
+            given_out = await self.tiles.published(self.origin)
             async with self.pool.acquire(timeout=ACQUIRE_SECONDS) as conn:
                 state = await self.state(conn)
                 self._check_signed(state)
@@ -146,7 +148,6 @@ class LogTree:
                         f"{self.origin}: the checkpoint is of {state.size} events, {durable} are here: some were lost"
                     )
                 await self.edge(conn, state)
-                given_out = await self.tiles.published(self.origin)
                 if given_out is not None:
                     await self.check_against(conn, state, parse(given_out)[0], "the tile store")
         except NoteWrong as error:

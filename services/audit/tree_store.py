@@ -91,9 +91,9 @@ async def swap(conn: Connection, log_id: int, old: TreeState, size: int, root: b
     return bool(await conn.execute(SWAP, log_id, old.size, old.root, size, root, signed) == "UPDATE 1")
 
 
-async def publish(conn: Connection, log_id: int, size: int, note: bytes, cosigners: Sequence[str]) -> None:
-    """Gives out a signed checkpoint; one that is older, or less cosigned, than what is out changes nothing."""
-    await conn.execute(PUBLISH, log_id, size, note, list(cosigners))
+async def publish(conn: Connection, log_id: int, size: int, note: bytes, cosigners: Sequence[str]) -> bool:
+    """Gives out a signed checkpoint; one that is older, or less cosigned, than what is out changes nothing: False."""
+    return bool(await conn.execute(PUBLISH, log_id, size, note, list(cosigners)) == "UPDATE 1")
 
 
 async def size_of(conn: Connection, log_id: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -27,8 +28,17 @@ Prove = Callable[[int], Awaitable[list[bytes]]]
 
 _LEFT_ALONE: Final = 5.0
 _SIZE_TYPE: Final = "text/x.tlog.size"
+_SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
 _log = structlog.get_logger("witnesses")
+
+
+class WitnessAhead(ForkFound):
+    """A witness has cosigned more events, `size`, than it is asked for: unless they are stored here by now, a fork."""
+
+    def __init__(self, problem: str, size: int) -> None:
+        super().__init__(problem)
+        self.size = size
 
 
 @dataclass(slots=True)
@@ -51,7 +61,7 @@ class Witnesses:
     async def cosign(self, checkpoint: Checkpoint, note: Note, prove: Prove) -> tuple[Note, tuple[str, ...]]:
         """The note with the cosignatures that were had in time, and the names of the witnesses who gave them.
 
-        Raises ForkFound when a witness knows a tree that this one does not continue.
+        Raises ForkFound when a witness knows a tree that this one does not continue, WitnessAhead when it knows a larger.
         """
         asked = [(name, witness) for name, witness in self.policy.witnesses.items() if witness.url]
         answers = await asyncio.gather(*(self._ask(name, witness, checkpoint, note, prove) for name, witness in asked))
@@ -128,13 +138,15 @@ class Witnesses:
 
 
 def _known_size(name: str, response: httpx.Response, checkpoint: Checkpoint) -> int:
-    """The size that a witness says it knows. ForkFound if it is larger than ours."""
+    """The size that a witness says it knows. WitnessAhead if it is larger than ours."""
     text = response.text.removesuffix("\n")
-    if not response.headers.get("content-type", "").startswith(_SIZE_TYPE) or not text.isdecimal():
+    if not response.headers.get("content-type", "").startswith(_SIZE_TYPE) or _SIZE.fullmatch(text) is None:
         raise ValueError("not a witness's answer")
-    if int(text) > checkpoint.size:
-        raise ForkFound(
-            f"{checkpoint.origin}: the witness {name} has cosigned a tree of {text} events and this one has "
-            f"{checkpoint.size}: the database is older than what was published (a restored backup?)"
+    size = int(text)
+    if size > checkpoint.size:
+        raise WitnessAhead(
+            f"{checkpoint.origin}: the witness {name} has cosigned a tree of {size} events and this one has "
+            f"{checkpoint.size}: the database is older than what was published (a restored backup?)",
+            size,
         )
-    return int(text)
+    return size

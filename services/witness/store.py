@@ -40,7 +40,9 @@ class WitnessStore:
         """The store in this file, made if absent. sqlite3.Error when it cannot be used."""
         connection = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA synchronous = FULL")
+        # EXTRA: the directory is synced too once the journal is gone, else a power cut may bring the journal back, and
+        # with it the older size.
+        connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute(_SCHEMA)
         return cls(connection)
 

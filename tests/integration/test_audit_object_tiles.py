@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from obstore.store import from_url
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.audit.tiles import ForkFound, ObjectTiles
 from services.audit.tree import LogTree
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, unavailable
 from services.runtime.tlog.checkpoint import parse
 from tests import independent_verifier
 from tests.audit_log import LogUnderTest, empty, migrated
@@ -141,6 +142,71 @@ async def empty_and_fill(log: LogUnderTest, size: int) -> None:
     await log.pool.execute("INSERT INTO log_head (log_id) VALUES (0)")
     await log.logs.trees[0].begin()
     await fill(log, size)
+
+
+async def test_what_another_process_publishes_while_this_one_starts_is_no_fork(
+    log: LogUnderTest, tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}"
+    other = integrator(log, replace(log.logs.trees[0], tiles=ObjectTiles.open(url)))
+    await fill(log, 20)
+    await other.open()
+    assert await other.step() == 20
+
+    class Meanwhile(ObjectTiles):
+        async def published(self, origin: str) -> bytes | None:
+            await fill(log, 5)
+            await other.step()
+            return await super().published(origin)
+
+    await integrator(log, replace(log.logs.trees[0], tiles=Meanwhile.open(url))).open()
+    assert parse(await log.logs.trees[0].checkpoint())[0].size == 25
+
+
+async def test_a_slower_process_puts_no_older_checkpoint_in_the_store(log: LogUnderTest, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow(ObjectTiles):
+        async def publish(self, origin: str, checkpoint: bytes) -> None:
+            reached.set()
+            await gate.wait()
+            await super().publish(origin, checkpoint)
+
+    tree = replace(log.logs.trees[0], tiles=ObjectTiles.open(url))
+    await fill(log, 10)
+    await tree.begin()
+    slow = asyncio.ensure_future(integrator(log, replace(tree, tiles=Slow.open(url))).step())
+    await reached.wait()
+    await fill(log, 10)
+    quick = asyncio.ensure_future(integrator(log, tree).step())
+    await asyncio.wait({quick}, timeout=0.5)
+    gate.set()
+    await asyncio.gather(slow, quick)
+    assert (tmp_path / tree.origin / "checkpoint").read_bytes() == await tree.checkpoint()
+    assert parse(await tree.checkpoint())[0].size == 20
+
+
+async def test_a_checkpoint_that_could_not_be_put_in_the_store_is_put_there_though_nothing_more_happens(
+    log: LogUnderTest, tmp_path: Path
+) -> None:
+    class Failing(ObjectTiles):
+        failed = False
+
+        async def publish(self, origin: str, checkpoint: bytes) -> None:
+            if not self.failed:
+                self.failed = True
+                raise unavailable("tile store")
+            await super().publish(origin, checkpoint)
+
+    tree = replace(log.logs.trees[0], tiles=Failing.open(f"file://{tmp_path}"))
+    await fill(log, 10)
+    await tree.begin()
+    mine = integrator(log, tree)
+    with pytest.raises(DmpError):
+        await mine.step()
+    assert await mine.step() == 10
+    assert parse((tmp_path / tree.origin / "checkpoint").read_bytes())[0].size == 10
 
 
 async def test_a_directory_serves_as_well(log: LogUnderTest, tmp_path: Path) -> None:

@@ -156,6 +156,10 @@ def test_a_policy_needs_the_log_and_its_quorum() -> None:
         f"witness a {WITNESSES[0].verifier.text()}\ngroup g 2 a\nquorum g",
         f"witness a {WITNESSES[0].verifier.text()}\ngroup g 1 a\ngroup h 1 a\nquorum h",
         "group g 1 a\nquorum g",
+        "quorum\u00a0none",
+        "quorum none\x0b",
+        "# a comment\x00\nquorum none",
+        f"witness a {WITNESSES[0].verifier.text()}\ngroup g \u0661 a\nquorum g",
     ],
     ids=[
         "nothing",
@@ -168,6 +172,10 @@ def test_a_policy_needs_the_log_and_its_quorum() -> None:
         "more asked of a group than it has",
         "a witness in two groups",
         "a group of nobody known",
+        "another space than those of ASCII",
+        "a control character",
+        "a control character in a comment",
+        "other digits than those of ASCII",
     ],
 )
 def test_what_is_no_policy(wrong: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from services.runtime.tlog.checkpoint import Checkpoint, parse
 from services.runtime.tlog.layout import Edge, node_reader, tiles_for
-from services.runtime.tlog.note import COSIGNATURE, Signer, parse_note, sign, verified
+from services.runtime.tlog.note import COSIGNATURE, Signature, Signer, parse_note, sign, verified
 from services.runtime.tlog.tree import EMPTY_ROOT, consistency_ranges, prove
+from services.witness.__main__ import application
 from services.witness.cosigning import SIZE_TYPE, Answer, Witness
 from services.witness.store import WitnessStore
 
@@ -120,6 +123,31 @@ def test_it_never_cosigns_a_fork_or_a_rewrite(witness: Witness) -> None:
 )
 def test_its_refusals_are_those_of_the_protocol(witness: Witness, content: bytes, status: int) -> None:
     assert witness.add_checkpoint(content).status == status
+
+
+async def post(witness: Witness, content: bytes | AsyncIterator[bytes]) -> int:
+    transport = httpx.ASGITransport(application(witness))
+    async with httpx.AsyncClient(transport=transport, base_url="http://witness.test") as client:
+        return (await client.post("/add-checkpoint", content=content)).status_code
+
+
+async def test_it_takes_as_many_long_signatures_as_notes_may_have_and_ignores_them(witness: Witness) -> None:
+    long = [Signature(f"post-quantum.test/{number}", bytes(4), bytes(4800)) for number in range(15)]
+    content = body(0, [], Tree().to(3)) + "".join(each.line() for each in long).encode()
+    assert await post(witness, content) == 200
+
+
+async def test_what_is_far_too_long_is_not_read_to_its_end(witness: Witness) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1
+            yield bytes(64 << 10)
+
+    assert await post(witness, endless()) == 413
+    assert sent < 10
 
 
 def test_a_signature_that_is_wrong_is_forbidden(witness: Witness) -> None:

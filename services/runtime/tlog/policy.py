@@ -8,6 +8,7 @@ quorum <name of a witness or group>|none
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,9 @@ from services.runtime.tlog.checkpoint import Checkpoint, parse
 from services.runtime.tlog.note import COSIGNATURE, ED25519, NoteWrong, Verifier, verified
 
 _NONE: Final = "none"
+_BETWEEN: Final = re.compile("[ \t]+")
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 class PolicyWrong(Exception):
@@ -106,7 +110,9 @@ class _Reader:
 
     def read(self, text: str) -> Policy:
         for number, line in enumerate(text.split("\n"), 1):
-            words = line.replace("\t", " ").split()
+            if _CONTROL.search(line) is not None:
+                raise PolicyWrong(f"line {number}: a control character")
+            words = [word for word in _BETWEEN.split(line) if word]
             if not words or words[0].startswith("#"):
                 continue
             try:
@@ -146,7 +152,7 @@ class _Reader:
             if member in self._members:
                 raise PolicyWrong(f"{member} is a member already")
             self._members.add(member)
-        if threshold not in ("all", "any") and not threshold.isdecimal():
+        if threshold not in ("all", "any") and _NUMBER.fullmatch(threshold) is None:
             raise PolicyWrong("a group's threshold is all, any or a number")
         count = {"all": len(members), "any": 1}.get(threshold) or int(threshold)
         if not 1 <= count <= len(members):
