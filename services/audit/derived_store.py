@@ -109,7 +109,7 @@ DECIDE: Final = """
 UPDATE unusual_access SET decision = $2, decided_at = now(), decided_by = $3 WHERE item_id = $1 AND decision = 0
 """
 EVENT_IDS: Final = "SELECT leaf_index, event_id FROM event WHERE log_id = $1 AND leaf_index = ANY($2::bigint[])"
-SECRET: Final = "SELECT secret FROM event WHERE log_id = $1 AND leaf_index = $2"
+SECRECY: Final = "SELECT secret FROM event WHERE log_id = $1 AND leaf_index = $2"
 DESTROYED_AT: Final = "SELECT destroyed_at FROM dossier_key WHERE health_id = $1"
 FORGET: Final = (
     "UPDATE event SET actor_digest = '', content_digest = '' WHERE log_id = $1 AND health_id = $2",
@@ -312,7 +312,7 @@ async def event_ids(conn: Connection, log_id: int, leaves: Sequence[int]) -> dic
 
 async def is_secret(conn: Connection, log_id: int, leaf_index: int) -> bool:
     """Whether the event at a place was of a secret connection."""
-    return bool(await conn.fetchval(SECRET, log_id, leaf_index))
+    return bool(await conn.fetchval(SECRECY, log_id, leaf_index))
 
 
 async def destroyed_at(conn: Connection, health_id: int) -> datetime:

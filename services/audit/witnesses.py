@@ -61,7 +61,7 @@ class Witnesses:
     async def cosign(self, checkpoint: Checkpoint, note: Note, prove: Prove) -> tuple[Note, tuple[str, ...]]:
         """The note with the cosignatures that were had in time, and the names of the witnesses who gave them.
 
-        Raises ForkFound when a witness knows a tree that this one does not continue, WitnessAhead when it knows a larger.
+        Raises ForkFound when a witness knows a tree that this one does not continue; WitnessAhead when it is larger.
         """
         asked = [(name, witness) for name, witness in self.policy.witnesses.items() if witness.url]
         answers = await asyncio.gather(*(self._ask(name, witness, checkpoint, note, prove) for name, witness in asked))
