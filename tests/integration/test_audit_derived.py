@@ -233,57 +233,6 @@ async def test_an_address_that_cannot_be_written_to_delays_its_notice_alone(audi
     assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL AND attempts = 1") == 1
 
 
-async def test_an_address_that_fails_for_months_is_tried_again_and_ends_nothing(audit: Asked) -> None:
-    places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS)))
-    await audit.derive()
-    await audit.log.pool.execute("UPDATE notice SET attempts = 5000")
-    delivery = SmtpDelivery("127.0.0.1", free_port(), "dmp@notices.test", "{recipient}@notices.test", start_tls=False)
-    assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 0
-    again = "SELECT count(*) FROM notice WHERE attempts = 5001 AND next_attempt_at > now() + interval '59 minutes'"
-    assert await audit.log.pool.fetchval(again) == 2
-
-
-async def test_events_of_one_moment_are_one_episode_in_whatever_order_they_reach_the_log(audit: Asked) -> None:
-    mode = context_pb2.ACCESS_MODE_BREAK_GLASS
-    first = dt.datetime(2026, 11, 25, 0, 0, tzinfo=dt.UTC)
-    moments = (0, -40, 15, -90, 7_000_000)
-    for batch in (moments[:2], moments[2:]):
-        at = [first + dt.timedelta(milliseconds=each) for each in batch]
-        places(await audit.log.append(*(happened(mode=mode, at=each) for each in at)))
-        await audit.derive()
-    places(await audit.log.append(happened(mode=mode, at=first + dt.timedelta(hours=9))))
-    places(await audit.log.append(happened(mode=mode, at=first + dt.timedelta(hours=7))))
-    await audit.derive()
-    told = (await audit.ask("ListNotices", notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER)))).notices
-    assert sorted(len(each.events) for each in told) == [1, 6]
-
-
-async def test_what_is_unusual_is_found_across_hours_and_logs_that_are_looked_at_together(audit: Asked) -> None:
-    mode = context_pb2.ACCESS_MODE_BREAK_GLASS
-    hours = [NOW.replace(minute=30) - dt.timedelta(hours=each) for each in (3, 3, 3, 2, 2, 2)]
-    emergencies = [happened(mode=mode, at=at, health_id=DOSSIER + n, subject=NURSE) for n, at in enumerate(hours)]
-    places(await audit.log.append(*emergencies))
-    await audit.derive()
-    items = (await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)).unusual_accesses
-    assert [(each.detector, each.subject) for each in items] == [("break_glass_rate", NURSE)]
-    assert "6 accès en urgence en 24 heures" in items[0].explanation
-
-
-async def test_an_unusual_access_of_a_secret_connection_is_not_told_to_whom_it_is_secret(audit: Asked) -> None:
-    places(await audit.log.append(happened(reason=reasons.ERROR_REASON_BLOCKED, subject=NURSE, secret=True)))
-    await audit.derive()
-    [item] = (
-        await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)
-    ).unusual_accesses
-    confirmed = notice_pb2.UNUSUAL_DECISION_CONFIRMED
-    request = notice_pb2.DecideUnusualAccessRequest(name=item.name, decision=confirmed, request_id="decide-2")
-    await audit.ask("DecideUnusualAccess", request, OPERATOR)
-    notices = notice_pb2.ListNoticesRequest(parent=dossier_name(DOSSIER))
-    assert not (await audit.ask("ListNotices", notices)).notices, "which representatives read as well"
-    [told] = (await audit.ask("ListNotices", notices, DOCTOR)).notices
-    assert "médecin traitant" in told.text
-
-
 async def test_unusual_accesses_are_found_once_explained_and_decided_by_a_person(audit: Asked) -> None:
     many = [happened(health_id=DOSSIER + number, subject=NURSE) for number in range(35)]
     again = [happened(health_id=DOSSIER + number, subject=NURSE) for number in range(35)]

@@ -1,4 +1,5 @@
-"""Tiles in an object store: an S3 server that works, refuses, stalls, lies, or is another one; and a directory.
+"""Tiles in an object store: an S3 server that works, refuses, stalls, lies, or is another one; and a directory. And one
+process overtaken by another, in the store or at the witness.
 
 (A directory that is another one is refused in test_audit_tree.py.)
 """
@@ -18,11 +19,13 @@ from obstore.store import from_url
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.audit.tiles import ForkFound, ObjectTiles
 from services.audit.tree import LogTree
+from services.audit.witnesses import Prove
 from services.runtime.errors import DmpError, unavailable
-from services.runtime.tlog.checkpoint import parse
+from services.runtime.tlog.checkpoint import Checkpoint, parse
+from services.runtime.tlog.note import Note
 from tests import independent_verifier
 from tests.audit_log import LogUnderTest, empty, migrated
-from tests.integration.test_audit_tree import fill, integrator
+from tests.integration.test_audit_tree import LocalWitness, fill, integrator, witnessed
 from tests.lying_s3 import LyingS3
 
 CONFIG = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1", "allow_http": "true"}
@@ -161,6 +164,30 @@ async def test_what_another_process_publishes_while_this_one_starts_is_no_fork(
 
     await integrator(log, replace(log.logs.trees[0], tiles=Meanwhile.open(url))).open()
     assert parse(await log.logs.trees[0].checkpoint())[0].size == 25
+
+
+async def test_a_witness_that_was_asked_for_more_by_another_process_meanwhile_is_no_fork(
+    log: LogUnderTest, tmp_path: Path
+) -> None:
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow(LocalWitness):
+        async def cosign(self, checkpoint: Checkpoint, note: Note, prove: Prove) -> tuple[Note, tuple[str, ...]]:
+            reached.set()
+            await gate.wait()
+            return await super().cosign(checkpoint, note, prove)
+
+    await fill(log, 10)
+    late = witnessed(log, Slow(tmp_path / "w.sqlite"))
+    await late.open()
+    stopped = asyncio.ensure_future(late.step())
+    await reached.wait()
+    await fill(log, 20)
+    assert await witnessed(log, LocalWitness(tmp_path / "w.sqlite")).step() == 30
+    gate.set()
+    assert await stopped == 30
+    await fill(log, 5)
+    assert await late.step() == 35, "and it may go on"
 
 
 async def test_a_slower_process_puts_no_older_checkpoint_in_the_store(log: LogUnderTest, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from services.audit.rules import TrailFilter
 from services.audit.tiles import ForkFound, ObjectTiles
 from services.audit.tree import LogTree
 from services.audit.tree_store import TreeState
-from services.audit.witnesses import Prove, Witnesses
+from services.audit.witnesses import Witnesses
 from services.runtime.jobs import Lease
 from services.runtime.metrics import Metrics
-from services.runtime.tlog.checkpoint import Checkpoint, parse
+from services.runtime.tlog.checkpoint import parse
 from services.runtime.tlog.layout import Bundle, Edge, Grown, Tile, parse_path
-from services.runtime.tlog.note import COSIGNATURE, Note, Signer, verified
+from services.runtime.tlog.note import COSIGNATURE, Signer, verified
 from services.runtime.tlog.policy import parse_policy
 from services.witness.__main__ import application
 from services.witness.cosigning import Witness
@@ -250,30 +250,6 @@ async def test_a_running_log_stops_when_a_witness_knows_more(log: LogUnderTest, 
     await fill(log, 5)
     with pytest.raises(ForkFound, match="older than what was published"):
         await witnessed(log, LocalWitness(tmp_path / "w.sqlite")).step()
-
-
-async def test_a_witness_that_was_asked_for_more_by_another_process_meanwhile_is_no_fork(
-    log: LogUnderTest, tmp_path: Path
-) -> None:
-    reached, gate = asyncio.Event(), asyncio.Event()
-
-    class Slow(LocalWitness):
-        async def cosign(self, checkpoint: Checkpoint, note: Note, prove: Prove) -> tuple[Note, tuple[str, ...]]:
-            reached.set()
-            await gate.wait()
-            return await super().cosign(checkpoint, note, prove)
-
-    await fill(log, 10)
-    late = witnessed(log, Slow(tmp_path / "w.sqlite"))
-    await late.open()
-    stopped = asyncio.ensure_future(late.step())
-    await reached.wait()
-    await fill(log, 20)
-    assert await witnessed(log, LocalWitness(tmp_path / "w.sqlite")).step() == 30
-    gate.set()
-    assert await stopped == 30
-    await fill(log, 5)
-    assert await late.step() == 35, "and it may go on"
 
 
 async def test_another_history_of_the_same_size_is_refused(log: LogUnderTest, tmp_path: Path) -> None:
