@@ -7,7 +7,7 @@ import csv
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -186,7 +186,7 @@ def import_directory(
                     import_id=import_id,
                     rows=part,
                     complete=start + _ROWS_A_CALL >= len(rows),
-                    request_id=f"{import_id[:32]}-{stands.last_row + start}",
+                    request_id=request_id_of(import_id, part),
                 )
                 done = await _ask(
                     session, "ImportDirectory", request, directory_pb2.ImportDirectoryResponse, statement=_OPERATOR
@@ -294,6 +294,11 @@ def _row(number: int, row: Mapping[str, str]) -> directory_pb2.DirectoryRow:
             )
         )
     return read
+
+
+def request_id_of(import_id: str, part: Sequence[directory_pb2.DirectoryRow]) -> str:
+    """The same for the same rows of the same file, and another for any others: an import goes on anywhere."""
+    return f"{import_id[:32]}-{part[0].row}" if part else f"{import_id[:32]}-end"
 
 
 async def _write_report(session: Session, import_id: str, report: Path) -> None:

@@ -90,16 +90,28 @@ class Changes:
         async with transaction(self.pool, timeout=call.remaining()) as conn:
             remembered = await idempotency.begin(conn, key, digest)
             if remembered is not None:
-                owner = answer_owner(remembered)
-                if owner == NOBODY:
-                    return answer.FromString(remembered[8:])
-                keys = await self.keys.for_read(conn, [owner])
-                return answer.FromString(open_answer(remembered, keys))
+                return await self._opened(conn, remembered, answer)
             owner, response, events = await work(conn)
             await put(conn, events)
             await idempotency.finish(conn, key, await self._kept(conn, owner, response))
         self._kick()
         return response
+
+    async def remembered(self, call: Call, request: Message, answer: type[Answer]) -> Answer | None:
+        """The answer given before to this request, for those who ask somebody else before they `make` a change.
+
+        Raises REQUEST_ID_REUSED. None does not say that the request is new: `make` decides.
+        """
+        key, digest = self.key_of(call), self.digests.request(request.SerializeToString(deterministic=True))
+        async with self.pool.acquire() as conn:
+            kept = idempotency.replay((await idempotency.find_many(conn, [key])).get(key), digest)
+            return None if kept is None else await self._opened(conn, kept, answer)
+
+    async def _opened(self, conn: Connection, remembered: bytes, answer: type[Answer]) -> Answer:
+        owner = answer_owner(remembered)
+        if owner == NOBODY:
+            return answer.FromString(remembered[8:])
+        return answer.FromString(open_answer(remembered, await self.keys.for_read(conn, [owner])))
 
     async def _kept(self, conn: Connection, owner: int, response: Message) -> bytes:
         plain = response.SerializeToString()

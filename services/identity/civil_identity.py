@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from dmp.common.v1.coding_pb2 import Identifier as IdentifierMessage
@@ -27,6 +27,7 @@ _MOST: Final = 128
 _FULL_DATE: Final = 10
 _YEAR: Final = 4
 _MONTHS: Final = 12
+_FURTHEST_EAST: Final = timedelta(hours=12)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -79,12 +80,14 @@ class PatientIdentifier:
         return self.system in INS_OIDS or self.system == INSC_OID
 
 
-def read_traits(message: pb.Traits, today: date, field: str = "person.traits") -> Traits:
+def read_traits(message: pb.Traits, now: datetime, field: str = "person.traits") -> Traits:
     """The traits in a validated message. Raises INVALID_FIELD.
 
-    Names hold a letter and no control character; the birth date is of the calendar and not in the future; the first
-    given name is the first of the given names, where those are stated.
+    Names hold a letter and no control character; the birth date is of the calendar and not in the future anywhere in
+    France (in Wallis and Futuna a day begins twelve hours before it does in UTC, in which `now` is); the first given
+    name is the first of the given names, where those are stated.
     """
+    today = (now + _FURTHEST_EAST).date()
     traits = Traits(
         birth_name=_name(message.birth_name, f"{field}.birth_name"),
         birth_given_names=_name(message.birth_given_names, f"{field}.birth_given_names", optional=True),

@@ -21,6 +21,7 @@ from services.runtime.errors import invalid
 from services.runtime.outbox import OutboxRow
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Connection
+from services.runtime.validation import validate_for_storage
 
 Row = TypeVar("Row")
 Searched = TypeVar(
@@ -30,6 +31,7 @@ Searched = TypeVar(
 _PAGE: Final = 50
 _FINDINGS: Final = 500
 _FEWEST: Final = 2
+_MOST_ROWS: Final = 1000
 
 
 class Directory:
@@ -144,7 +146,10 @@ class Directory:
     async def bring(self, call: Call, request: pb.ImportDirectoryRequest) -> pb.ImportDirectoryResponse:
         """The next rows of an import: those that may be are written, the others reported. INVALID_FIELD when the rows
         are not in order."""
+        validate_for_storage(pb.ImportDirectoryRequest(import_id=request.import_id, request_id=request.request_id))
         numbers = [row.row for row in request.rows]
+        if len(numbers) > _MOST_ROWS or min(numbers, default=1) < 1:
+            raise invalid("rows", "repeated.max_items", f"at most {_MOST_ROWS} rows, numbered from 1")
         if any(later <= earlier for earlier, later in pairwise(numbers)):
             raise invalid("rows", "rows.order", "rows come in the order of the file")
         now = self._changes.clock()
@@ -181,9 +186,9 @@ class Directory:
 
         return await self._changes.make(call, request, pb.ImportDirectoryResponse, work)
 
-    async def report(self, request: pb.GetDirectoryImportRequest) -> pb.GetDirectoryImportResponse:
+    async def report(self, call: Call, request: pb.GetDirectoryImportRequest) -> pb.GetDirectoryImportResponse:
         """How far an import has come, and its findings. INVALID_PAGE_TOKEN."""
-        scope = page_scope(b"identity.GetDirectoryImport", request.import_id.encode())
+        scope = page_scope(b"identity.GetDirectoryImport", request.import_id.encode(), call.client_id.encode())
         after = (0, "", "")
         if request.page_token:
             number, field, rule = json.loads(self._tokens.read(request.page_token, scope))

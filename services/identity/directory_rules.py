@@ -11,8 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.message import Message
+
 from dmp.identity.v1 import directory_pb2 as pb
 from services.identity.professional_ids import parse_idnps, parse_idnst
+from services.runtime.errors import DmpError
+from services.runtime.validation import validate_for_storage
 
 PROFESSIONS: Final = frozenset(
     {"10", "21", "26", "28", "40", "50", "60", "70", "80", "86", "91", "92", "94", "95", "96", "98"}
@@ -35,12 +39,22 @@ def judge(row: pb.DirectoryRow, *, strict_keys: bool) -> list[Finding]:
     """The findings of a row; it is taken when none of them refuses it. `strict_keys` refuses a wrong Luhn key."""
     kind = row.WhichOneof("entry")
     if kind == "practitioner":
-        return _judge_practitioner(row.practitioner, strict_keys)
+        return _with_contract(_judge_practitioner(row.practitioner, strict_keys), row.practitioner)
     if kind == "structure":
-        return _judge_structure(row.structure, strict_keys)
+        return _with_contract(_judge_structure(row.structure, strict_keys), row.structure)
     if kind == "role":
-        return _judge_role(row.role, strict_keys)
+        return _with_contract(_judge_role(row.role, strict_keys), row.role)
     return [Finding("entry", "directory.entry")]
+
+
+def _with_contract(findings: list[Finding], entry: Message) -> list[Finding]:
+    """With what the contract says of the other fields: no text is longer than that, or holds U+0000."""
+    try:
+        validate_for_storage(entry)
+    except DmpError as error:
+        named = {found.field for found in findings}
+        findings += [Finding(each.field, each.rule) for each in error.fields if each.field not in named]
+    return findings
 
 
 def _judge_practitioner(one: pb.Practitioner, strict_keys: bool) -> list[Finding]:

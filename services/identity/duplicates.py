@@ -9,7 +9,7 @@ from typing import Final
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.changes import Changes, change_of, told
-from services.identity.links import Links
+from services.identity.links import Links, told_of_link
 from services.identity.matching import WEIGHTS
 from services.identity.propagation import Propagation
 from services.identity.records import Keys, open_change, open_person, seal_change, write_person
@@ -18,7 +18,7 @@ from services.identity.store import people as store
 from services.identity.store.links import Pair
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, invalid
-from services.runtime.identifiers import dossier_of, format_health_id, parse_health_id
+from services.runtime.identifiers import dossier_of, format_health_id, parse_health_id, person_name
 from services.runtime.outbox import OutboxRow
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Connection
@@ -82,6 +82,8 @@ class Duplicates:
         async def work(
             conn: Connection,
         ) -> tuple[int, pb.DecidePossibleDuplicateResponse, Sequence[OutboxRow]]:
+            for one in sorted({low, high}):  # people before pairs, as whoever links them
+                await store.lock_person(conn, one)
             pair = await link_store.lock_pair(conn, low, high)
             if pair is None:
                 raise DmpError(reasons.ERROR_REASON_DUPLICATE_NOT_FOUND)
@@ -99,8 +101,8 @@ class Duplicates:
             decided = Pair(low, high, pair.weight, state, pair.found_at, now, decision)
             answer = pb.DecidePossibleDuplicateResponse(duplicate=_written(decided, rows, roots, keys))
             owner = survivor or low
-            changes = (("duplicate", state),)
-            return owner, answer, [told(call, owner, changes, (merged if same else high,))]
+            events = [told(call, owner, (("duplicate", state),), (merged if same else high,))]
+            return owner, answer, [*events, *(told_of_link(call, survivor, merged) if same else ())]
 
         answer = await self._changes.make(call, request, pb.DecidePossibleDuplicateResponse, work)
         if same:
@@ -121,8 +123,8 @@ def _written(
 ) -> pb.PossibleDuplicate:
     written = pb.PossibleDuplicate(
         name=f"{_COLLECTION}{format_health_id(pair.low_id)}.{format_health_id(pair.high_id)}",
-        one=write_person(open_person(rows[pair.low_id], keys), merged_into=roots.get(pair.low_id, 0)),
-        other=write_person(open_person(rows[pair.high_id], keys), merged_into=roots.get(pair.high_id, 0)),
+        one=_shown(rows[pair.low_id], roots, keys),
+        other=_shown(rows[pair.high_id], roots, keys),
         state=_WRITTEN[pair.state],
     )
     score = WEIGHTS.of(pair.weight)
@@ -131,6 +133,14 @@ def _written(
     if pair.decision is not None:
         written.decision.CopyFrom(open_change(pair.low_id, pair.decision, keys))
     return written
+
+
+def _shown(row: store.SealedPerson, roots: dict[int, int], keys: Keys) -> pb.Person:
+    """A person of a pair; by name alone where the record does not open, so that the others can be decided."""
+    try:
+        return write_person(open_person(row, keys), merged_into=roots.get(row.health_id, 0))
+    except DmpError:
+        return pb.Person(name=person_name(row.health_id))
 
 
 def _token(pair: Pair) -> bytes:

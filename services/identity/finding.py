@@ -37,7 +37,7 @@ from services.identity.registration_rules import RegisteredPerson, RegistrationR
 from services.identity.status_rules import shows_ins
 from services.identity.store import links as link_store
 from services.identity.store import people as store
-from services.runtime.context import Call, is_on_trial
+from services.runtime.context import Call, bound_patient, is_on_trial
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError, invalid
 from services.runtime.identifiers import is_fictitious, person_name
@@ -129,18 +129,19 @@ class Finding:
 
     async def match(self, request: pb.MatchPersonRequest) -> pb.MatchPersonResponse:
         """ITI-119. Certain is what registration would find; the others by their score."""
-        traits = read_traits(request.traits, self._clock().date(), "traits")
+        traits = read_traits(request.traits, self._clock(), "traits")
         identifiers = read_identifiers(request.identifiers, "identifiers")
         contact = read_contact(request.contact, "contact") if request.HasField("contact") else None
         async with self._pool.acquire() as conn:
             owned = await store.owners(conn, [self._digests.identifier(known) for known in identifiers])
-            owners = {
-                known: owned[self._digests.identifier(known)]
-                for known in identifiers
-                if self._digests.identifier(known) in owned
-            }
             members = await self._members(conn, sought_blocks(traits), exact_block(traits))
-            found = {one.person.health_id: one for one in await self._open(conn, {*members, *owners.values()})}
+            opened = await self._open(conn, {*members, *owned.values()}, survivors=True)
+        found = {one.person.health_id: one for one in opened}
+        owners = {
+            known: owned[digest]
+            for known in identifiers
+            if (digest := self._digests.identifier(known)) in owned and owned[digest] in found
+        }
         certain = _certain(Wish(traits, identifiers, 0), owners, found)
         ours = comparable(traits, identifiers, contact)
         best: dict[str, pb.PersonCandidate] = {}
@@ -172,6 +173,8 @@ class Finding:
             root = found[0].merged_into or found[0].person.health_id
             members = [one.health_id for one in await link_store.members(conn, root)] or [root]
             people = {one.person.health_id: one.person for one in await self._open(conn, members)}
+            if root not in people:  # a token that names the merged one, or a record that does not open
+                raise DmpError(reasons.ERROR_REASON_UNKNOWN_PATIENT)
         wanted = frozenset(request.target_systems)
         qualified = shows_ins(people[root].status)
         given: dict[tuple[str, str], None] = {}
@@ -212,18 +215,28 @@ class Finding:
             found.update(health_ids)
         return found
 
-    async def _open(self, conn: Connection, health_ids: Iterable[int]) -> list[Found]:
-        """The people of these health ids, with the survivors of those that were merged. For software on trial only the
-        fictitious ones are there."""
+    async def _open(self, conn: Connection, health_ids: Iterable[int], *, survivors: bool = False) -> list[Found]:
+        """The people of these health ids, and with `survivors` those whom they were merged into. For software on trial
+        only the fictitious ones are there, and for a token that names a patient that one. A record that does not open
+        is passed over, unless it is the only one."""
         wanted = set(health_ids)
         if is_on_trial():
             wanted = {health_id for health_id in wanted if is_fictitious(health_id)}
+        if only := bound_patient():
+            wanted &= {only}
         if not wanted:
             return []
         roots = await link_store.roots(conn, wanted)
-        rows = await store.people(conn, wanted.union(roots.values()) if len(wanted) > 1 else wanted)
+        rows = await store.people(conn, wanted.union(roots.values()) if survivors else wanted)
         keys = await self._keys.for_read(conn, list(rows))
-        return [Found(open_person(row, keys), roots.get(row.health_id, 0)) for row in rows.values()]
+        found = []
+        for row in rows.values():
+            try:
+                found.append(Found(open_person(row, keys), roots.get(row.health_id, 0)))
+            except DmpError:
+                if len(rows) == 1:
+                    raise
+        return found
 
 
 def _searched(birth_date: str, family_name: str) -> Block:
@@ -275,7 +288,7 @@ def _certain(wish: Wish, owners: Mapping[PatientIdentifier, int], found: Mapping
     alike = {
         survivors[one].health_id: survivors[one]
         for one, each in found.items()
-        if strict_traits(each.person.traits) == strict
+        if not is_fictitious(one) and strict_traits(each.person.traits) == strict
     }
     try:
         person = find_registered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,7 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
+from services.identity.civil_identity import PatientIdentifier
 from services.identity.records import Keys, open_change, open_person, write_person
+from services.identity.status_rules import shows_ins
 from services.identity.store import links as link_store
 from services.identity.store import people as store
 from services.runtime.context import Call
@@ -51,7 +54,8 @@ class History:
             keys = await self._keys.for_read(conn, [health_id])
             if not before:
                 response.links.extend(await self._events(conn, [health_id]))
-        response.versions.extend(written_version(row, keys) for row in rows[:size])
+        shown = _shown_numbers(current, keys)
+        response.versions.extend(written_version(row, keys, shown) for row in rows[:size])
         if len(rows) > size:
             response.next_page_token = self._tokens.issue(scope, rows[size - 1].version.to_bytes(4, "big"))
         return response
@@ -60,14 +64,14 @@ class History:
         """What was known, and who was linked, at a time. PERSON_NOT_FOUND for a time before the registration."""
         health_id, at = call.health_id, _instant(request.read_time)
         async with self._pool.acquire() as conn:
-            row = (await store.people(conn, [health_id])).get(health_id)
+            current = row = (await store.people(conn, [health_id])).get(health_id)
             if row is not None and at < (row.updated_at or row.created_at):
                 row = await store.version_at(conn, health_id, at)
-            if row is None:
+            if row is None or current is None:
                 raise DmpError(reasons.ERROR_REASON_PERSON_NOT_FOUND)
             keys = await self._keys.for_read(conn, [health_id])
             parents = await self._parents(conn, health_id, at)
-        version = written_version(row, keys)
+        version = written_version(row, keys, _shown_numbers(current, keys))
         root = root_of(health_id, parents)
         if root != health_id:
             version.person.merged_into = person_name(root)
@@ -111,9 +115,23 @@ def _instant(read_time: Timestamp) -> datetime:
         raise invalid("read_time", "timestamp", "a time from year 1 to 9999") from None
 
 
-def written_version(row: store.SealedPerson, keys: Keys) -> pb.PersonVersion:
-    """A version as the contract shows it."""
+def _shown_numbers(current: store.SealedPerson, keys: Keys) -> frozenset[PatientIdentifier]:
+    """The national numbers that a past state may show: those of a person who is qualified now. What a split gave to
+    somebody else, or what made the identity doubtful, is not sent out because it was believed once."""
+    person = open_person(current, keys)
+    if not shows_ins(person.status):
+        return frozenset()
+    return frozenset((*person.identifiers, *(one.identifier for one in person.held)))
+
+
+def written_version(row: store.SealedPerson, keys: Keys, shown: frozenset[PatientIdentifier]) -> pb.PersonVersion:
+    """A version as the contract shows it, with the national numbers that are among `shown`."""
     person = open_person(row, keys)
+    person = replace(
+        person,
+        identifiers=tuple(one for one in person.identifiers if not one.is_ins or one in shown),
+        held=tuple(one for one in person.held if one.identifier in shown),
+    )
     version = pb.PersonVersion(person=write_person(person))
     if person.change is not None:
         version.change.CopyFrom(person.change)
@@ -121,9 +139,10 @@ def written_version(row: store.SealedPerson, keys: Keys) -> pb.PersonVersion:
 
 
 def parents_at(rows: Iterable[link_store.LedgerRow], at: datetime) -> dict[int, int]:
-    """Who was merged into whom at a time, by a ledger."""
+    """Who was merged into whom at a time, by a ledger: in the order of revisions, which for one merged person only
+    grow, whatever the clocks of the replicas that wrote them."""
     parents: dict[int, int] = {}
-    for row in sorted(rows, key=lambda one: (one.recorded_at, one.revision)):
+    for row in sorted(rows, key=lambda one: one.revision):
         if row.recorded_at > at or row.kind == "split":
             continue
         if row.kind == "linked":

@@ -134,6 +134,8 @@ class InsRetrieval:
     async def retrieve(self, call: Call, request: pb.RetrieveInsRequest) -> pb.RetrieveInsResponse:
         """Search by traits. PERSON_NOT_FOUND, PERSON_MERGED, PERSON_CONFLICT (the INS is another's), CONCURRENT_CHANGE,
         DEPENDENCY_UNAVAILABLE. A doubtful or fictitious identity is never sent."""
+        if remembered := await self._changes.remembered(call, request, pb.RetrieveInsResponse):
+            return remembered
         before = await self._known(call.health_id)
         if before.doubtful or before.fictitious:
             raise DmpError(reasons.ERROR_REASON_STATUS_TRANSITION)
@@ -144,7 +146,7 @@ class InsRetrieval:
             held = await HeldPerson.hold(conn, self._changes.keys, self._changes.digests, call.health_id)
             await refuse_merged(conn, call.health_id)
             old = held.person
-            if old.traits != before.traits:
+            if old.traits != before.traits or old.doubtful or old.fictitious:
                 raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
             changes: Sequence[tuple[str, str]] = (("insi", pb.InsiOutcome.Name(answer.outcome)),)
             if answer.identity is None:
@@ -161,7 +163,10 @@ class InsRetrieval:
         return await self._changes.make(call, request, pb.RetrieveInsResponse, work)
 
     async def verify(self, call: Call, request: pb.VerifyInsRequest) -> pb.VerifyInsResponse:
-        """Number and traits. PERSON_NOT_FOUND, IDENTIFIER_NOT_HELD (no INS), DEPENDENCY_UNAVAILABLE."""
+        """Number and traits. PERSON_NOT_FOUND, PERSON_MERGED, IDENTIFIER_NOT_HELD (no INS), CONCURRENT_CHANGE,
+        DEPENDENCY_UNAVAILABLE."""
+        if remembered := await self._changes.remembered(call, request, pb.VerifyInsResponse):
+            return remembered
         before = await self._known(call.health_id)
         ins = next((known for known in before.identifiers if known.system in INS_OIDS), None)
         if ins is None:
@@ -171,6 +176,7 @@ class InsRetrieval:
 
         async def work(conn: Connection) -> tuple[int, pb.VerifyInsResponse, Sequence[OutboxRow]]:
             held = await HeldPerson.hold(conn, self._changes.keys, self._changes.digests, call.health_id)
+            await refuse_merged(conn, call.health_id)
             person = held.person
             if person.traits != before.traits or ins not in person.identifiers:
                 raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)

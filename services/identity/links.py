@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -56,7 +56,7 @@ class Links:
         async def work(conn: Connection) -> tuple[int, pb.LinkPeopleResponse, Sequence[OutboxRow]]:
             person, linked = await self.join(conn, call, call.health_id, merged, request.reason)
             answer = pb.LinkPeopleResponse(person=write_person(person), linked=linked)
-            return call.health_id, answer, [told(call, call.health_id, (("linked", person_name(merged)),), (merged,))]
+            return call.health_id, answer, told_of_link(call, call.health_id, merged)
 
         answer = await self._changes.make(call, request, pb.LinkPeopleResponse, work)
         await self._propagation.tell_consent([call.health_id, merged], call.remaining())
@@ -86,6 +86,8 @@ class Links:
                 ],
             )
             change = change_of(call, pb.PERSON_CHANGE_KIND_UPDATED, request.reason, now)
+            left = [one for one in tree if one.health_id not in mine]
+            await self._decide(conn, left, [one for one in tree if one.health_id in mine], "distinct", change)
             into = place.into_id or root
             await self._remember(conn, call.health_id, into, revision, _UNDONE, change)
             await link_store.tell(conn, [root, call.health_id], SERVICES, revision)
@@ -94,10 +96,16 @@ class Links:
                 person=write_person(held.person),
                 linked=[person_name(one) for one in sorted(mine) if one != call.health_id],
             )
-            return call.health_id, answer, [told(call, call.health_id, (("unlinked", person_name(into)),), (into,))]
+            parted = [told(call, call.health_id, (("unlinked", person_name(into)),), (into,))]
+            parted += [
+                told(call, one, (("parted", person_name(call.health_id)),), (call.health_id,))
+                for one in sorted({into, root})
+            ]
+            return call.health_id, answer, parted
 
         answer = await self._changes.make(call, request, pb.UnlinkPeopleResponse, work)
-        await self._propagation.tell_consent([call.health_id, *others], call.remaining())
+        # Whom a retry was parted from, the first answer did not say: all that is due is told.
+        await self._propagation.tell_consent([call.health_id, *others] if others else None, call.remaining())
         return answer
 
     async def join(
@@ -137,6 +145,7 @@ class Links:
             ],
         )
         change = change_of(call, pb.PERSON_CHANGE_KIND_UPDATED, reason, now)
+        await self._decide(conn, trees[survivor], trees[merged], "same", change)
         await self._remember(conn, merged, survivor, revision, "linked", change)
         await link_store.tell(conn, [survivor], SERVICES, revision)
         linked = sorted(one.health_id for one in everyone if one.health_id != survivor)
@@ -145,9 +154,9 @@ class Links:
     async def split(self, call: Call, request: pb.SplitPersonRequest) -> pb.SplitPersonResponse:
         """Takes a second person out. PERSON_NOT_FOUND, PERSON_MERGED, IDENTIFIER_NOT_HELD, INVALID_FIELD."""
         now = self._changes.clock()
-        traits = read_traits(request.traits, now.date(), "traits")
+        traits = read_traits(request.traits, now, "traits")
         remaining = (
-            read_traits(request.remaining_traits, now.date(), "remaining_traits")
+            read_traits(request.remaining_traits, now, "remaining_traits")
             if request.HasField("remaining_traits")
             else None
         )
@@ -158,11 +167,8 @@ class Links:
             await store.meet(conn, meeting, now)
             held = await HeldPerson.hold(conn, self._changes.keys, self._digests, call.health_id)
             await refuse_merged(conn, call.health_id)
-            if not set(identifiers) <= set(held.person.identifiers):
-                raise DmpError(reasons.ERROR_REASON_IDENTIFIER_NOT_HELD)
             change = change_of(call, pb.PERSON_CHANGE_KIND_SPLIT, request.reason, now)
-            kept = without_identifiers(held.person, identifiers, now)
-            kept = replace(kept, traits=remaining or kept.traits, status=pb.IDENTITY_STATUS_PROVISIONAL)
+            kept = replace(_after_split(held.person, identifiers, now), traits=remaining or held.person.traits)
             record = await held.write(kept, change, now)
             other = RegisteredPerson(
                 health_id=new_health_id(fictitious=is_fictitious(call.health_id)),
@@ -217,6 +223,25 @@ class Links:
             raise DmpError(reasons.ERROR_REASON_CONCURRENT_CHANGE)
         return held[health_id], root
 
+    async def _decide(
+        self, conn: Connection, ones: Sequence[Linked], others: Sequence[Linked], state: str, change: pb.PersonChange
+    ) -> None:
+        """What a link or its end says of the pairs between two trees is decided: the work list asks no more."""
+        mine = {one.health_id for one in ones}
+        everyone = sorted(mine | {one.health_id for one in others})
+        between = [
+            pair for pair in await link_store.pairs_among(conn, everyone, state) if len(mine.intersection(pair)) == 1
+        ]
+        if not between:
+            return
+        keys = await self._changes.keys.for_read(conn, [low for low, _ in between])
+        for low, high in between:
+            pair = await link_store.lock_pair(conn, low, high)
+            # One of whom the list asks is decided either way; that two are one is undone by parting them alone.
+            if pair is not None and (state == "same" or pair.state == "same"):
+                decision = seal_change(low, change, keys[low])
+                await link_store.decide(conn, pair, state, change.change_time.ToDatetime(UTC), decision)
+
     async def _remember(
         self, conn: Connection, merged: int, survivor: int, revision: int, kind: str, change: pb.PersonChange
     ) -> None:
@@ -226,6 +251,24 @@ class Links:
         for one in (merged, survivor):
             sealed = seal_change(one, change, keys[one])
             await link_store.remember(conn, LedgerRow(one, merged, survivor, revision, kind, at, sealed))
+
+
+def _after_split(person: RegisteredPerson, gone: Sequence[PatientIdentifier], now: datetime) -> RegisteredPerson:
+    """The record without what is somebody else's, in its past too: it never was this one's. IDENTIFIER_NOT_HELD."""
+    ever = {*person.identifiers, *(one.identifier for one in person.held)}
+    if not ever.issuperset(gone):
+        raise DmpError(reasons.ERROR_REASON_IDENTIFIER_NOT_HELD)
+    kept = without_identifiers(person, gone, now)
+    held = tuple(one for one in kept.held if one.identifier not in gone)
+    return replace(kept, status=pb.IDENTITY_STATUS_PROVISIONAL, held=held)
+
+
+def told_of_link(call: Call, survivor: int, merged: int) -> list[OutboxRow]:
+    """The events of a link, in the trail of each of the two: they may be parted again."""
+    return [
+        told(call, survivor, (("linked", person_name(merged)),), (merged,)),
+        told(call, merged, (("merged_into", person_name(survivor)),), (survivor,)),
+    ]
 
 
 def _under(health_id: int, tree: Sequence[Linked]) -> frozenset[int]:

@@ -188,4 +188,5 @@ def _decide(
         persons = [open_person(row, keys) for row in rows]
     except DmpError as error:
         return error
-    return any(is_about(one.claim, KnownPerson(root, each.traits, each.identifiers), known) for each in persons)
+    identifiers = [known_as for each in persons for known_as in each.identifiers]
+    return any(is_about(one.claim, KnownPerson(root, each.traits, identifiers), known) for each in persons)

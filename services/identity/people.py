@@ -30,7 +30,7 @@ from services.identity.domains import check_own
 from services.identity.nir import INS_OIDS
 from services.identity.records import open_person, seal_person, write_person
 from services.identity.registration_batch import held_now
-from services.identity.registration_rules import RegisteredPerson, RegistrationRefused
+from services.identity.registration_rules import RegisteredPerson, RegistrationRefused, refuse_real_numbers
 from services.identity.status_rules import check_status, check_transition
 from services.identity.store import links as link_store
 from services.identity.store import people as store
@@ -93,8 +93,9 @@ class PersonChanges:
         `add_identifier` raises, and PERSON_CONFLICT for another INS than the one in force.
         """
         now = self._changes.clock()
-        traits = read_traits(request.traits, now.date(), "traits") if request.HasField("traits") else None
+        traits = read_traits(request.traits, now, "traits") if request.HasField("traits") else None
         added = _read_all(request.added_identifiers, "added_identifiers")
+        refuse_real_numbers(added, "added_identifiers", fictitious=is_fictitious(call.health_id))
         meeting = list(self._digests.traits_all(traits)) if traits is not None else []
 
         async def work(conn: Connection) -> tuple[int, pb.UpdatePersonResponse, Sequence[OutboxRow]]:
@@ -135,6 +136,7 @@ class PersonChanges:
         now = self._changes.clock()
         identifier = read_identifier(request.identifier, "identifier.value")
         further = _read_all(request.further_identifiers, "further_identifiers")
+        refuse_real_numbers([identifier, *further], "identifier", fictitious=is_fictitious(call.health_id))
 
         async def work(conn: Connection) -> tuple[int, pb.AddIdentifierResponse, Sequence[OutboxRow]]:
             domains = await store.domains(conn)

@@ -36,8 +36,9 @@ class Propagation:
         self._tellers = tellers
         self._kicked = asyncio.Event()
 
-    async def tell_consent(self, health_ids: Sequence[int], timeout: float | None = None) -> None:
-        """Return when consent has applied what it is due about these people; DEPENDENCY_UNAVAILABLE otherwise."""
+    async def tell_consent(self, health_ids: Sequence[int] | None, timeout: float | None = None) -> None:
+        """Return when consent has applied what it is due about these people, or all that it is due; otherwise
+        DEPENDENCY_UNAVAILABLE."""
         self._kicked.set()
         try:
             async with asyncio.timeout(timeout or _TIMEOUT):

@@ -21,7 +21,7 @@ from services.identity.digests import Digests
 from services.identity.nir import INS_OIDS
 from services.identity.records import Keys, answer_owner, open_answer
 from services.identity.registration_batch import Again, Asked, Batch, require_token_allows
-from services.identity.registration_rules import Wish
+from services.identity.registration_rules import Wish, refuse_real_numbers
 from services.identity.rematch import Rematch
 from services.identity.status_rules import check_status
 from services.runtime.coalescer import Coalescer
@@ -100,7 +100,7 @@ class Registration:
         if call.actor.sandbox and not person.fictitious:
             raise DmpError(reasons.ERROR_REASON_SANDBOX_ONLY)
         wish = Wish(
-            read_traits(person.traits, now.date(), f"{field}.traits"),
+            read_traits(person.traits, now, f"{field}.traits"),
             read_identifiers(person.identifiers, f"{field}.identifiers"),
             person.status or pb.IDENTITY_STATUS_PROVISIONAL,
             person.doubtful,
@@ -109,6 +109,7 @@ class Registration:
             read_contact(person.contact, f"{field}.contact") if person.HasField("contact") else None,
             request.accept_possible_duplicate,
         )
+        refuse_real_numbers(wish.identifiers, f"{field}.identifiers", fictitious=wish.fictitious)
         check_status(
             wish.status,
             doubtful=wish.doubtful,

@@ -237,7 +237,7 @@ class Batch:
         ours = self._known.compared(plan.person.health_id)
         for health_id in candidates:
             theirs = self._known.compared(health_id)
-            if ours is None or theirs is None:
+            if ours is None or theirs is None or is_fictitious(health_id) != plan.asked.wish.fictitious:
                 continue
             score = WEIGHTS.score(ours, theirs)
             if score.grade != pb.MATCH_GRADE_CERTAINLY_NOT:

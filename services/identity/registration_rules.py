@@ -14,8 +14,8 @@ from datetime import datetime
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import Contact, PatientIdentifier, Traits, are_certain, same_traits
-from services.identity.nir import INS_OIDS
-from services.runtime.errors import DmpError
+from services.identity.nir import INS_OIDS, NIA_OID, NIR_OID
+from services.runtime.errors import DmpError, invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,13 @@ def find_registered(
             return None
         raise RegistrationRefused(reasons.ERROR_REASON_PERSON_POSSIBLE_DUPLICATE, someone.health_id)
     return someone
+
+
+def refuse_real_numbers(identifiers: Sequence[PatientIdentifier], field: str, *, fictitious: bool) -> None:
+    """INVALID_FIELD for an invented person with a number of the real register: it would be in the way of whose it is,
+    and whether it is somebody's would be told to software on trial."""
+    if fictitious and any(one.system in (NIR_OID, NIA_OID) for one in identifiers):
+        raise invalid(field, "identifier.fictitious", "an invented person has test or demonstration numbers only")
 
 
 def _in_doubt(wish: Wish, person: RegisteredPerson) -> bool:

@@ -24,6 +24,7 @@ from services.identity.store import links as link_store
 from services.identity.store import people as store
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
+from services.runtime.identifiers import is_fictitious
 from services.runtime.postgres import Connection, Pool, transaction
 
 _log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class Rematch:
         pairs: dict[tuple[int, int], float] = {}
         for one, found in candidates.items():
             for other in found & everyone.keys():
-                if roots.get(one, one) == roots.get(other, other):
+                if roots.get(one, one) == roots.get(other, other) or is_fictitious(one) != is_fictitious(other):
                     continue
                 score = WEIGHTS.score(everyone[one], everyone[other])
                 if score.grade != pb.MATCH_GRADE_CERTAINLY_NOT:

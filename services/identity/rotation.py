@@ -107,10 +107,13 @@ class KeyRotation:
         return replace(row, phase="backfilled" if row.phase == "backfilling" else "idle")
 
     async def _backfill(self, conn: Connection, people: Sequence[RegisteredPerson]) -> None:
+        led = [(identifier, one.health_id) for one in people for identifier in _identifiers(one)]
+        # A split moves a number that the record may still name in its past: whose it is, the oldest digest says.
+        owners = await store.owners(conn, [self._digests.identifier(identifier) for identifier, _ in led])
         owned = [
-            (digest, one.health_id)
-            for one in people
-            for identifier in _identifiers(one)
+            (digest, health_id)
+            for identifier, health_id in led
+            if owners.get(self._digests.identifier(identifier)) == health_id
             for digest in self._digests.identifier_all(identifier)
         ]
         in_blocks = [

@@ -81,7 +81,7 @@ class DirectoryRpcs(Recorded):
         """How far, and what was found."""
         async with self._recording(call):
             validate_for_storage(request)
-            response = await self._directory_parts.directory.report(request)
+            response = await self._directory_parts.directory.report(call, request)
             await self._read(call, [])
             return response
 

@@ -15,9 +15,11 @@ from services.identity.insi import InsRetrieval
 from services.identity.links import Links
 from services.identity.people import PersonChanges
 from services.identity.recording import Recorded
+from services.identity.registration_batch import require_token_allows
 from services.identity.rights import Rights
 from services.identity.store import people as store
 from services.runtime.context import Call
+from services.runtime.identifiers import dossier_of
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
 from services.runtime.trail import Trail
@@ -90,6 +92,7 @@ class PeopleRpcs(Recorded):
     async def ListPersonHistory(self, request: pb.ListPersonHistoryRequest, call: Call) -> pb.ListPersonHistoryResponse:
         """Who changed what, and why."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_READ_ADMINISTRATIVE)
             validate(request)
             response = await self._parts.history.page(call, request)
             await self._read(call, [])
@@ -106,12 +109,14 @@ class PeopleRpcs(Recorded):
     async def AddIdentifier(self, request: pb.AddIdentifierRequest, call: Call) -> pb.AddIdentifierResponse:
         """ITI-104."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             validate(request)
             return await self._parts.people.add_identifier(call, request)
 
     async def RetireIdentifier(self, request: pb.RetireIdentifierRequest, call: Call) -> pb.RetireIdentifierResponse:
         """ITI-104."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             validate(request)
             return await self._parts.people.retire_identifier(call, request)
 
@@ -176,7 +181,11 @@ class PeopleRpcs(Recorded):
     async def LinkPeople(self, request: pb.LinkPeopleRequest, call: Call) -> pb.LinkPeopleResponse:
         """Merges."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             validate(request)
+            merged = dossier_of(request.merged, "merged")
+            require_token_allows(call, merged)
+            await self._rights.require(call, merged, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             return await self._parts.links.link(call, request)
 
     async def UnlinkPeople(self, request: pb.UnlinkPeopleRequest, call: Call) -> pb.UnlinkPeopleResponse:
@@ -194,11 +203,13 @@ class PeopleRpcs(Recorded):
     async def RetrieveIns(self, request: pb.RetrieveInsRequest, call: Call) -> pb.RetrieveInsResponse:
         """Asks the national service for the INS."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             validate(request)
             return await self._parts.insi.retrieve(call, request)
 
     async def VerifyIns(self, request: pb.VerifyInsRequest, call: Call) -> pb.VerifyInsResponse:
         """Asks the national service whether INS and traits belong together."""
         async with self._recording(call):
+            await self._rights.require(call, call.health_id, consent_pb2.ACTION_CHANGE_ADMINISTRATIVE)
             validate(request)
             return await self._parts.insi.verify(call, request)

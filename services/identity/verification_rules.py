@@ -37,7 +37,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KnownPerson:
-    """The dossier's person, as far as verification goes."""
+    """The dossier's person, as far as verification goes: `identifiers` are of all who are one person with it."""
 
     health_id: int
     traits: Traits
@@ -74,14 +74,15 @@ def is_about(claim: Claim, person: KnownPerson, owners: Mapping[PatientIdentifie
 
 
 def _contradicts(claim: Claim, traits: Traits) -> bool:
-    if not traits.birth_date.startswith(claim.birth_date):
-        return True
+    stated_date, known_date = claim.birth_date, traits.birth_date
+    if not (known_date.startswith(stated_date) or stated_date.startswith(known_date)):
+        return True  # what is known in part, or not at all, contradicts nothing that goes with it
     stated = (pb.SEX_FEMALE, pb.SEX_MALE)
     return claim.sex in stated and traits.sex in stated and claim.sex != traits.sex
 
 
 def _same_by_traits(claim: Claim, traits: Traits) -> bool:
-    if len(claim.birth_date) != _FULL_DATE:
+    if len(claim.birth_date) != _FULL_DATE or claim.birth_date != traits.birth_date:
         return False
     family = {normalise_name(name) for name in (traits.birth_name, traits.used_name)} - {""}
     given = {

@@ -113,6 +113,13 @@ def is_on_trial() -> bool:
     return call is not None and call.actor.sandbox
 
 
+def bound_patient() -> int:
+    """The health id of the one patient whom the token of the call being served names; 0 for none, and outside of a
+    call."""
+    call = _current.get(None)
+    return call.actor.patient_health_id if call is not None else 0
+
+
 def is_urgent() -> bool:
     """Whether what runs now is done for an emergency: it goes before other work that waits."""
     return _urgent.get()

@@ -21,6 +21,7 @@ STATEMENTS = (
     (link_store.SETS, ([1, 2, 3],)),
     (link_store.LEDGER, ([1, 2, 3],)),
     (link_store.PAIRS, ("open", LONG_AGO, 0, 0, 20)),
+    (link_store.PAIRS_AMONG, ([1, 2, 3], "same")),
     (directory_store.PRACTITIONERS, (["1", "2"],)),
     (directory_store.STRUCTURES, (["1", "2"],)),
     (directory_store.FIND_PRACTITIONERS, ("A", "B", "A", "", "", "", "", "", True, 50)),

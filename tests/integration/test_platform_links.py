@@ -159,7 +159,8 @@ class Life:
         else:
             before = {each: self.root(each) for each in range(len(self.everyone))}
             self.into[other] = one
-            self.events[one, "person.link"] += 1
+            for each in (one, other):
+                self.events[each, "person.link"] += 1
             self.moved(before)
             assert sorted(answer.linked) == self.names(each for each in self.together(one) if each != one)
 
@@ -170,8 +171,8 @@ class Life:
             assert answer == "PERSON_NOT_LINKED"
             return
         before = {each: self.root(each) for each in range(len(self.everyone))}
-        del self.into[one]
-        self.events[one, "person.unlink"] += 1
+        for each in {one, self.into.pop(one), before[one]}:
+            self.events[each, "person.unlink"] += 1
         self.moved(before)
         assert sorted(answer.linked) == self.names(each for each in self.together(one) if each != one)
 

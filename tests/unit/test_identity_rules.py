@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -24,16 +24,17 @@ from services.identity.digests import Digests
 from services.identity.nir import INSC_OID, NIA_OID, NIR_OID, TEST_NIR_OID
 from services.identity.registration_rules import RegisteredPerson, RegistrationRefused, Wish, find_registered
 from services.identity.verification_rules import Claim, KnownPerson, is_about
+from services.runtime.errors import DmpError
 from tests.identity_service import KEYRING, traits
 
-TODAY = date(2026, 11, 22)
+NOW = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
 OWN = PatientIdentifier(TEST_NIR_OID, "279035121518989")
 OTHERS = PatientIdentifier(TEST_NIR_OID, "277076322082910")
 IPP = PatientIdentifier("1.2.250.1.999.1", "IPP-1")
 
 
 def stated(*args: str, **changes: str) -> Traits:
-    return read_traits(traits(*args, **changes), TODAY)  # type: ignore[arg-type]
+    return read_traits(traits(*args, **changes), NOW)  # type: ignore[arg-type]
 
 
 def registered(health_id: int, *identifiers: PatientIdentifier, who: Traits | None = None) -> RegisteredPerson:
@@ -177,6 +178,26 @@ def says(
 def test_the_persons_own_number_is_a_match() -> None:
     assert is_about(says(OWN), PERSON, {OWN: 1})
     assert is_about(says(OWN, family=("Quelqu'un d'autre",)), PERSON, {OWN: 1})
+
+
+@pytest.mark.parametrize("known", ["", "1979", "1979-03"])
+def test_a_birth_date_known_in_part_contradicts_no_whole_one_and_identifies_nobody(known: str) -> None:
+    person = KnownPerson(1, stated(birth_date=known), (OWN,))
+    assert is_about(says(OWN, birth_date="1979-03-28"), person, {OWN: 1})
+    assert is_about(says(OWN, birth_date="1980-03-28"), person, {OWN: 1}) == (not known)
+    traits_agree = says(family=("Pat-Trois",), given=("Dominique",), birth_date="1979-03-28")
+    assert not is_about(traits_agree, person, {}), "a year is no birth date to know somebody by"
+
+
+def test_who_is_born_where_the_day_has_begun_is_born_today() -> None:
+    assert stated(birth_date="2026-11-22").birth_date == "2026-11-22"
+    night = datetime(2026, 11, 22, 23, 30, tzinfo=UTC)
+    assert read_traits(traits(birth_date="2026-11-23"), night).birth_date == "2026-11-23", "half past midnight in Paris"
+    assert read_traits(traits(birth_date="2026-11-23"), NOW.replace(hour=12)).birth_date, "midnight in Wallis"
+    for future in ("2026-11-23", "2026-12"):
+        with pytest.raises(DmpError) as caught:
+            stated(birth_date=future)
+        assert caught.value.fields[0].rule == "date.past"
 
 
 @pytest.mark.parametrize("birth_date", ["1979-03-28", "1979-03", "1979", ""])

@@ -56,9 +56,9 @@ ON CONFLICT (idnps) DO UPDATE SET family_name = excluded.family_name, given_name
     specialties = excluded.specialties, specialty_systems = excluded.specialty_systems, active = excluded.active,
     updated_at = excluded.updated_at, email = excluded.email
 WHERE (practitioner.family_name, practitioner.given_name, practitioner.profession, practitioner.specialties,
-       practitioner.active, practitioner.email)
+       practitioner.specialty_systems, practitioner.active, practitioner.email)
     IS DISTINCT FROM (excluded.family_name, excluded.given_name, excluded.profession, excluded.specialties,
-       excluded.active, excluded.email)
+       excluded.specialty_systems, excluded.active, excluded.email)
 """  # noqa: S608
 _WRITE_STRUCTURE: Final = f"""
 INSERT INTO structure ({_STRUCTURE}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -72,8 +72,9 @@ _WRITE_ROLE: Final = f"""
 INSERT INTO practitioner_role ({_ROLE}) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (idnps, idnst) DO UPDATE SET profession = excluded.profession, specialty = excluded.specialty,
     specialty_system = excluded.specialty_system, active = excluded.active, updated_at = excluded.updated_at
-WHERE (practitioner_role.profession, practitioner_role.specialty, practitioner_role.active)
-    IS DISTINCT FROM (excluded.profession, excluded.specialty, excluded.active)
+WHERE (practitioner_role.profession, practitioner_role.specialty, practitioner_role.specialty_system,
+       practitioner_role.active)
+    IS DISTINCT FROM (excluded.profession, excluded.specialty, excluded.specialty_system, excluded.active)
 """  # noqa: S608
 _KNOWN: Final = """
 SELECT $1 || ':' || idnps AS name FROM practitioner WHERE idnps = ANY($2::text[])

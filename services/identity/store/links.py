@@ -53,6 +53,10 @@ SELECT low_id, high_id, weight, state, found_at, decided_at, decision FROM possi
 WHERE state = $1 AND (found_at, low_id, high_id) > ($2, $3, $4)
 ORDER BY found_at, low_id, high_id LIMIT $5
 """
+PAIRS_AMONG: Final = """
+SELECT low_id, high_id FROM possible_duplicate
+WHERE low_id = ANY($1::bigint[]) AND high_id = ANY($1::bigint[]) AND state <> $2 ORDER BY low_id, high_id
+"""
 _LOCK_PAIR: Final = """
 SELECT low_id, high_id, weight, state, found_at, decided_at, decision FROM possible_duplicate
 WHERE low_id = $1 AND high_id = $2 FOR UPDATE
@@ -201,6 +205,11 @@ async def find_pairs(conn: Connection, pairs: Sequence[tuple[int, int, float]], 
 async def pairs(reader: Reader, state: str, after: tuple[datetime, int, int], limit: int) -> list[Pair]:
     """A page of the work list."""
     return [Pair(*row) for row in await reader.fetch(PAIRS, state, *after, limit)]
+
+
+async def pairs_among(reader: Reader, health_ids: Sequence[int], other_than: str) -> list[tuple[int, int]]:
+    """The pairs of two of these people whose state is another one, lower id first."""
+    return [(row["low_id"], row["high_id"]) for row in await reader.fetch(PAIRS_AMONG, health_ids, other_than)]
 
 
 async def lock_pair(conn: Connection, low_id: int, high_id: int) -> Pair | None:
