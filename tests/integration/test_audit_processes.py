@@ -147,6 +147,10 @@ async def test_tiles_may_be_kept_for_ever_and_checkpoints_may_not(platform: Plat
     bundle = await platform.page("0/tile/entries/000.p/1")
     assert bundle.headers["content-encoding"] == "gzip"
     assert len(bundle.content) == 51
+    path, plain_only = "/log/0/tile/entries/000.p/1", {"accept-encoding": "identity"}
+    plain = await platform.session.http.get(path, headers=plain_only)
+    assert (plain.content, "content-encoding" in plain.headers) == (bundle.content, False)
+    assert plain.headers["vary"] == bundle.headers["vary"] == "accept-encoding", "a cache keeps both apart"
     for path in ("0/tile/0/0", "0/tile/0/999", "0/tile/9/000", "9/checkpoint", "0/other", "0/tile/0/000.p/256", "0"):
         missing = await platform.page(path)
         assert (missing.status_code, missing.headers["cache-control"]) == (404, "no-store"), path
