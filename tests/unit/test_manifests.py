@@ -200,7 +200,11 @@ def test_the_network_lets_through_the_calls_of_the_design_and_no_other(directory
         assert rendering.reaches(pod, "ingress", 8443) == callers
         assert {(peer.namespaces is None, peer.ports) for peer in inward} == {(True, frozenset({8443}))}
     outward = {port for peer in rendering.allowed(pod, "egress") if peer.namespaces for port in peer.ports}
-    further = {"gateway": {6379, 443}, "audit": {8470}}  # Redis and the professionals' issuer; witnesses
+    further = {
+        "gateway": {6379, 443},  # Redis, the professionals' issuer
+        "document": {443, 3310},  # objects, a scanner
+        "audit": {8470, 443, 587},  # witnesses, tiles, mail
+    }
     assert outward == {53, 5432, 4317} | further.get(name, set())
     assert all(peer.pods is not None or peer.namespaces for peer in rendering.allowed(pod, "egress"))
 
