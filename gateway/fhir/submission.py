@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 import orjson
 
@@ -26,7 +27,16 @@ from gateway.fhir.codesystems import is_oid
 from gateway.fhir.concepts import read_concept
 from gateway.fhir.document_in import COMPREHENSIVE, SIMPLIFIED, attachment_of, mime_type, read_document
 from gateway.fhir.document_out import Links
-from gateway.fhir.identifiers import PatientLink, is_kind, mismatch, read_patient, read_unique_id, uuid_oid
+from gateway.fhir.identifiers import (
+    PatientLink,
+    is_kind,
+    mismatch,
+    parse_token,
+    read_patient,
+    read_unique_id,
+    unique_id_of,
+    uuid_oid,
+)
 from gateway.fhir.node import LONGEST_URI, JsonObject, Node
 from gateway.fhir.people import read_author
 from gateway.fhir.refusals import metadata, unsupported
@@ -170,6 +180,9 @@ def write_response(submission: Submission, response: SubmitDocumentsResponse, li
         if entry.kind == "List":
             location = f"List/{links.list_id(response.submission_set.name)}"
             moment, version = response.submission_set.submit_time, 1
+        elif entry.kind == "Folder" and entry.index < 0:
+            entries.append({"response": {"status": "200 OK"}})
+            continue
         elif entry.kind == "Folder":
             folder = response.folders[entry.index]
             location, moment, version = f"List/{links.folder_id(folder.name)}", folder.update_time, 1
@@ -258,17 +271,27 @@ def _read_folder(slot: Slot, documents: Sequence[Slot], request: SubmitDocuments
     resource.refuse_modifiers()
     _check_profile(resource, FOLDER_PROFILES, required=False)
     designation = resource.extension(DESIGNATION).child("valueCodeableConcept")
-    unique_id = _set_unique_id(resource) or uuid_oid(uuid.uuid5(uuid.NAMESPACE_URL, slot.full_url))
-    folder = Folder(unique_id=unique_id, title=resource.text(512, "title"), comments=_note(resource))
-    if designation.present:
-        folder.codes.append(read_concept(designation))
-    request.folders.append(folder)
+    if slot.held:
+        unique_id = _named_folder(slot)
+    else:
+        unique_id = _set_unique_id(resource) or uuid_oid(uuid.uuid5(uuid.NAMESPACE_URL, slot.full_url))
+        folder = Folder(unique_id=unique_id, title=resource.text(512, "title"), comments=_note(resource))
+        if designation.present:
+            folder.codes.append(read_concept(designation))
+        request.folders.append(folder)
     places = {each.full_url: index for index, each in enumerate(documents)}
     for reference in members_of(slot):
         index = places.get(reference.token(LONGEST_URI))
         if index is None:
             raise metadata(reference.path, "member", "a folder of a submission holds DocumentReferences of this Bundle")
         request.documents[index].folders.append(unique_id)
+
+
+def _named_folder(slot: Slot) -> str:
+    """The uniqueId by which an entry names a folder that is there; what the resource says besides stays as it is."""
+    url = slot.entry.child("request").child("url")
+    text = unquote(url.token(LONGEST_URI).removeprefix("List?identifier="))
+    return unique_id_of(*parse_token(text, url.path), url.path)
 
 
 def _content_of(slot: Slot, by_url: Mapping[str, Slot], owners: Mapping[str, int]) -> Slot:
@@ -335,7 +358,7 @@ def _answer_entry(
     if slot.kind == "List":
         return Entry("List", -1)
     if slot.kind == "Folder":
-        return Entry("Folder", folders.index(slot))
+        return Entry("Folder", -1 if slot.held else [each for each in folders if not each.held].index(slot))
     if slot.kind == "DocumentReference":
         return Entry("DocumentReference", documents.index(slot))
     if slot.kind == "Patch":

@@ -29,12 +29,13 @@ _POSTED: Final[dict[str, SlotKind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An entry of a Bundle that comes in."""
+    """An entry of a Bundle that comes in; `held` marks a folder that the dossier holds already."""
 
     kind: SlotKind
     full_url: str
     entry: Node
     resource: Node
+    held: bool = False
 
 
 def read_slots(bundle: Node) -> list[Slot]:
@@ -88,8 +89,13 @@ def _slot(entry: Node) -> Slot:
     full_url = entry.token(LONGEST_URI, "fullUrl")
     if method == "PATCH":
         return Slot("Patch", "", entry, resource.required())
+    if method == "PUT" and resource.required().token(name="resourceType") == "List":
+        return _held_folder(entry, request, full_url)
     if method != "POST":
-        raise unsupported(f"{request.path}.method", "an entry is a POST, or the PATCH that supersedes what is replaced")
+        raise unsupported(
+            f"{request.path}.method",
+            "an entry is a POST, the PUT of a folder that is there, or the PATCH that supersedes what is replaced",
+        )
     for condition in ("ifNoneExist", "ifMatch", "ifNoneMatch", "ifModifiedSince"):
         if request.child(condition).present:
             raise unsupported(f"{request.path}.{condition}", "conditional entries are not offered")
@@ -102,6 +108,18 @@ def _slot(entry: Node) -> Slot:
         raise request.child("url").error("url", f"the url of this entry is {kind}")
     entry.child("fullUrl").required()
     return Slot(_list_kind(resource) if kind == "List" else kind, full_url, entry, resource)
+
+
+def _held_folder(entry: Node, request: Node, full_url: str) -> Slot:
+    """A folder that the dossier holds, into which documents of this Bundle go too: named by its uniqueId."""
+    url = request.child("url").required()
+    if not url.token(LONGEST_URI).startswith("List?identifier="):
+        raise unsupported(url.path, "a folder that is there is named by List?identifier=system|value")
+    resource = entry.child("resource")
+    if _list_kind(resource) != "Folder":
+        raise unsupported(f"{resource.path}.code", "nothing but a folder takes documents later")
+    entry.child("fullUrl").required()
+    return Slot("Folder", full_url, entry, resource, held=True)
 
 
 def _list_kind(resource: Node) -> SlotKind:

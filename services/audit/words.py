@@ -122,6 +122,9 @@ WORDS: Final[dict[str, Words]] = {
     ),
     "dossier.merge": _times("réunir deux de vos dossiers", "a réuni deux de vos dossiers"),
     "dossier.move": _times("changer l’hébergeur de votre dossier", "a changé l’hébergeur de votre dossier"),
+    "dossier.take_in": _times(
+        "reprendre votre dossier d’un autre hébergeur", "a repris votre dossier d’un autre hébergeur"
+    ),
     "dossier.open": _times("ouvrir votre dossier médical partagé", "a ouvert votre dossier médical partagé"),
     "dossier.oppose": _times(
         "enregistrer votre opposition à l’ouverture d’un dossier",

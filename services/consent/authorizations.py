@@ -59,10 +59,10 @@ class GrantAuthorization:
         before = _known(self.actor, locked.authorizations.get(authorization.grantee))
         if before is not None and before.secret and not authorization.secret:
             before = None  # what is given now may be known, what was given in secret not
-        await _keep(conn, self.health_id, authorization)
+        await keep(conn, self.health_id, authorization)
         epoch = await store.next_epoch(conn, self.health_id)
         response = pb.GrantAuthorizationResponse(authorization=write_authorization(authorization), epoch=epoch)
-        return Done(response, epoch, Change(_payload(authorization), (change_of(before, authorization),)))
+        return Done(response, epoch, Change(payload(authorization), (change_of(before, authorization),)))
 
     def _grantee(self, locked: LockedDossier | None, moment: Moment) -> Grantee | None:
         named = read_grantee(self.request)
@@ -132,7 +132,7 @@ class RevokeAuthorization:
         ended = _existing(self.actor, locked, self._grantee(locked, moment))
         await end(conn, self.health_id, ended.grantee)
         epoch = await store.next_epoch(conn, self.health_id)
-        change = Change(_payload(ended), (change_of(ended, None),), secret=ended.secret)
+        change = Change(payload(ended), (change_of(ended, None),), secret=ended.secret)
         return Done(pb.RevokeAuthorizationResponse(epoch=epoch), epoch, change)
 
     def _grantee(self, locked: LockedDossier | None, moment: Moment) -> Grantee | None:
@@ -174,7 +174,7 @@ class RemoveAttendingPhysician:
         await store.authorise(conn, self.health_id, after)
         epoch = await store.next_epoch(conn, self.health_id)
         response = pb.RemoveAttendingPhysicianResponse(authorization=write_authorization(after), epoch=epoch)
-        return Done(response, epoch, Change(_payload(after), (change_of(before, after),), secret=before.secret))
+        return Done(response, epoch, Change(payload(after), (change_of(before, after),), secret=before.secret))
 
     def _grantee(self, locked: LockedDossier | None, moment: Moment) -> Grantee | None:
         named = read_grantee(self.request)
@@ -222,7 +222,8 @@ def _existing(actor: Actor, locked: LockedDossier, grantee: Grantee | None) -> A
     return existing
 
 
-async def _keep(conn: Connection, health_id: int, authorization: Authorization) -> None:
+async def keep(conn: Connection, health_id: int, authorization: Authorization) -> None:
+    """Writes an authorisation, and when it ends."""
     await store.authorise(conn, health_id, authorization)
     due = store.Deadline(health_id, store.What.AUTHORIZATION, str(authorization.grantee), authorization.expires_at)
     await store.set_deadline(conn, due)
@@ -243,7 +244,8 @@ def _with_named(actor: Actor, named: Grantee | None) -> Sequence[Grantee]:
     return actor.parties() if named is None else (*actor.parties(), named)
 
 
-def _payload(authorization: Authorization) -> dict[str, object]:
+def payload(authorization: Authorization) -> dict[str, object]:
+    """An authorisation, for the history."""
     return {
         "grantee_kind": authorization.grantee.kind.value,
         "grantee_id": authorization.grantee.id,

@@ -44,6 +44,8 @@ _IN_THE_OPEN_ONE: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_HELD})
 _OF_THE_ARCHIVE: Final = frozenset({pb.ACTION_SEARCH, pb.ACTION_READ, pb.ACTION_CHECK_DOSSIER})
 # What is handed over of a dossier, a closed one too: whole, for its archive goes on elsewhere (domain §6).
 _HANDED_OVER: Final = _OF_THE_ARCHIVE | {pb.ACTION_LIST_AUTHORIZATIONS, pb.ACTION_READ_ADMINISTRATIVE}
+# What is taken in of one, whatever its state was at the other host.
+_TAKEN_IN: Final = frozenset({pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE, pb.ACTION_ARCHIVE})
 
 
 class Rule(StrEnum):
@@ -269,7 +271,7 @@ def _state(case: Case) -> int | None:
     if facts is None or case.action == pb.ACTION_CHECK_DOSSIER:
         return None
     held = facts.representation
-    if case.actor.takes_over and case.action in _HANDED_OVER:
+    if case.actor.takes_over and case.action in _HANDED_OVER | _TAKEN_IN:
         return None
     if case.actor.representative and held is not None and held.kind in ARCHIVE_READERS:
         return None if case.action in _OF_THE_ARCHIVE else reasons.ERROR_REASON_DOSSIER_CLOSED

@@ -197,6 +197,20 @@ def _destroyed(past: Past, payload: Payload) -> None:
     past.state = DossierState.DESTROYING if payload["step"] == "begun" else DossierState.DESTROYED
 
 
+def _taken_in(past: Past, payload: Payload) -> None:
+    past.state = DossierState(payload["state"])
+    past.died = bool(payload["died_at"])
+    past.merged_into = int(payload["merged_into"])
+    _moved(past, payload)
+    _preferred(past, payload)
+    for block in payload["blocks"]:
+        _blocked(past, block)
+    for authorization in payload["authorizations"]:
+        _authorized(past, authorization)
+    for representation in payload["representations"]:
+        _represented(past, representation)
+
+
 def _unchanged(_past: Past, _payload: Payload) -> None:
     """Says that something happened which no decision rests on (an expiry is judged by the time)."""
 
@@ -207,6 +221,7 @@ def _grantee(payload: Payload) -> Grantee:
 
 _APPLY: Final[Mapping[str, Callable[[Past, Payload], None]]] = {
     "dossier.open": _opened,
+    "dossier.take_in": _taken_in,
     "dossier.reopen": _opened,
     "dossier.close": _archived,
     "dossier.death": _archived,

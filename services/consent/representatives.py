@@ -31,6 +31,8 @@ from services.consent.values import (
 from services.runtime.errors import invalid
 from services.runtime.postgres import Connection
 
+KINDS: Final = frozenset(pb.RepresentationKind.values()) - {pb.REPRESENTATION_KIND_UNSPECIFIED}
+"""By what titles somebody acts for the patient."""
 _LONGEST_SKEW: Final = timedelta(minutes=5)
 
 
@@ -76,19 +78,13 @@ class RegisterRepresentative:
         representation = self._representation(moment)
         if representation.kind not in ARCHIVE_READERS:
             acts.require_open(locked)
-        await store.represent(conn, self.health_id, representation)
-        whose = str(representation.person)
-        if representation.ends_at is None:
-            await store.clear_deadline(conn, self.health_id, store.What.REPRESENTATION, whose)
-        else:
-            due = store.Deadline(self.health_id, store.What.REPRESENTATION, whose, representation.ends_at)
-            await store.set_deadline(conn, due)
+        await keep(conn, self.health_id, representation)
         epoch = await store.next_epoch(conn, self.health_id)
         before = locked.representations.get(representation.person)
         response = pb.RegisterRepresentativeResponse(
             representative=write_representative(representation, moment.now), epoch=epoch
         )
-        return Done(response, epoch, Change(_payload(representation), (_change(before, representation),)))
+        return Done(response, epoch, Change(payload(representation), (change_of(before, representation),)))
 
     def _representation(self, moment: Moment) -> Representation:
         request, now = self.request, moment.now
@@ -147,7 +143,7 @@ class EndRepresentation:
         await store.end_representation(conn, self.health_id, person)
         await store.clear_deadline(conn, self.health_id, store.What.REPRESENTATION, str(person))
         epoch = await store.next_epoch(conn, self.health_id)
-        change = Change(_payload(ended), (_change(ended, None),))
+        change = Change(payload(ended), (change_of(ended, None),))
         return Done(pb.EndRepresentationResponse(epoch=epoch), epoch, change)
 
 
@@ -159,11 +155,24 @@ def _professional_may(actor: Actor, health_id: int, locked: LockedDossier | None
     acts.require_authorised(actor, facts, moment.now)
 
 
-def _change(before: Representation | None, after: Representation | None) -> Attribute:
+async def keep(conn: Connection, health_id: int, representation: Representation) -> None:
+    """Writes a representation over another of the same person, and when it ends."""
+    await store.represent(conn, health_id, representation)
+    whose = str(representation.person)
+    if representation.ends_at is None:
+        await store.clear_deadline(conn, health_id, store.What.REPRESENTATION, whose)
+    else:
+        due = store.Deadline(health_id, store.What.REPRESENTATION, whose, representation.ends_at)
+        await store.set_deadline(conn, due)
+
+
+def change_of(before: Representation | None, after: Representation | None) -> Attribute:
+    """A representation before and after, for the trail."""
     return Attribute("representation", _text(before), _text(after))
 
 
-def _payload(held: Representation) -> dict[str, object]:
+def payload(held: Representation) -> dict[str, object]:
+    """A representation, for the history."""
     return {
         "person": str(held.person),
         "kind": held.kind.value,

@@ -22,6 +22,7 @@ from services.consent.opening import OpenDossier, OpposeOpening, ReopenDossier, 
 from services.consent.preferences import MoveDossier, UpdatePreferences
 from services.consent.reading import Readings, Told
 from services.consent.representatives import EndRepresentation, RegisterRepresentative
+from services.consent.taking_in import TakeInDossier
 from services.consent.terms import ConsentTerms
 from services.consent.values import Refused
 from services.runtime.context import Call
@@ -122,6 +123,12 @@ class ConsentServicer:
         act = UpdatePreferences(read_actor(call.actor), call.health_id, request)
         async with self._recording(call):
             return await self._changes.make(call, request, act, pb.UpdatePreferencesResponse)
+
+    async def TakeInDossier(self, request: pb.TakeInDossierRequest, call: Call) -> pb.TakeInDossierResponse:
+        """From another host, whole."""
+        act = TakeInDossier(read_actor(call.actor), call.health_id, request, self._terms)
+        async with self._recording(call):
+            return await self._changes.make(call, request, act, pb.TakeInDossierResponse)
 
     # --- who may enter -----------------------------------------------------------------------------------------------
 

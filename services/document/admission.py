@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from dmp.audit.v1 import audit_pb2
@@ -37,7 +38,7 @@ from services.document.store.writing import (
     Taken,
 )
 from services.document.succession import Newcomer, Place, Wanted, place_all
-from services.document.times import instant, timestamp
+from services.document.times import instant, is_valid, timestamp
 from services.document.unique_ids import UniqueIds, spellings
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeyBatch
@@ -137,15 +138,15 @@ class Admission:
         if any(taken.folder_id is None and taken.unique_id_digest == set_digest for taken in around.taken):
             field = FieldViolation("submission_set.unique_id", "unique", "the dossier holds a submission set with it")
             raise DmpError(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID, fields=(field,))
-        places = place_all(self._newcomers(prospect), around.documents, month_before(moment.now))
-        set_id = uuid7()
+        set_id, submitted_at = uuid7(), _submitted_at(prospect, moment)
+        places = place_all(self._newcomers(prospect), around.documents, month_before(submitted_at))
         answer = document_pb2.SubmitDocumentsResponse(submission_set=request.submission_set)
-        self._complete_set(answer.submission_set, call, set_id, moment)
+        self._complete_set(answer.submission_set, call, set_id, submitted_at)
         folders, folder_ids = self._filing.folders(request, around.taken, key, answer, moment)
         contents: dict[uuid.UUID, NewContent] = {}
         new: list[NewDocument] = []
         for index, place in enumerate(places):
-            made = self._document(prospect, index, place, key, moment, set_id, folder_ids[index])
+            made = self._document(prospect, index, place, key, (moment, submitted_at), set_id, folder_ids[index])
             answer.documents.append(made[1])
             new.append(made[0])
             if made[0].content_id not in contents:
@@ -160,7 +161,7 @@ class Admission:
         submission = Submission(
             call.health_id,
             {health_id: moments[health_id] for health_id in prospect.dossiers},
-            self._set(key, set_id, set_digest, answer.submission_set, moment),
+            self._set(key, set_id, set_digest, answer.submission_set, submitted_at),
             new,
             list(contents.values()),
             folders,
@@ -224,11 +225,12 @@ class Admission:
         index: int,
         place: Place,
         key: DossierKey,
-        moment: Moment,
+        moments: tuple[Moment, datetime],
         set_id: uuid.UUID,
         folder_ids: list[uuid.UUID],
     ) -> tuple[NewDocument, document_pb2.Document]:
-        """The row of a document, and the document as it is shown."""
+        """The row of a document, and the document as it is shown; `moments` are now, and when it was submitted."""
+        moment, submitted_at = moments
         prepared, health_id = prospect.prepared[index], prospect.call.health_id
         document = document_pb2.Document()
         document.CopyFrom(prepared.document)
@@ -243,7 +245,7 @@ class Admission:
             version=1,
             status=place.status,
             type_code=document.type_code.code,
-            submitted_at=moment.now,
+            submitted_at=submitted_at,
             submission_set_id=set_id,
             masked=place.masked,
             invisible_patient=place.invisible_patient,
@@ -286,10 +288,10 @@ class Admission:
         )
 
     def _complete_set(
-        self, submission_set: document_pb2.SubmissionSet, call: Call, set_id: uuid.UUID, moment: Moment
+        self, submission_set: document_pb2.SubmissionSet, call: Call, set_id: uuid.UUID, submitted_at: datetime
     ) -> None:
         submission_set.name = submission_set_name(call.health_id, set_id)
-        submission_set.submit_time.CopyFrom(timestamp(moment.now))
+        submission_set.submit_time.CopyFrom(timestamp(submitted_at))
         submission_set.status = document_pb2.DOCUMENT_STATUS_APPROVED
         if not submission_set.HasField("author"):
             submission_set.author.CopyFrom(_author_of(call.actor))
@@ -300,19 +302,28 @@ class Admission:
         set_id: uuid.UUID,
         digest: bytes,
         submission_set: document_pb2.SubmissionSet,
-        moment: Moment,
+        submitted_at: datetime,
     ) -> NewSet:
         return NewSet(
             set_id,
             digest,
             submission_set.status,
-            moment.now,
+            submitted_at,
             envelope.seal_submission_set(key, set_id, submission_set),
             submission_set.source_id,
             submission_set.content_type.code,
             list(self._authorship.of_authors([submission_set.author])),
             list(self._authorship.of_institutions([submission_set.author])),
         )
+
+
+def _submitted_at(prospect: Prospect, moment: Moment) -> datetime:
+    """By this clock; what is taken over from another host (domain §6) came when it came there, for the month after
+    which an announcement becomes visible, and what is new since a last visit, are counted from then."""
+    given = prospect.request.submission_set
+    if not (prospect.call.actor.takes_over_host and given.HasField("submit_time") and is_valid(given.submit_time)):
+        return moment.now
+    return min(instant(given.submit_time), moment.now)
 
 
 def _content(key: DossierKey, content_id: uuid.UUID, prepared: Prepared) -> NewContent:

@@ -49,7 +49,10 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
         """Registers, or finds who is registered."""
         async with self._recording(call):
             validate(request)
-            return await self._registration.register(call, request)
+            response = await self._registration.register(call, request)
+            if call.actor.takes_over_host and response.existed:
+                return pb.CreatePersonResponse(person=pb.Person(name=response.person.name), existed=True)
+            return response
 
     async def BatchCreatePeople(self, request: pb.BatchCreatePeopleRequest, call: Call) -> pb.BatchCreatePeopleResponse:
         """Registers many, each in its own place."""

@@ -103,6 +103,7 @@ AuditAction = Literal[
     "dossier.part",
     "dossier.reopen",
     "dossier.request_destruction",
+    "dossier.take_in",
     "dossier.update_preferences",
     "dossier.withdraw_destruction",
     "dossier.withdraw_opposition",

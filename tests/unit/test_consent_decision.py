@@ -78,7 +78,7 @@ def test_a_block_is_told_before_a_closing() -> None:
 
 def test_a_closed_dossier_is_entered_by_nobody() -> None:
     closed = replace(ATTENDING, state=DossierState.CLOSED)
-    for context in CONTEXTS:
+    for context in set(CONTEXTS) - {"host/normal"}:
         assert reason_of(caller(context), pb.ACTION_SUBMIT, closed) == reasons.ERROR_REASON_DOSSIER_CLOSED
 
 
@@ -287,13 +287,16 @@ HANDED_OVER = (
     pb.ACTION_LIST_AUTHORIZATIONS,
     pb.ACTION_READ_ADMINISTRATIVE,
 )
+TAKEN_IN = (pb.ACTION_SUBMIT, pb.ACTION_SEARCH_REFERENCE, pb.ACTION_ARCHIVE)
 
 
 @pytest.mark.parametrize("state", [DossierState.OPEN, DossierState.MERGED, DossierState.CLOSED])
-def test_a_dossier_is_handed_over_whole_open_or_closed_and_nothing_is_changed_in_it(state: DossierState) -> None:
+def test_a_dossier_is_handed_over_and_taken_in_whole_open_or_closed_and_nothing_else_is_done_in_it(
+    state: DossierState,
+) -> None:
     theirs = replace(STRANGER, state=state)
     for action in pb.Action.values()[1:]:
-        assert decision(taking_over("national"), action, theirs).permitted == (action in HANDED_OVER), action
+        assert decision(taking_over("national"), action, theirs).permitted == (action in HANDED_OVER + TAKEN_IN), action
     bounds = decision(taking_over("national"), facts=theirs).filter
     assert bounds is not None
     assert (bounds.masked, bounds.content_readable) == (pb.MASKED_VIEW_ALL, True)
@@ -304,14 +307,16 @@ def test_a_dossier_is_handed_over_whole_open_or_closed_and_nothing_is_changed_in
 def test_of_another_hosts_dossiers_nothing_is_learnt_whatever_became_of_them() -> None:
     states = [replace(STRANGER, state=state, blocked=blocked) for state in DossierState for blocked in (True, False)]
     for facts in (None, *states):
-        for action in HANDED_OVER:
+        for action in HANDED_OVER + TAKEN_IN:
             refused = decision(taking_over("north"), action, facts)
             assert (refused.reason, refused.merged_into) == (reasons.ERROR_REASON_DOSSIER_NOT_FOUND, 0)
 
 
 def test_of_who_opposes_any_opening_nothing_is_handed_over_but_whose_opposition_it_is() -> None:
     opposed = replace(STRANGER, state=DossierState.OPPOSED)
-    allowed = {action for action in HANDED_OVER if decision(taking_over("national"), action, opposed).permitted}
+    allowed = {
+        action for action in HANDED_OVER + TAKEN_IN if decision(taking_over("national"), action, opposed).permitted
+    }
     assert allowed == {pb.ACTION_READ_ADMINISTRATIVE}
     assert reason_of(professional(), pb.ACTION_READ_ADMINISTRATIVE, opposed) == reasons.ERROR_REASON_DOSSIER_NOT_FOUND
 

@@ -25,6 +25,7 @@ from services.consent.closing import CloseDossier
 from services.consent.decision import Case, decide
 from services.consent.opening import OpenDossier, ReopenDossier
 from services.consent.preferences import UpdatePreferences
+from services.consent.taking_in import TakeInDossier
 from services.consent.terms import ConsentTerms
 from services.consent.values import (
     Authorization,
@@ -147,6 +148,7 @@ def acts() -> dict[tuple[str, str], Callable[[Actor], Any]]:
             actor, DOSSIER, pb.BlockProfessionalRequest(grantee=grantee_of(NURSE))
         ),
         ("TD1.1", "open"): lambda actor: OpenDossier(actor, DOSSIER, pb.OpenDossierRequest(), TERMS),
+        ("TD1.1", "take_in"): lambda actor: TakeInDossier(actor, DOSSIER, pb.TakeInDossierRequest(), TERMS),
         ("TD1.2", "reopen"): lambda actor: ReopenDossier(actor, DOSSIER, pb.ReopenDossierRequest()),
         ("TD1.3b", "change_admin_data"): lambda actor: UpdatePreferences(
             actor, DOSSIER, pb.UpdatePreferencesRequest(patient_consented=True)

@@ -101,10 +101,12 @@ async def _wanted(exchange: Exchange) -> tuple[list[str], bool]:
     return types_of(parameters, TYPES), is_inline(parameters)
 
 
-def types_of(parameters: Parameters, known: tuple[str, ...]) -> list[str]:
-    """The types of files that are wanted, in the order of `known`. Contents that are inline have no files of Binaries,
-    and are nowhere without their references."""
-    wanted = parameters.alternatives("_type") or list(known)
+def types_of(parameters: Parameters, known: tuple[str, ...], usual: tuple[str, ...] = ()) -> list[str]:
+    """The types of files that are wanted, in the order of `known`; `usual` ones (else all) when none is named.
+
+    Contents that are inline have no files of Binaries, and are nowhere without their references.
+    """
+    wanted = parameters.alternatives("_type") or list(usual or known)
     if set(wanted) - set(known):
         raise invalid("_type", "code", f"some of {', '.join(known)}")
     if is_inline(parameters):

@@ -79,16 +79,19 @@ class DocumentFiles:
             yield orjson.dumps(await self._binary(caller, document)) + b"\n"
 
     async def _inline(self, caller: Caller, documents: Sequence[Document]) -> AsyncIterator[bytes]:
+        async for resource in self.inline(caller, documents):
+            yield orjson.dumps(resource) + b"\n"
+
+    async def inline(self, caller: Caller, documents: Sequence[Document]) -> AsyncIterator[JsonObject]:
         """Each whole, and telling by uniqueId what it replaces."""
         for document in documents:
-            binary = await self._binary(caller, document)
-            if binary["resourceType"] == "Binary":
-                for relation in document.relationships:
-                    relation.target_unique_id = await self._unique_id(caller, relation.target)
+            data = await self.whole(caller, document)
+            if isinstance(data, DmpError):
+                yield outcome(data)
+            else:
                 reference = write_document(document, self._links)
-                reference["content"][0]["attachment"]["data"] = binary["data"]
-                binary = reference
-            yield orjson.dumps(binary) + b"\n"
+                reference["content"][0]["attachment"]["data"] = data
+                yield reference
 
     async def _unique_id(self, caller: Caller, name: str) -> str:
         """The uniqueId of a document; '' of one that the caller may not know of."""
@@ -100,11 +103,27 @@ class DocumentFiles:
             return ""
         return found.document.unique_id
 
-    async def _binary(self, caller: Caller, document: Document) -> dict[str, Any]:
-        content = bytearray()
+    async def whole(self, caller: Caller, document: Document) -> str | DmpError:
+        """The base64 of a document's content, or why it is refused; the document then tells by uniqueId what it
+        replaces."""
+        for relation in document.relationships:
+            relation.target_unique_id = await self._unique_id(caller, relation.target)
         try:
-            async for part in self._backend.stream(caller, READ, ReadDocumentRequest(name=document.name)):
-                content += part.chunk
+            return await self._content(caller, document)
+        except DmpError as error:
+            if error.spec.http >= 500:
+                raise
+            return error
+
+    async def _content(self, caller: Caller, document: Document) -> str:
+        content = bytearray()
+        async for part in self._backend.stream(caller, READ, ReadDocumentRequest(name=document.name)):
+            content += part.chunk
+        return base64.b64encode(content).decode()
+
+    async def _binary(self, caller: Caller, document: Document) -> dict[str, Any]:
+        try:
+            content = await self._content(caller, document)
         except DmpError as error:
             if error.spec.http >= 500:
                 raise  # the file breaks off and is fetched again
@@ -113,7 +132,7 @@ class DocumentFiles:
             "resourceType": "Binary",
             "id": self._links.binary_id(document.name),
             "contentType": document.mime_type,
-            "data": base64.b64encode(content).decode(),
+            "data": content,
         }
 
 

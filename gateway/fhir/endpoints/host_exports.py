@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -26,7 +26,6 @@ from dmp.document.v1.document_pb2 import (
     Document,
     ListFoldersRequest,
     ListSubmissionSetsRequest,
-    SearchDocumentsResponse,
 )
 from dmp.identity.v1.identity_pb2 import GetPersonRequest, Person
 from gateway.external_ids import ExternalIds
@@ -35,17 +34,17 @@ from gateway.fhir.backend import Backend, Caller
 from gateway.fhir.endpoints.bulk import INLINE, is_inline, page_of, types_of
 from gateway.fhir.endpoints.common import NOBODY, Endpoints
 from gateway.fhir.endpoints.export_files import DOCUMENTS_A_FILE, DocumentFiles, ndjson
+from gateway.fhir.endpoints.export_sets import SetFiles
 from gateway.fhir.exchange import Exchange, Handler
 from gateway.fhir.ledger import ExportJob, ExportJobs
-from gateway.fhir.lists import ListKind
 from gateway.fhir.negotiation import NDJSON
 from gateway.fhir.node import JsonObject
 from gateway.fhir.outcome import outcome
 from gateway.fhir.parameters import Parameters, encode
 from gateway.fhir.person_out import write_person
 from gateway.fhir.refusals import ProtocolRefusal, invalid
-from gateway.fhir.tables.documents import LIST_FOLDERS, LIST_SETS, SEARCH
-from gateway.fhir.tables.hosts import LIST_HOST, TYPES
+from gateway.fhir.tables.documents import LIST_FOLDERS, LIST_SETS
+from gateway.fhir.tables.hosts import KNOWN, LIST_HOST, TYPES, WHOLE_SETS
 from gateway.fhir.tables.people import GET
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, dossier_of, person_name
@@ -68,6 +67,7 @@ class HostExports(Endpoints):
         super().__init__(backend, ids, base_url)
         self._jobs = jobs
         self._files = DocumentFiles(backend, self._links)
+        self._sets = SetFiles(backend, self._links, self._files)
 
     def handlers(self) -> Mapping[str, Handler]:
         """By the name of the interaction."""
@@ -81,12 +81,13 @@ class HostExports(Endpoints):
             "host-export-lists": self.lists,
             "host-export-references": self.references,
             "host-export-contents": self.contents,
+            "host-export-sets": self.sets,
         }
 
     async def begin(self, exchange: Exchange) -> Response:
         """202: the token takes over a host, and the rights of now allow it."""
         parameters = await exchange.query(frozenset({"_type", "_contents"}))
-        wanted = types_of(parameters, TYPES)
+        wanted = types_of(parameters, KNOWN, TYPES)
         await self._page(exchange, "", 1)
         actor, now = exchange.caller.actor, datetime.now(UTC)
         made = ExportJob(uuid.uuid4(), actor.client_id, actor.takes_over_host, now, now + KEPT_FOR)
@@ -105,7 +106,7 @@ class HostExports(Endpoints):
         """The files of a page of dossiers, and where the next page is."""
         job = await self._job(exchange)
         parameters = await exchange.query(frozenset({"_type", "_contents", "_page"}))
-        wanted, token = types_of(parameters, TYPES), page_of(parameters)
+        wanted, token = types_of(parameters, KNOWN, TYPES), page_of(parameters)
         page = await self._page(exchange, token)
         output: list[JsonObject] = [
             {"type": kind, "url": self._url(job, kind, [("_page", token)] if token else [])}
@@ -142,7 +143,18 @@ class HostExports(Endpoints):
     async def openings(self, exchange: Exchange) -> Response:
         """Their openings and what became of them."""
         dossiers, people = await self._with_people(exchange)
-        return ndjson([handed_over.write_opening(each, _known(people, each), self._links) for each in dossiers])
+        named = {
+            dossier_of(name, "person")
+            for each in dossiers
+            for name in (*(one.person for one in each.representatives), each.consent.representative)
+            if name
+        }
+        asked = await self._people(exchange, [dossier_name(each) for each in sorted(named)])
+        others: dict[int, Person] = {
+            dossier_of(name, "name"): found for name, found in asked.items() if isinstance(found, Person)
+        }
+        written = [handed_over.write_opening(each, _known(people, each), self._links, others) for each in dossiers]
+        return ndjson(written)
 
     async def consents(self, exchange: Exchange) -> Response:
         """Who may enter them, and who may not."""
@@ -163,7 +175,7 @@ class HostExports(Endpoints):
             sets = first
             while True:
                 for each in sets.submission_sets:
-                    inside = await self._members(caller, each.name, "submissionset", parent)
+                    inside = await self._sets.members(caller, each.name, "submissionset", parent)
                     yield _line(lists.write_submission_set(each, inside, self._links))
                 if not sets.next_page_token:
                     break
@@ -176,7 +188,7 @@ class HostExports(Endpoints):
                 asked = ListFoldersRequest(parent=parent, page_size=lists.LARGEST_PAGE, page_token=token)
                 folders = await self._backend.call(caller, LIST_FOLDERS, asked)
                 for folder in folders.folders:
-                    inside = await self._members(caller, folder.name, "folder", parent)
+                    inside = await self._sets.members(caller, folder.name, "folder", parent)
                     yield _line(lists.write_folder(folder, inside, self._links))
                 token = folders.next_page_token
                 if not token:
@@ -195,20 +207,21 @@ class HostExports(Endpoints):
         documents = await self._documents(exchange, await exchange.query(frozenset({"_dossier", "_page"})))
         return self._files.contents(_in_batch(exchange), documents)
 
+    async def sets(self, exchange: Exchange) -> Response:
+        """The submission sets whose first document is on a page of the DocumentReferences, each whole."""
+        parameters = await exchange.query(frozenset({"_dossier", "_page"}))
+        _, health_id = await self._dossier(exchange, parameters)
+        documents = await self._documents(exchange, parameters)
+        (person,) = (await self._people(exchange, [dossier_name(health_id)])).values()
+        if isinstance(person, DmpError):
+            raise person
+        lines = self._sets.lines(_in_batch(exchange), health_id, documents, person)
+        return StreamingResponse(lines, media_type=NDJSON, headers=_HEADERS)
+
     async def _documents(self, exchange: Exchange, parameters: Parameters) -> list[Document]:
         _, health_id = await self._dossier(exchange, parameters)
         found = self._files.page(_in_batch(exchange), health_id, page_of(parameters), DOCUMENTS_A_FILE)
         return list((await self._or_nobody(found, "_dossier")).documents)
-
-    async def _members(self, caller: Caller, name: str, kind: ListKind, parent: str) -> list[Document]:
-        """All documents of a set or folder."""
-        request, found = lists.document_search(name, kind, parent), list[Document]()
-        while True:
-            page: SearchDocumentsResponse = await self._backend.call(caller, SEARCH, request)
-            found += page.documents
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return found
 
     async def _of_dossier(
         self,
@@ -237,18 +250,24 @@ class HostExports(Endpoints):
         for token, count in pages:
             for kind in wanted:
                 if kind != "List":
-                    more = [*which, *([("_page", token)] if token else []), *INLINE[inline]]
-                    files.append({"type": kind, "url": self._url(job, kind, more), "count": count})
+                    more = [*which, *([("_page", token)] if token else [])]
+                    told = {} if kind == WHOLE_SETS else {"count": count}
+                    more += [] if kind == WHOLE_SETS else INLINE[inline]
+                    files.append({"type": kind, "url": self._url(job, kind, more), **told})
         return files
 
     async def _with_people(self, exchange: Exchange) -> tuple[list[HostDossier], dict[str, Person | DmpError]]:
         """The dossiers of a page, and whose they are, by the dossier's name."""
         await self._job(exchange)
         page = await self._page(exchange, page_of(await exchange.query(frozenset({"_page"}))))
+        return list(page.dossiers), await self._people(exchange, [each.dossier.name for each in page.dossiers])
+
+    async def _people(self, exchange: Exchange, names: Sequence[str]) -> dict[str, Person | DmpError]:
+        """Who these dossiers are of, by the dossier's name."""
         at_once = asyncio.Semaphore(_AT_ONCE)
 
-        async def whose(found: HostDossier) -> Person | DmpError:
-            request = GetPersonRequest(name=person_name(dossier_of(found.dossier.name, "name")))
+        async def whose(name: str) -> Person | DmpError:
+            request = GetPersonRequest(name=person_name(dossier_of(name, "name")))
             try:
                 async with at_once:
                     return (await self._backend.call(_in_batch(exchange), GET, request)).person
@@ -257,9 +276,8 @@ class HostExports(Endpoints):
                     raise
                 return error
 
-        people = await asyncio.gather(*(whose(each) for each in page.dossiers))
-        names = [each.dossier.name for each in page.dossiers]
-        return list(page.dossiers), dict(zip(names, people, strict=True))
+        people = await asyncio.gather(*(whose(each) for each in names))
+        return dict(zip(names, people, strict=True))
 
     async def _page(self, exchange: Exchange, token: str, size: int = _DOSSIERS_A_PAGE) -> ListHostDossiersResponse:
         request = ListHostDossiersRequest(page_size=size, page_token=token)

@@ -26,6 +26,7 @@ from gateway.fhir import negotiation
 from gateway.fhir.backend import Backend
 from gateway.fhir.bodies import KnownBody
 from gateway.fhir.endpoints.common import Endpoints
+from gateway.fhir.endpoints.taking_in import TakingIn
 from gateway.fhir.exchange import Answer, Exchange, Handler
 from gateway.fhir.imported import INTERACTIONS, Line, read_line
 from gateway.fhir.interaction import Interaction
@@ -65,6 +66,7 @@ class Imports(Endpoints):
     ) -> None:
         """`handlers` are those of single requests, by the name of the interaction."""
         super().__init__(backend, ids, base_url)
+        self._taking_in = TakingIn(backend, ids, base_url)
         self._ledger = ledger
         self._single = handlers
 
@@ -172,11 +174,14 @@ class Imports(Endpoints):
 
     async def _line(self, exchange: Exchange, job: uuid.UUID, file: str, number: int, text: bytes) -> bool:
         """Whether the line made something; False if it was there already. Raises its refusal."""
-        line = read_line(parse_json(text))
+        whole_host = bool(exchange.caller.actor.takes_over_host)
+        line = read_line(parse_json(text), whole_sets=whole_host)
+        key = f"import-{uuid.uuid5(job, f'{file}|{number}')}"
+        if whole_host and line.kind != "DocumentReference":
+            return await self._taking_in.line(exchange, line, key)
         interaction = _BY_NAME[INTERACTIONS[line.kind]]
         access = interaction.access
         await self._backend.require_scope(exchange.caller, interaction.scopes, access.audit_action, access.transaction)
-        key = f"import-{uuid.uuid5(job, f'{file}|{number}')}"
         single = _request(exchange, interaction, line, key)
         if line.kind == "Patient" and await self._is_known(exchange, line):
             return False

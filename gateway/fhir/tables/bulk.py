@@ -39,7 +39,8 @@ TABLE: Final = (
     Interaction(
         "import", "POST", "/$import", "", "operation", "ITI-105", SUBMIT,
         "Begin an import: 202, and the URL of its status in Content-Location. Each line of a file is a request of its"
-        " own: Patient (ITI-104), Parameters (TD1.1), Consent (ITI-108), DocumentReference (ITI-105, content inline).",
+        " own: Patient (ITI-104), Parameters (TD1.1), Consent (ITI-108), DocumentReference (ITI-105, content inline)."
+        " Who takes over a home host sends its Patients, Parameters (each a dossier, whole) and Bundles (ITI-65).",
     ),
     Interaction(
         "import-status", "GET", "/$import-status/{id}", "", "", "ITI-105", SUBMIT,

@@ -13,10 +13,18 @@ from gateway.fhir.tables.documents import LIST_SETS, READ, SEARCH
 from gateway.fhir.tables.people import GET
 
 LIST_HOST: Final = Rpc(f"{CONSENT}/ListHostDossiers", consent.ListHostDossiersRequest, consent.ListHostDossiersResponse)
+TAKE_IN: Final = Rpc(f"{CONSENT}/TakeInDossier", consent.TakeInDossierRequest, consent.TakeInDossierResponse)
 TYPES: Final = ("Patient", "Parameters", "Consent", "List", "DocumentReference", "Binary")
+"""What an export has when nothing is said."""
+WHOLE_SETS: Final = "Bundle"
+"""Submission sets with their documents, contents and folders, as `$import` takes them: in place of the last three."""
+KNOWN: Final = (*TYPES, WHOLE_SETS)
 SCOPE: Final = "host.export"
 
-_WHICH: Final = (SearchParameter("_type", "token", f"which files: {', '.join(TYPES)}; all when left out"), CONTENTS)
+_WHICH: Final = (
+    SearchParameter("_type", "token", f"which files: {', '.join(TYPES)}, all when left out; or {WHOLE_SETS}"),
+    CONTENTS,
+)
 _OF_DOSSIER: Final = SearchParameter("_dossier", "token", "of which dossier, as the manifest says")
 
 TABLE: Final = (
@@ -54,6 +62,11 @@ TABLE: Final = (
     Interaction(
         "host-export-references", "GET", "/$export-job/{id}/DocumentReference", "", "", "ITI-67", SEARCH,
         "A file of DocumentReferences of a dossier, NDJSON.", (_OF_DOSSIER, *PAGE, CONTENTS), answer="bytes",
+    ),
+    Interaction(
+        "host-export-sets", "GET", "/$export-job/{id}/Bundle", "", "", "ITI-68", READ,
+        "A file of submission sets of a dossier, NDJSON, oldest first: each the Bundle of ITI-65 with its documents,"
+        " their contents and their folders, as $import takes it.", (_OF_DOSSIER, *PAGE), answer="bytes",
     ),
     Interaction(
         "host-export-contents", "GET", "/$export-job/{id}/Binary", "", "", "ITI-68", READ,

@@ -2224,6 +2224,68 @@ class HostDossier(_message.Message):
 Global___HostDossier: _TypeAlias = HostDossier  # noqa: Y015
 
 @_typing.final
+class TakeInDossierRequest(_message.Message):
+    """TakeInDossierRequest is a dossier as its host handed it over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is `dossiers/{dossier}`."""
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    @_builtins.property
+    def taken(self) -> Global___HostDossier:
+        """taken is what that host held. Names are those of this platform; `name` and `epoch` of the
+        dossier count for nothing, nor do states that follow from dates.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        taken: Global___HostDossier | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["taken", b"taken"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeInDossierRequest: _TypeAlias = TakeInDossierRequest  # noqa: Y015
+
+@_typing.final
+class TakeInDossierResponse(_message.Message):
+    """TakeInDossierResponse holds the dossier as it now stands here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOSSIER_FIELD_NUMBER: _builtins.int
+    EXISTED_FIELD_NUMBER: _builtins.int
+    existed: _builtins.bool
+    """existed tells that it was here before as that host's, and that nothing was changed."""
+    @_builtins.property
+    def dossier(self) -> Global___Dossier:
+        """dossier is the dossier."""
+
+    def __init__(
+        self,
+        *,
+        dossier: Global___Dossier | None = ...,
+        existed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dossier", b"dossier", "existed", b"existed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeInDossierResponse: _TypeAlias = TakeInDossierResponse  # noqa: Y015
+
+@_typing.final
 class ListHeldDossiersRequest(_message.Message):
     """ListHeldDossiersRequest names the actor."""
 

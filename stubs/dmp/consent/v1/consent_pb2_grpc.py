@@ -130,6 +130,11 @@ class ConsentServiceStub(object):
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersRequest.SerializeToString,
                 response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersResponse.FromString,
                 _registered_method=True)
+        self.TakeInDossier = channel.unary_unary(
+                '/dmp.consent.v1.ConsentService/TakeInDossier',
+                request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.TakeInDossierRequest.SerializeToString,
+                response_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.TakeInDossierResponse.FromString,
+                _registered_method=True)
         self.RegisterRepresentative = channel.unary_unary(
                 '/dmp.consent.v1.ConsentService/RegisterRepresentative',
                 request_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.RegisterRepresentativeRequest.SerializeToString,
@@ -334,6 +339,17 @@ class ConsentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeInDossier(self, request, context):
+        """TakeInDossier takes over a dossier from another host, whole and in one commit: its state
+        and dates, the consent that it was opened on, who is shut out, who is authorised until
+        when, who represents the patient. So nobody is let in whom that host had shut out, at no
+        instant. By who takes over the home host that it names, and for nobody else. A dossier that
+        is here already as that host's is left as it is; another one is DOSSIER_ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterRepresentative(self, request, context):
         """RegisterRepresentative records who represents the patient, from when, until when:
         by a professional who saw the documents, or by an operator. Registering the same
@@ -504,6 +520,11 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.ListHostDossiers,
                     request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersRequest.FromString,
                     response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersResponse.SerializeToString,
+            ),
+            'TakeInDossier': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeInDossier,
+                    request_deserializer=dmp_dot_consent_dot_v1_dot_consent__pb2.TakeInDossierRequest.FromString,
+                    response_serializer=dmp_dot_consent_dot_v1_dot_consent__pb2.TakeInDossierResponse.SerializeToString,
             ),
             'RegisterRepresentative': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterRepresentative,
@@ -1065,6 +1086,33 @@ class ConsentService(object):
             '/dmp.consent.v1.ConsentService/ListHostDossiers',
             dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersRequest.SerializeToString,
             dmp_dot_consent_dot_v1_dot_consent__pb2.ListHostDossiersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeInDossier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.consent.v1.ConsentService/TakeInDossier',
+            dmp_dot_consent_dot_v1_dot_consent__pb2.TakeInDossierRequest.SerializeToString,
+            dmp_dot_consent_dot_v1_dot_consent__pb2.TakeInDossierResponse.FromString,
             options,
             channel_credentials,
             insecure,

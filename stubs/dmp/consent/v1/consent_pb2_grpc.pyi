@@ -90,6 +90,13 @@ class ConsentServiceStub:
     what consent holds of each: for who takes over that host's dossiers, and for
     operators. The listing is recorded in the trail of each dossier.
     """
+    TakeInDossier: _aio.UnaryUnaryMultiCallable[_consent_pb2.TakeInDossierRequest, _consent_pb2.TakeInDossierResponse]
+    """TakeInDossier takes over a dossier from another host, whole and in one commit: its state
+    and dates, the consent that it was opened on, who is shut out, who is authorised until
+    when, who represents the patient. So nobody is let in whom that host had shut out, at no
+    instant. By who takes over the home host that it names, and for nobody else. A dossier that
+    is here already as that host's is left as it is; another one is DOSSIER_ALREADY_EXISTS.
+    """
     RegisterRepresentative: _aio.UnaryUnaryMultiCallable[_consent_pb2.RegisterRepresentativeRequest, _consent_pb2.RegisterRepresentativeResponse]
     """RegisterRepresentative records who represents the patient, from when, until when:
     by a professional who saw the documents, or by an operator. Registering the same
@@ -313,6 +320,19 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListHostDossiers lists all dossiers of a home host, destroyed ones left out, with
         what consent holds of each: for who takes over that host's dossiers, and for
         operators. The listing is recorded in the trail of each dossier.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeInDossier(
+        self,
+        request: _consent_pb2.TakeInDossierRequest,
+        context: _aio.ServicerContext[_consent_pb2.TakeInDossierRequest, _abc.Awaitable[_consent_pb2.TakeInDossierResponse]],
+    ) -> _abc.Awaitable[_consent_pb2.TakeInDossierResponse]:
+        """TakeInDossier takes over a dossier from another host, whole and in one commit: its state
+        and dates, the consent that it was opened on, who is shut out, who is authorised until
+        when, who represents the patient. So nobody is let in whom that host had shut out, at no
+        instant. By who takes over the home host that it names, and for nobody else. A dossier that
+        is here already as that host's is left as it is; another one is DOSSIER_ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod

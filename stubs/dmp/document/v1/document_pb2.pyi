@@ -614,7 +614,7 @@ class SubmissionSet(_message.Message):
 
     @_builtins.property
     def submit_time(self) -> _timestamp_pb2.Timestamp:
-        """submit_time is when, by the service's clock."""
+        """submit_time is when, by the service's clock; of what is taken over from another host, by that host's."""
 
     def __init__(
         self,

@@ -212,6 +212,7 @@ class IdentityServiceServicer(object):
         """CreatePerson registers a person, after a search: the same INS with the same
         traits is the same person and answers with it; the same INS with other traits
         is PERSON_CONFLICT; the same traits with another INS is PERSON_POSSIBLE_DUPLICATE.
+        Who takes over a home host is told of a person who was known nothing but the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,6 +24,7 @@ class IdentityServiceStub:
     """CreatePerson registers a person, after a search: the same INS with the same
     traits is the same person and answers with it; the same INS with other traits
     is PERSON_CONFLICT; the same traits with another INS is PERSON_POSSIBLE_DUPLICATE.
+    Who takes over a home host is told of a person who was known nothing but the name.
     """
     BatchResolveIdentifiers: _aio.UnaryUnaryMultiCallable[_identity_pb2.BatchResolveIdentifiersRequest, _identity_pb2.BatchResolveIdentifiersResponse]
     """BatchResolveIdentifiers gives the health ids of identifiers, for services and
@@ -152,6 +153,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreatePerson registers a person, after a search: the same INS with the same
         traits is the same person and answers with it; the same INS with other traits
         is PERSON_CONFLICT; the same traits with another INS is PERSON_POSSIBLE_DUPLICATE.
+        Who takes over a home host is told of a person who was known nothing but the name.
         """
 
     @_abc_1.abstractmethod
