@@ -33,6 +33,7 @@ from gateway.clients import Clients
 from gateway.denials import Denials
 from gateway.early_refusals import EarlyRefusals, OverQuota
 from gateway.external_ids import ExternalIds
+from gateway.fairness import Fairness
 from gateway.fhir.routes import exception_handlers
 from gateway.fhir.routes import routes as fhir_routes
 from gateway.http_metrics import HttpMetrics
@@ -109,6 +110,7 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
 
     oauth = assemble(service, clients, quotas, lambda method, reason: security.refused(method, reason, ""), changed)
     limit = limits.measured(_bounds(settings), service.telemetry.metrics)
+    fairness = Fairness(limit)
     everything = [*_METHODS.values(), *_OWN.values()]
     partners = PartnerServicer(
         pool, store, UsageStore(pool), denials, service.trail, PageTokens(service.keyring), everything, outbox.kick
@@ -120,6 +122,7 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
         calls,
         security,
         limit,
+        fairness,
         usage,
         known_first=settings.transport == "grpcio",
         own=own_methods(partners, _OWN.values(), callers),
@@ -128,7 +131,7 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
     peers = {name: service.peer(name) for name in ("identity", "consent", "document", "audit")}
     over_quota = OverQuota(quotas)
     backend = PlatformBackend(callers, peers, security, over_quota)
-    served = HttpLimits(Admission(_application(service, oauth, backend), limit, usage))
+    served = HttpLimits(Admission(_application(service, oauth, backend), fairness, usage))
     prefix = urlsplit(settings.public_url.rstrip("/")).path
     http = EarlyRefusals(served, over_quota, usage, service.telemetry.metrics, prefix)
     purged = (SignIns(pool), Imports(pool), Exports(pool))

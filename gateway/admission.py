@@ -1,7 +1,8 @@
 """The place of an HTTP request under the adaptive limit, and in its client's usage: taken once its caller is known,
 given back with the answer.
 
-What a place is, who waits and who is refused is in `services.runtime.limits`. Requests without a caller (metadata,
+What a place is, who waits and who is refused is in `services.runtime.limits`; how
+they are shared among clients, in `fairness`. Requests without a caller (metadata,
 keys, tokens: an emergency begins by asking for a token) take none.
 """
 
@@ -12,9 +13,10 @@ import time
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.fairness import Fairness, FairPlace
 from gateway.usage import Usage, outcome_of_status
 from services.runtime.context import hurry
-from services.runtime.limits import EMERGENCY, Limit
+from services.runtime.limits import EMERGENCY
 
 _KEY = "dmp.place"
 _LONGEST_NAME = 32
@@ -23,31 +25,31 @@ _LONGEST_NAME = 32
 class _RequestPlace:
     """At most one place, held by one request; and the client for whom the request counts."""
 
-    __slots__ = ("_limit", "_traffic", "client_id")
+    __slots__ = ("_fairness", "_place", "client_id")
 
-    def __init__(self, limit: Limit) -> None:
-        self._limit = limit
-        self._traffic: int | None = None
+    def __init__(self, fairness: Fairness) -> None:
+        self._fairness = fairness
+        self._place: FairPlace | None = None
         self.client_id = ""
 
     async def take(self, traffic: int, remaining: float) -> None:
-        if self._traffic is None:
-            if not self._limit.enter(traffic):
-                await self._limit.wait(traffic, remaining)
-            self._traffic = traffic
+        if self._place is None:
+            place = self._fairness.place(self.client_id, traffic, remaining)
+            await place.take()
+            self._place = place
 
     def give_back(self) -> None:
-        if self._traffic is not None:
-            traffic, self._traffic = self._traffic, None
-            self._limit.leave(traffic)
+        if self._place is not None:
+            place, self._place = self._place, None
+            place.give_back()
 
 
 class Admission:
     """ASGI middleware. A place is given back when the answer begins: readers may be slow."""
 
-    def __init__(self, app: ASGIApp, limit: Limit, usage: Usage) -> None:
+    def __init__(self, app: ASGIApp, fairness: Fairness, usage: Usage) -> None:
         self._app = app
-        self._limit = limit
+        self._fairness = fairness
         self._usage = usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +57,7 @@ class Admission:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        place = _RequestPlace(self._limit)
+        place = _RequestPlace(self._fairness)
         scope[_KEY] = place
         started, status = time.perf_counter(), 500
 

@@ -17,6 +17,8 @@ from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import format_health_id
 
 ANY = "*"
+FEEDS_REGISTER = "ITI-104"
+"""The scope of who feeds the register of people, and merges them."""
 HOST = r"^[a-z0-9][a-z0-9.-]{0,63}$"
 """How a home host is named."""
 ClientKind = Literal["partner", "internal", "operator"]
@@ -102,6 +104,8 @@ class Registration(BaseModel):
             raise ValueError("a client has a key or a certificate")
         if self.takes_over_hosts and ("system" not in self.actors or self.sandbox):
             raise ValueError("who takes over a host has system among actors, and is no sandbox")
+        if self.takes_over_hosts and FEEDS_REGISTER in self.scopes:
+            raise ValueError("who takes over a host feeds no register of people: it could make two people one")
         return self
 
 

@@ -13,6 +13,7 @@ from typing import Self
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from gateway.callers import Caller, Callers, Refused
+from gateway.fairness import Fairness, FairPlace
 from gateway.forwarding import TOGETHER, Alone, Together
 from gateway.relay_together import RelayTogether
 from gateway.usage import OK, Usage, outcome_of_reason
@@ -32,7 +33,7 @@ from services.runtime.boundary import (
 from services.runtime.channels import Peer
 from services.runtime.context import hurry
 from services.runtime.errors import DmpError
-from services.runtime.limits import EMERGENCY, Limit, Place
+from services.runtime.limits import EMERGENCY, Limit
 from services.runtime.observation import Calls, SecurityLog, Watch
 
 _LONGEST_CALL = 60.0
@@ -58,6 +59,7 @@ class Relay(Rpcs):
         calls: Calls,
         security: SecurityLog,
         limit: Limit,
+        fairness: Fairness,
         usage: Usage,
         *,
         known_first: bool,
@@ -72,7 +74,7 @@ class Relay(Rpcs):
         self._callers = callers
         self._calls = calls
         self._security = security
-        self._limit = limit
+        self._fairness = fairness
         self._usage = usage
         self._known_first = known_first
         whole = list(methods)
@@ -81,7 +83,9 @@ class Relay(Rpcs):
         handlers |= {path: self._own_handler(answer) for path, answer in (own or {}).items()}
         streams = {method.path: self._collecting(method, peer_of(method.path)) for method in streamed}
         self._together = {
-            m.path: RelayTogether(m, peer_of(m.path), callers, calls, limit, usage) for m in whole if m.path in TOGETHER
+            m.path: RelayTogether(m, peer_of(m.path), callers, calls, (limit, fairness), usage)
+            for m in whole
+            if m.path in TOGETHER
         }
         together = {path: each.arrive for path, each in self._together.items()}
         super().__init__(handlers, {**streams, **(bidirectional or {})}, together)
@@ -133,11 +137,11 @@ class Relay(Rpcs):
 
         return client_streaming(self._calls, method.path, collected)
 
-    def _place(self, method: MethodAccess, caller: Caller) -> Place:
+    def _place(self, method: MethodAccess, caller: Caller) -> FairPlace:
         traffic = caller.traffic_of(method.traffic)
         if traffic == EMERGENCY:
             hurry()
-        return self._limit.place(traffic, caller.timeout)
+        return self._fairness.place(caller.actor.client_id, traffic, caller.timeout)
 
     def _own_handler(self, own: Own) -> RpcHandler:
         async def answer(receive: Receive, context: Context, metadata: Metadata, watch: Watch) -> bytes:

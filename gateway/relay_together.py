@@ -6,11 +6,13 @@ call that is to be refused, or an emergency, goes its own way there, where it is
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from dmp.gateway.v1 import relay_pb2
 from gateway.callers import Callers, Stated
+from gateway.fairness import Fairness
 from gateway.usage import OK, Usage, outcome_of_reason
 from services.runtime.access import MethodAccess
 from services.runtime.addresses import peer_address
@@ -30,7 +32,13 @@ class RelayTogether:
     """One method's calls, relayed together."""
 
     def __init__(
-        self, method: MethodAccess, peer: Peer, callers: Callers, calls: Calls, limit: Limit, usage: Usage
+        self,
+        method: MethodAccess,
+        peer: Peer,
+        callers: Callers,
+        calls: Calls,
+        places: tuple[Limit, Fairness],
+        usage: Usage,
     ) -> None:
         self._method = method
         self._path = text(b"\x0a", method.path)
@@ -41,6 +49,7 @@ class RelayTogether:
         self._callers = callers
         self._calls = calls
         self._usage = usage
+        limit, self._fairness = places
         self._together = Together(method.path, self._admit, self._serve, limit, calls)
         self.arrive = self._together.arrive
 
@@ -62,7 +71,13 @@ class RelayTogether:
         if traffic == EMERGENCY or self._callers.surely_refused(stated, self._method.traffic):
             self._calls.forget(watch)
             return None
-        counted = _Counted(watch, self._usage, stated.caller.actor.client_id, self._operation)
+        client_id = stated.caller.actor.client_id
+        if not self._fairness.enters(client_id, traffic):  # beyond its share: it waits among its own
+            self._calls.forget(watch)
+            return None
+        counted = _Counted(
+            watch, self._usage, partial(self._fairness.leave, client_id, traffic), client_id, self._operation
+        )
         return Admitted(Asked(stated, arrival.data), arrival, counted, traffic, timeout)
 
     async def _serve(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
@@ -77,6 +92,9 @@ class RelayTogether:
             answers = [error] * len(going)
         for place, answer in zip(going, answers, strict=True):
             outcomes[place] = answer
+        for (stated, _), goes in zip(asked, may, strict=True):
+            if not goes:  # counted again where it goes its own way
+                self._fairness.leave(stated.caller.actor.client_id, stated.caller.traffic_of(self._method.traffic))
         return outcomes
 
     async def _answers(self, asked: list[Asked]) -> list[bytes | DmpError]:
@@ -98,11 +116,12 @@ class RelayTogether:
 class _Counted(Watch):
     """A call that also counts in its client's usage."""
 
-    __slots__ = ("_client_id", "_operation", "_outcome", "_usage", "_watch")
+    __slots__ = ("_client_id", "_leave", "_operation", "_outcome", "_usage", "_watch")
 
-    def __init__(self, watch: Watch, usage: Usage, client_id: str, operation: str) -> None:
+    def __init__(self, watch: Watch, usage: Usage, leave: Callable[[], None], client_id: str, operation: str) -> None:
         self._watch = watch
         self._usage = usage
+        self._leave = leave
         self._client_id = client_id
         self._operation = operation
         self._outcome = OK
@@ -121,6 +140,7 @@ class _Counted(Watch):
     def end(self) -> None:
         """The answer has left."""
         self._watch.end()
+        self._leave()
         self._usage.add(self._client_id, self._operation, self._outcome, time.perf_counter() - self._started)
 
 

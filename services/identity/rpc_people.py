@@ -191,6 +191,7 @@ class PeopleRpcs(Recorded):
     async def UnlinkPeople(self, request: pb.UnlinkPeopleRequest, call: Call) -> pb.UnlinkPeopleResponse:
         """Undoes."""
         async with self._recording(call):
+            self._rights.require_register(call)
             validate(request)
             return await self._parts.links.unlink(call, request)
 

@@ -195,6 +195,10 @@ class Limit:
         """Whether the clock runs."""
         return self._probing is not None
 
+    def places(self, traffic: int) -> int:
+        """How many places the calls of a class may have now, if no others come."""
+        return int(self.limit) if traffic != BATCH else max(1, int(self.limit * self._bounds.batch_share))
+
     def waiting(self, traffic: int) -> int:
         """Calls of a class that wait for a place."""
         return len(self._waiting[traffic])
@@ -271,7 +275,7 @@ class Limit:
             return self.in_flight[EMERGENCY] < self._bounds.most
         if self.taken >= int(self.limit):
             return False
-        return traffic == CARE or self.in_flight[BATCH] < max(1, int(self.limit * self._bounds.batch_share))
+        return traffic == CARE or self.in_flight[BATCH] < self.places(BATCH)
 
     def _fill(self) -> None:
         """Give the free places to those who wait."""

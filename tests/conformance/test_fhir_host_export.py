@@ -24,7 +24,7 @@ from tests.conformance.fhir_http import of
 from tests.conformance.fhir_platform import issues, parsed, reason_of
 from tests.conformance.fhir_samples import Json
 from tests.conformance.test_fhir_imports import address, three_documents
-from tests.oauth_software import Software
+from tests.oauth_software import CARE_SCOPES, Software
 from tests.platform_calls import bearer, invoke
 from tests.platform_fixture import Patient, Platform, method
 
@@ -96,7 +96,13 @@ async def asked(software: Software, path: str, verb: str = "GET", **parameters: 
 async def taking_over(platform: Platform, host: str, *registered: str) -> Software:
     """Software that is entitled to take over hosts and says that it takes over one."""
     software = await Software.registered(
-        platform, bounds=SYSTEM, takes_over_hosts=registered or (host,), grants=[1], login=0, redirect_uris=[]
+        platform,
+        scopes=[scope for scope in CARE_SCOPES if scope != "ITI-104"],
+        bounds=SYSTEM,
+        takes_over_hosts=registered or (host,),
+        grants=[1],
+        login=0,
+        redirect_uris=[],
     )
     who = {"actor": "system", "subject": software.client_id, "subject_name": "Hébergeur du Nord"}
     software.statement = {**who, "takes_over_host": host}

@@ -76,6 +76,9 @@ async def test_a_registration_is_shown_as_it_was_made_and_traced(platform: Platf
     assert event.actor.actor_kind == context_pb2.ACTOR_KIND_OPERATOR
 
 
+SYSTEM = pb.Bounds(actors=[context_pb2.ACTOR_KIND_SYSTEM])
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -91,6 +94,7 @@ async def test_a_registration_is_shown_as_it_was_made_and_traced(platform: Platf
         ({"jwks": "no json"}, "partner.jwks"),
         ({"jwks": json.dumps({"keys": [new_key().as_dict(private=True)]})}, "partner.jwks"),
         ({"takes_over_hosts": ["north"]}, "partner"),
+        ({"takes_over_hosts": ["north"], "bounds": SYSTEM, "scopes": ["host.import", "ITI-104"]}, "partner"),
         ({"takes_over_hosts": ["../north"]}, "partner.takes_over_hosts[0]"),
         ({"client_id": "a b"}, "partner.client_id"),
         ({"quota": pb.Quota(requests_per_second=-1, burst=1)}, "partner.quota.requests_per_second"),

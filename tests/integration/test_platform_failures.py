@@ -10,9 +10,10 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -26,6 +27,10 @@ from ops.local.state import ServiceName
 from ops.session import Statement
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
+from tests.conformance.fhir_http import of
+from tests.conformance.test_fhir_host_export import Host, block, taking_over
+from tests.conformance.test_fhir_host_import import KINDS, begin, export, put, told_of
+from tests.conformance.test_fhir_imports import note
 from tests.platform_calls import attempt, bearer
 from tests.platform_fixture import Patient, Platform, eventually, method, running_platform, until_acknowledged
 
@@ -360,3 +365,42 @@ def _is(look: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
         return look()
 
     return looked
+
+
+async def test_kill_9_of_gateway_and_consent_amid_a_hosts_import_loses_and_doubles_nothing(own: Platform) -> None:
+    name = f"north-{uuid.uuid4().hex[:8]}"
+    host = Host(own, name, await taking_over(own, name))
+    before = await host.takes(await own.patient())
+    for number in range(3):
+        posted = await of(own, before).send("POST", "DocumentReference", note(before.person, before.caregiver, number))
+        assert posted.status_code == 201, posted.text
+    await block(own, before, own.caregiver().professional.idnps)
+    exported, newcomers = await export(host), [own.person() for _ in range(12)]
+    lines = [
+        line
+        for kind in KINDS
+        for person in newcomers
+        for line in told_of(before.person, person, exported[kind])
+    ]  # fmt: skip
+    status = await begin(host)
+
+    async def send() -> bool:
+        with suppress(httpx.TransportError):
+            answer = await put(host, status, "all", lines)
+            return answer.status_code == 200 and answer.json()["finished"] is True
+        return False
+
+    for service in ("gateway", "consent"):
+        sending = asyncio.create_task(send())
+        await asyncio.sleep(0.15)
+        await own.stack.kill(service)
+        await own.stack.restart(service)
+        await sending
+    await eventually(send, bool)
+    told = (await put(host, status, "all", lines)).json()
+    assert (told["lines"], told["created"] + told["existed"], told["refused"]) == (len(lines), len(lines), 0)
+    again = await export(host)
+    assert [len(again[kind]) for kind in KINDS] == [len(exported[kind]) * (len(newcomers) + 1) for kind in KINDS]
+    shared = [each["parameter"][1:] for each in again["Parameters"]]
+    assert shared == [shared[0]] * len(shared)
+    await host.software.close()

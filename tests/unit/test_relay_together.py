@@ -16,6 +16,7 @@ from dmp.document.v1 import document_pb2
 from dmp.gateway.v1 import relay_pb2
 from gateway.callers import Callers
 from gateway.clients import Clients
+from gateway.fairness import Fairness
 from gateway.quotas import Quotas
 from gateway.registration import QuotaRegistration, Registration, SoftwareRegistration
 from gateway.relay_together import RelayTogether
@@ -161,7 +162,9 @@ class Field:
             cast("Trail", None),
             Quotas(Redis(None), QUOTA),
         )
-        self.relay = RelayTogether(GET, cast("Peer", self.document), callers, Calls(telemetry), self.limit, self.usage)
+        self.relay = RelayTogether(
+            GET, cast("Peer", self.document), callers, Calls(telemetry), (self.limit, Fairness(self.limit)), self.usage
+        )
 
     async def _add(self, rows: Sequence[Any]) -> None:
         self.rows += rows
