@@ -96,18 +96,26 @@ class Requests:
     async def one(self, outcome: Outcome) -> None:
         """One request, on a free connection or a new one."""
         began = time.perf_counter()
-        if self._free:
-            reader, writer = self._free.pop()
-        else:
-            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
-        writer.write(self._pick())
-        head = await reader.readuntil(_HEAD)
+        try:
+            reader, writer, head = await self._ask(*(self._free.pop() if self._free else await self._opened()))
+        except (asyncio.IncompleteReadError, ConnectionError):  # idle for so long that the gateway had closed it
+            reader, writer, head = await self._ask(*await self._opened())
         await reader.readexactly(_length(head))
         status = int(head[9:12])
         outcome.statuses[status] += 1
         if status == 200:
             outcome.latencies.append(time.perf_counter() - began)
         self._free.append((reader, writer))
+
+    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._host, self._port, ssl=self._trust)
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+        """The next request on a connection, and the head of its answer."""
+        writer.write(self._pick())
+        return reader, writer, await reader.readuntil(_HEAD)
 
     async def closed(self, seconds: float) -> Outcome:
         """As many as can be, `_CONNECTIONS` at once."""
