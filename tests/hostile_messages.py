@@ -364,6 +364,13 @@ def _consent(health_id: int, consent: consent_pb2.ConsentRecord) -> dict[str, Me
             parent=name, grantee=grantee, request_id="rubbish-leave"
         ),
         "ListAuthorizations": consent_pb2.ListAuthorizationsRequest(parent=name, page_size=3),
+        "TakeInDossier": consent_pb2.TakeInDossierRequest(
+            name=name,
+            taken=consent_pb2.HostDossier(
+                dossier=consent_pb2.Dossier(state=consent_pb2.DOSSIER_STATE_OPPOSED, home_host="north")
+            ),
+            request_id="rubbish-take-in",
+        ),
         "ListHostDossiers": consent_pb2.ListHostDossiersRequest(home_host="north", page_size=3),
         "ListAccessible": consent_pb2.ListAccessibleRequest(since=since, page_size=3),
         "RegisterRepresentative": consent_pb2.RegisterRepresentativeRequest(
