@@ -75,6 +75,7 @@ PARAMETERS: Final = (
 )
 _CONTROLS: Final = frozenset({"_count", "_page", "_sort", "_summary"})
 NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | _CONTROLS)
+_SUMMARIES: Final = frozenset({"", "count", "true", "text", "data", "false"})
 _ORDERS: Final[Mapping[str, document_pb2.DocumentOrder.ValueType]] = MappingProxyType(
     {
         "-date": document_pb2.DOCUMENT_ORDER_SUBMIT_TIME_DESC,
@@ -155,13 +156,16 @@ class Page:
 
 
 def read_page(parameters: Parameters, largest: int) -> Page:
-    """The page that `_count`, `_page` and `_summary` ask for; size 0 is the service's own."""
+    """The page that `_count`, `_page` and `_summary` ask for; size 0 is the service's own.
+
+    Whole resources are no wrong answer to who wants a summary of each (R4 search, 3.1.1.5.8).
+    """
     count = _count(parameters)
     token, summary = parameters.single("_page"), parameters.single("_summary")
     if len(token) > 512:
         raise invalid("_page", "max_length", "a page token that this platform made")
-    if summary not in ("", "count", "false"):
-        raise invalid("_summary", "code", "count or false")
+    if summary not in _SUMMARIES:
+        raise invalid("_summary", "code", "count, true, text, data or false")
     only_total = count == 0 or summary == "count"
     return Page(1 if only_total else min(count or 0, largest), token, only_total)
 

@@ -272,6 +272,12 @@ class TestDocumentSearch:
             "status": ["current"],
         }
 
+    @pytest.mark.parametrize("summary", ["true", "text", "data", "false"])
+    async def test_who_wants_a_summary_of_each_gets_the_whole(self, client: httpx.AsyncClient, summary: str) -> None:
+        response = await client.get("/DocumentReference", params={**PATIENT, "_summary": summary})
+        assert response.status_code == 200
+        issues(await client.get("/DocumentReference", params={**PATIENT, "_summary": "some"}), 400)
+
     async def test_strict_handling_refuses_them(self, client: httpx.AsyncClient) -> None:
         response = await client.get(
             "/DocumentReference", params={**PATIENT, "colour": "x"}, headers={"Prefer": "handling=strict"}
