@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -79,7 +80,8 @@ class Fairness:
             if waiter.done() and not waiter.cancelled():
                 self.leave(client_id, traffic)  # the share came together with the end of patience
             else:
-                client.waiting.remove(waiter)
+                with suppress(ValueError):
+                    client.waiting.remove(waiter)
                 self._forget(client_id, traffic)
             if isinstance(error, TimeoutError):
                 raise DmpError(reasons.ERROR_REASON_OVERLOADED, retry_after=_PUSHBACK) from None
@@ -97,19 +99,21 @@ class Fairness:
         return FairPlace(self, self._limit, client_id, traffic, remaining)
 
     def _forget(self, client_id: str, traffic: int) -> None:
-        client = self._classes[traffic][client_id]
-        if not client.held and not client.waiting:
+        client = self._classes[traffic].get(client_id)
+        if client is not None and not client.held and not client.waiting:
             del self._classes[traffic][client_id]
 
     def _fill(self, traffic: int) -> None:
-        """Let in who waits and has less than its share, one of each client in turn."""
+        """Let in who waits and has less than its share, one of each client in turn, until nobody has less."""
         clients, share = self._classes[traffic], self.share(traffic)
-        for client_id in [each for each, client in clients.items() if client.waiting]:
-            client = clients[client_id]
-            if client.held < share:
+        while short := [each for each, client in clients.items() if client.waiting and client.held < share]:
+            for client_id in short:
+                client = clients[client_id]
                 clients.move_to_end(client_id)
-                client.held += 1
-                client.waiting.popleft().set_result(None)
+                waiter = client.waiting.popleft()
+                if not waiter.done():  # who has given up, and not been woken yet, takes nothing
+                    client.held += 1
+                    waiter.set_result(None)
 
 
 class FairPlace:

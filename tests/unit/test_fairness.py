@@ -89,6 +89,16 @@ async def test_between_clients_that_want_all_the_places_come_to_equal_parts(gate
     assert gateway.limit.taken == 0
 
 
+async def test_what_others_no_longer_ask_for_goes_to_those_who_wait(gateway: Gateway) -> None:
+    others = await gateway.calls("b", 1)
+    await gateway.calls("a", 3 * PLACES)
+    assert gateway.inside == {"a": PLACES // 2, "b": 1}
+    others[0].cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert gateway.inside == {"a": PLACES, "b": 0}
+
+
 async def test_what_can_wait_keeps_no_care_of_the_same_client_waiting(gateway: Gateway) -> None:
     await gateway.calls("slow", 3 * PLACES, BATCH)
     await gateway.calls("slow", 2)
@@ -115,6 +125,20 @@ async def test_who_waits_too_long_or_behind_too_many_is_pushed_back_and_leaves_n
     async with AsyncExitStack() as stack:
         for _ in range(PLACES):
             await stack.enter_async_context(gateway.fairness.place("other", CARE, None))
+    assert (gateway.limit.taken, gateway.fairness.share(CARE)) == (0, PLACES)
+
+
+async def test_who_gives_up_at_the_moment_of_his_turn_takes_nobody_elses(gateway: Gateway) -> None:
+    held = await gateway.calls("slow", PLACES)
+    waiting = await gateway.calls("slow", 3)
+    waiting[0].cancel()  # not woken yet, when places come
+    for task in held[:2]:
+        task.cancel()
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert gateway.inside == {"slow": PLACES}
+    gateway.open.set()
+    await asyncio.gather(*gateway.tasks, return_exceptions=True)
     assert (gateway.limit.taken, gateway.fairness.share(CARE)) == (0, PLACES)
 
 
