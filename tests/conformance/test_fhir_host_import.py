@@ -182,7 +182,7 @@ async def seen(http: Http, identifier: str) -> tuple[Any, ...]:
                 content.content if content.status_code == 200 else b"",
             )
         )
-    return answer.json()["total"], tuple(documents)
+    return answer.json()["total"], tuple(sorted(documents))  # those of a set came at one time
 
 
 async def lists_of(http: Http, identifier: str) -> list[tuple[Any, ...]]:
