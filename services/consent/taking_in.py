@@ -139,7 +139,8 @@ class TakeInDossier:
         elif not await store.insert_dossier(conn, dossier):
             raise Refused(reasons.ERROR_REASON_CONCURRENT_CHANGE)
         await self._keep(conn, dossier, held)
-        await merging.settle(conn, [members], moment.now)
+        if len(members) > 1:
+            await merging.settle(conn, [members], moment.now)
         change = _change(dossier, held)
         return Done(pb.TakeInDossierResponse(dossier=write_dossier(dossier)), dossier.epoch, change)
 
