@@ -101,6 +101,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
         ),
         "BatchCheckAccess": check,
         **_consent(health_id, opening.consent),
+        "TakeInDossier": _take_in(name),
         "SubmitDocuments": _submission(name),
         "SearchDocuments": search,
         "GetDocument": document_pb2.GetDocumentRequest(name=child),
@@ -333,6 +334,12 @@ def _submission(name: str) -> document_pb2.SubmitDocumentsRequest:
     return request
 
 
+def _take_in(name: str) -> consent_pb2.TakeInDossierRequest:
+    opposed = consent_pb2.Dossier(state=consent_pb2.DOSSIER_STATE_OPPOSED, home_host="north")
+    taken = consent_pb2.HostDossier(dossier=opposed)
+    return consent_pb2.TakeInDossierRequest(name=name, taken=taken, request_id="rubbish-take-in")
+
+
 def _consent(health_id: int, consent: consent_pb2.ConsentRecord) -> dict[str, Message]:
     """What consent does beside authorising: life, representatives, lists, explanations, rights."""
     name, person = dossier_name(health_id), person_name(7)
@@ -364,13 +371,6 @@ def _consent(health_id: int, consent: consent_pb2.ConsentRecord) -> dict[str, Me
             parent=name, grantee=grantee, request_id="rubbish-leave"
         ),
         "ListAuthorizations": consent_pb2.ListAuthorizationsRequest(parent=name, page_size=3),
-        "TakeInDossier": consent_pb2.TakeInDossierRequest(
-            name=name,
-            taken=consent_pb2.HostDossier(
-                dossier=consent_pb2.Dossier(state=consent_pb2.DOSSIER_STATE_OPPOSED, home_host="north")
-            ),
-            request_id="rubbish-take-in",
-        ),
         "ListHostDossiers": consent_pb2.ListHostDossiersRequest(home_host="north", page_size=3),
         "ListAccessible": consent_pb2.ListAccessibleRequest(since=since, page_size=3),
         "RegisterRepresentative": consent_pb2.RegisterRepresentativeRequest(

@@ -272,11 +272,11 @@ class TestDocumentSearch:
             "status": ["current"],
         }
 
-    @pytest.mark.parametrize("summary", ["true", "text", "data", "false"])
-    async def test_who_wants_a_summary_of_each_gets_the_whole(self, client: httpx.AsyncClient, summary: str) -> None:
-        response = await client.get("/DocumentReference", params={**PATIENT, "_summary": summary})
-        assert response.status_code == 200
-        issues(await client.get("/DocumentReference", params={**PATIENT, "_summary": "some"}), 400)
+    async def test_who_wants_a_summary_of_each_gets_the_whole(self, client: httpx.AsyncClient) -> None:
+        for summary, status in (("true", 200), ("text", 200), ("data", 200), ("some", 400)):
+            assert (
+                await client.get("/DocumentReference", params={**PATIENT, "_summary": summary})
+            ).status_code == status
 
     async def test_strict_handling_refuses_them(self, client: httpx.AsyncClient) -> None:
         response = await client.get(

@@ -368,20 +368,14 @@ def _is(look: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
 
 
 async def test_kill_9_of_gateway_and_consent_amid_a_hosts_import_loses_and_doubles_nothing(own: Platform) -> None:
-    name = f"north-{uuid.uuid4().hex[:8]}"
-    host = Host(own, name, await taking_over(own, name))
+    host = Host(own, "north-amid-a-kill", await taking_over(own, "north-amid-a-kill"))
     before = await host.takes(await own.patient())
     for number in range(3):
         posted = await of(own, before).send("POST", "DocumentReference", note(before.person, before.caregiver, number))
         assert posted.status_code == 201, posted.text
     await block(own, before, own.caregiver().professional.idnps)
     exported, newcomers = await export(host), [own.person() for _ in range(12)]
-    lines = [
-        line
-        for kind in KINDS
-        for person in newcomers
-        for line in told_of(before.person, person, exported[kind])
-    ]  # fmt: skip
+    lines = [line for kind in KINDS for who in newcomers for line in told_of(before.person, who, exported[kind])]
     status = await begin(host)
 
     async def send() -> bool:
