@@ -100,8 +100,7 @@ def well_formed(health_id: int) -> Mapping[str, Message]:
             parent=name, grantee=grantee, request_id="rubbish-unblock"
         ),
         "BatchCheckAccess": check,
-        **_consent(health_id, opening.consent),
-        "TakeInDossier": _take_in(name),
+        **(_consent(health_id, opening.consent) | {"TakeInDossier": _take_in(name)}),
         "SubmitDocuments": _submission(name),
         "SearchDocuments": search,
         "GetDocument": document_pb2.GetDocumentRequest(name=child),

@@ -272,11 +272,9 @@ class TestDocumentSearch:
             "status": ["current"],
         }
 
-    async def test_who_wants_a_summary_of_each_gets_the_whole(self, client: httpx.AsyncClient) -> None:
-        for summary, status in (("true", 200), ("text", 200), ("data", 200), ("some", 400)):
-            assert (
-                await client.get("/DocumentReference", params={**PATIENT, "_summary": summary})
-            ).status_code == status
+    async def test_a_summary_of_each_is_the_whole(self, client: httpx.AsyncClient) -> None:
+        statuses = [(await client.get("/DocumentReference", params={**PATIENT, "_summary": s})) for s in ("data", "x")]
+        assert [each.status_code for each in statuses] == [200, 400]
 
     async def test_strict_handling_refuses_them(self, client: httpx.AsyncClient) -> None:
         response = await client.get(
