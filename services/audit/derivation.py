@@ -376,10 +376,11 @@ def _notice_kind(event: audit_pb2.AuditEvent) -> int:
 
 
 def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]:
-    """A secret connection is not told to the patient's contact, which may be that of the representatives."""
-    if not emergency:
-        return _PATIENT
-    return _PHYSICIAN if event.actor.secret_connection else _BOTH
+    """What is secret is not told to the patient's contact, which may be that of the representatives: of a document that
+    waits nobody is told then, since it is for the patient alone."""
+    if event.actor.secret_connection:
+        return _PHYSICIAN if emergency else ()
+    return _BOTH if emergency else _PATIENT
 
 
 def _measured(each: _Opened, noted: _Noted) -> Counter[Measure]:

@@ -280,9 +280,10 @@ class Operations:
         return _CONTENTS, (int.from_bytes(content[1:9], "big"), uuid.UUID(bytes=content[9:25]))
 
 
-def system_actor() -> context_pb2.ActingContext:
-    """Who acts when this service acts by itself."""
-    return context_pb2.ActingContext(actor_kind=context_pb2.ACTOR_KIND_SYSTEM, subject="document")
+def system_actor(*, secret: bool = False) -> context_pb2.ActingContext:
+    """Who acts when this service acts by itself; in secret, about what representatives are not to know of."""
+    kind = context_pb2.ACTOR_KIND_SYSTEM
+    return context_pb2.ActingContext(actor_kind=kind, subject="document", secret_connection=secret)
 
 
 def _scope(call: Call) -> bytes:

@@ -77,14 +77,15 @@ class Deadlines:
         due = await self._pool.fetch(keeping.WAITING, now - _UNREAD, month_before(now), _SLICE)
         for health_id, document_id in due:
             async with transaction(self._pool) as conn:
-                if not await conn.fetchval(keeping.NOTICED, health_id, document_id, now):
+                hidden: bool | None = await conn.fetchval(keeping.NOTICED, health_id, document_id, now)
+                if hidden is None:
                     continue
                 event = build_event(
                     _by_itself(health_id),
                     outcome=audit_pb2.OUTCOME_SUCCESS,
                     objects=(document_name(health_id, document_id),),
                     action="document.waiting",
-                    actor=system_actor(),
+                    actor=system_actor(secret=hidden),
                 )
                 event.transaction = ""
                 await outbox.put(
@@ -117,7 +118,8 @@ class Deadlines:
             made = revision(key, row, state, SHOW_TO_PATIENT, moment.now)
             await writing.revise(conn, made)
             await writing.put_change(conn, made.row, moment.sequence)
-            event = change_event(_by_itself(health_id), RULES[SHOW_TO_PATIENT], made, actor=system_actor())
+            actor = system_actor(secret=row.invisible_representatives)
+            event = change_event(_by_itself(health_id), RULES[SHOW_TO_PATIENT], made, actor=actor)
             await outbox.put(conn, [OutboxRow(health_id, uuid.UUID(bytes=event.event_id), event.SerializeToString())])
         self._committed([health_id])
 

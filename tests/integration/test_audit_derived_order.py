@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from dmp.audit.v1 import notice_pb2
+from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.audit.notices import Outbox, SmtpDelivery
@@ -68,3 +68,13 @@ async def test_an_unusual_access_of_a_secret_connection_is_not_told_to_whom_it_i
     assert not (await audit.ask("ListNotices", notices)).notices, "which representatives read as well"
     [told] = (await audit.ask("ListNotices", notices, DOCTOR)).notices
     assert "médecin traitant" in told.text
+
+
+async def test_nobody_is_told_of_a_document_that_waits_in_secret(audit: Asked) -> None:
+    def waits(*, secret: bool) -> audit_pb2.AuditEvent:
+        return happened("document.waiting", secret=secret, basis=audit_pb2.ACCESS_BASIS_UNSPECIFIED)
+
+    places(await audit.log.append(waits(secret=True), waits(secret=False)))
+    await audit.derive()
+    rows = await audit.log.pool.fetch("SELECT recipient FROM notice")
+    assert [row["recipient"] for row in rows] == [notice_pb2.NOTICE_RECIPIENT_PATIENT]

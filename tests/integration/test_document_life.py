@@ -299,6 +299,17 @@ async def test_an_announcement_waits_two_weeks_is_told_of_and_after_a_month_is_v
     assert "INVISIBLE_PATIENT" not in {code.code for code in (await world.get(document.name)).confidentiality}
 
 
+async def test_representatives_are_not_told_that_what_is_hidden_from_them_waits_or_is_shown(world: World) -> None:
+    hidden = await world.add(flags=["INVISIBLE_PATIENT", "INVISIBLE_REPRESENTANTS_LEGAUX"])
+    shown = await world.add(flags=["INVISIBLE_PATIENT"])
+    for days in (15, 17):
+        world.later(timedelta(days=days))
+        await world.service.deadlines.run(world.clock())
+    for action in ("document.waiting", "document.show_patient"):
+        secret = {each.objects[0]: each.actor.secret_connection for each in await world.events(action)}
+        assert secret == {hidden.name: True, shown.name: False}
+
+
 async def test_a_correction_of_an_announcement_is_hidden_as_long_as_that_is(world: World) -> None:
     """Also when no job has written down that its month is over."""
     document = await world.add(flags=["INVISIBLE_PATIENT"])

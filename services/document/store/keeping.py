@@ -84,7 +84,8 @@ ORDER BY submitted_at LIMIT $3
 """
 NOTICED: Final = """
 UPDATE document SET noticed_at = $3
-WHERE health_id = $1 AND document_id = $2 AND noticed_at IS NULL AND invisible_patient RETURNING true
+WHERE health_id = $1 AND document_id = $2 AND noticed_at IS NULL AND invisible_patient
+RETURNING invisible_representatives
 """
 DUE: Final = """
 SELECT health_id, document_id FROM document
