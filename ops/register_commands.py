@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from google.protobuf import json_format
 from rich.progress import Progress
 from rich.table import Table
 
 from dmp.common.v1.coding_pb2 import Coding, Identifier
 from dmp.identity.v1 import directory_pb2, keys_pb2
 from dmp.identity.v1 import identity_pb2 as pb
-from ops.command import perform, platform_session
+from ops.command import fail, perform, platform_session
 from ops.demo_platform import demo_professional
 from ops.local.registrations import INTERNAL, OPERATOR
 from ops.local.state import State
@@ -35,7 +36,7 @@ _WORDS: Final = {"oui": True, "true": True, "1": True, "non": False, "false": Fa
 _SPECIALTIES: Final = "1.2.250.1.213.1.1.4.5"
 _OPERATOR: Final = Statement.of(OPERATOR, actor="operator", subject="operator-1")
 
-person_commands = typer.Typer(no_args_is_help=True, help="People: show, search, merge, split.")
+person_commands = typer.Typer(no_args_is_help=True, help="People: show, search, link, unlink, split.")
 directory_commands = typer.Typer(no_args_is_help=True, help="Professionals and structures.")
 duplicate_commands = typer.Typer(no_args_is_help=True, help="The work list of possible duplicates.")
 key_commands = typer.Typer(no_args_is_help=True, help="The keys by which people are found and sealed.")
@@ -115,6 +116,31 @@ def unlink(person: PersonName, reason: Why = "two people") -> None:
         request = pb.UnlinkPeopleRequest(name=_named(person), reason=reason, request_id=str(uuid.uuid4()))
         done = await _ask(session, "UnlinkPeople", request, pb.UnlinkPeopleResponse)
         _out.print(_card(done.person, list(done.linked)))
+
+    _run(act)
+
+
+@person_commands.command("split")
+def split(
+    person: PersonName,
+    other: Annotated[typer.FileText, typer.Argument(help="Who comes out of the record, as JSON; - reads it.")],
+    reason: Why = "two people in one record",
+) -> None:
+    """Take a second person out of a record that held two.
+
+    The JSON has `traits` and, where they are the second person's, `identifiers` (`system` and `value`); with
+    `remainingTraits` it corrects the record. It is a file, so that nobody's traits stand in a list of processes.
+    """
+    try:
+        request = json_format.Parse(other.read(), pb.SplitPersonRequest())
+    except json_format.ParseError as error:
+        fail(f"{other.name}: {error}")
+    request.name, request.reason, request.request_id = _named(person), reason, str(uuid.uuid4())
+
+    async def act(session: Session) -> None:
+        done = await _ask(session, "SplitPerson", request, pb.SplitPersonResponse)
+        _out.print(_card(done.person, []))
+        _out.print(_card(done.split_off, []))
 
     _run(act)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE
@@ -15,6 +16,7 @@ from signal import SIGKILL
 from typing import Final
 
 import pytest
+from google.protobuf import json_format
 from typer.testing import CliRunner
 
 from dmp.identity.v1 import identity_pb2 as pb
@@ -81,6 +83,20 @@ async def test_people_are_shown_searched_linked_and_parted(platform: Platform, d
     await dmp("person", "link", *names[::-1], fails=True)
     await dmp("person", "unlink", names[1], "--reason", "two people")
     assert "merged into" not in await dmp("person", "show", names[1])
+
+
+async def test_a_second_person_is_taken_out_of_a_record(platform: Platform, dmp: Command, tmp_path: Path) -> None:
+    one = await platform.registered()
+    name, person = format_health_id(one.health_id), person_message(platform.person())
+    person.traits.birth_name = "TAKENOUT"
+    asked = {"traits": json_format.MessageToDict(person.traits)}
+    (tmp_path / "other.json").write_text(json.dumps(asked), "utf-8")
+    told = await dmp("person", "split", name, str(tmp_path / "other.json"))
+    assert person_name(one.health_id) in told
+    assert "TAKENOUT" in told
+    assert "split" in await dmp("person", "show", name, "--history")
+    (tmp_path / "wrong.json").write_text(json.dumps(asked | {"names": "x"}), "utf-8")
+    assert "names" in await dmp("person", "split", name, str(tmp_path / "wrong.json"), fails=True)
 
 
 async def test_possible_duplicates_are_listed_and_decided(platform: Platform, dmp: Command) -> None:
