@@ -131,9 +131,9 @@ async def test_who_waits_too_long_or_behind_too_many_is_pushed_back_and_leaves_n
 async def test_who_gives_up_at_the_moment_of_his_turn_takes_nobody_elses(gateway: Gateway) -> None:
     held = await gateway.calls("slow", PLACES)
     waiting = await gateway.calls("slow", 3)
-    waiting[0].cancel()  # not woken yet, when places come
     for task in held[:2]:
         task.cancel()
+    waiting[0].cancel()  # not woken yet, when the places come that were given back before
     for _ in range(8):
         await asyncio.sleep(0)
     assert gateway.inside == {"slow": PLACES}
