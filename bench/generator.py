@@ -12,18 +12,25 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+import uvloop
+
+from bench.light import CallEnded, LightCallers
+from bench.load import Channel, WrongAnswer, connect
+from ops.local.pki import Identity
 
 TIMEOUT: Final = 20.0
 _CONNECTIONS: Final = 4
 _TICK: Final = 0.002
 _MOST_OUTSTANDING: Final = 4096
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,8 @@ class Call:
 class Plan:
     """Calls of one unary method: `rate` a second as they come (open), or else `loops` that each wait for their answer.
 
-    `calls` are drawn from at random. With `patient`, a loop that is pushed back waits as long as it was told.
+    `calls` are drawn from at random. With `patient`, a loop that is pushed back waits as long as it was told. With
+    `light` they are sent by `bench.light`: a crowd that grpcio's client could not send on the processors that are left.
     """
 
     target: str
@@ -52,6 +60,11 @@ class Plan:
     loops: int = 0
     connections: int = _CONNECTIONS
     patient: bool = False
+    light: bool = False
+
+    def identity(self) -> Identity:
+        """Who calls."""
+        return Identity("", Path(self.certificate), Path(self.key), Path(self.authority))
 
     def files(self) -> tuple[bytes, bytes, bytes]:
         """The authority's certificate, the private key, the certificate (PEM)."""
@@ -72,7 +85,7 @@ class Outcome:
 
 
 class _Load:
-    def __init__(self, plan: Plan, channels: Sequence[grpc.aio.Channel]) -> None:
+    def __init__(self, plan: Plan, channels: Sequence[Channel]) -> None:
         self._plan = plan
         self._sends: list[Any] = [channel.unary_unary(plan.path) for channel in channels]
         self._calls = [(base64.b64decode(call.request), call.metadata) for call in plan.calls]
@@ -122,43 +135,48 @@ class _Load:
         try:
             await send(request, metadata=metadata, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            return self._ended_badly(error, due, time.perf_counter() - zero - due)
+            trailers = {key: str(value) for key, value in error.trailing_metadata() or ()}
+            return self._ended_badly(
+                error.code(), error.details() or "", trailers, due, time.perf_counter() - zero - due
+            )
+        except CallEnded as error:
+            code, said = _CODES[error.status], error.trailers.get("grpc-message", "")
+            return self._ended_badly(code, said, error.trailers, due, time.perf_counter() - zero - due)
+        except WrongAnswer as error:
+            return self._ended_badly(grpc.StatusCode.UNAVAILABLE, str(error), {}, due, 0.0)
         finally:
             self._outstanding -= 1
         self.outcome.answered.append((due, time.perf_counter() - zero - due))
         return 0.0
 
-    def _ended_badly(self, error: grpc.aio.AioRpcError, due: float, took: float) -> float:
-        pushback = [value for key, value in error.trailing_metadata() or () if key == "grpc-retry-pushback-ms"]
-        if error.code() is grpc.StatusCode.UNAVAILABLE and pushback:
-            self.outcome.refused.append((due, took))
-            self.outcome.pushbacks.append(int(pushback[0]))
-            return int(pushback[0]) / 1000
-        told = f"{error.code().name}: {error.details()}"
+    def _ended_badly(
+        self, code: grpc.StatusCode, said: str, trailers: Mapping[str, str], due: float, zero: float
+    ) -> float:
+        pushback = trailers.get("grpc-retry-pushback-ms")
+        if code is grpc.StatusCode.UNAVAILABLE and pushback is not None:
+            self.outcome.refused.append((due, time.perf_counter() - zero - due))
+            self.outcome.pushbacks.append(int(pushback))
+            return int(pushback) / 1000
+        told = f"{code.name}: {said}"
         self.outcome.failed[told] = self.outcome.failed.get(told, 0) + 1
         return 0.0
 
 
 async def generate(plans: Iterable[Plan]) -> list[Outcome]:
     """Run the plans side by side in this process."""
-    channels: list[grpc.aio.Channel] = []
-    loads = []
-    for plan in plans:
-        credentials = grpc.ssl_channel_credentials(*plan.files())
-        own = [
-            grpc.aio.secure_channel(
-                plan.target, credentials, [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-            )
-            for _ in range(plan.connections)
-        ]
-        channels += own
-        loads.append(_Load(plan, own))
-    await asyncio.gather(*(channel.channel_ready() for channel in channels))
-    try:
+    async with AsyncExitStack() as resources:
+        loads = [_Load(plan, await _connected(plan, resources)) for plan in plans]
         return list(await asyncio.gather(*(load.run() for load in loads)))
-    finally:
-        for channel in channels:
-            await channel.close()
+
+
+async def _connected(plan: Plan, resources: AsyncExitStack) -> Sequence[Channel]:
+    if plan.light:
+        return await LightCallers(resources).connect(plan.target, plan.identity(), plan.connections)
+    channels = connect(plan.target, grpc.ssl_channel_credentials(*plan.files()), plan.connections)
+    for channel in channels:
+        resources.push_async_callback(channel.close)
+        await channel.channel_ready()
+    return channels
 
 
 async def in_a_process(plans: Sequence[Plan]) -> list[Outcome]:
@@ -183,7 +201,8 @@ async def in_a_process(plans: Sequence[Plan]) -> list[Outcome]:
 
 def main() -> None:
     """Read plans, write outcomes."""
-    outcomes = asyncio.run(generate([_plan(read) for read in json.load(sys.stdin)]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        outcomes = runner.run(generate([_plan(read) for read in json.load(sys.stdin)]))
     sys.stdout.write(json.dumps([asdict(outcome) for outcome in outcomes]))
 
 

@@ -1,6 +1,7 @@
 """A light generator: unary gRPC calls over HTTP/2 frames written here, for loads where grpcio's client would be what is
 measured. grpcio's client costs 60 to 90 µs of CPU a call, a sixth of a whole read on the native transport; this a fifth
-of that. It decodes no header: an answer is the bytes of its message, and a call that ended with an error has none.
+of that. An answer is the bytes of its message. Headers are decoded of calls that end without one alone: how they ended
+is raised as `CallEnded`.
 
 A `LightChannel` is used as a `grpc.aio.Channel` is by `load.Unary`. It is no client for anything but a bench: calls
 have no timers of their own (the server ends them), and requests must fit a stream's first window.
@@ -11,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Final, cast
+
+from hpack import Decoder
 
 from bench.echo import PATH as ECHO_PATH
 from bench.load import CONNECTIONS, Metadata, Unary, WrongAnswer
@@ -23,7 +26,8 @@ from ops.local.pki import Identity
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK, _PADDED = 0x1, 0x4, 0x1, 0x8
-_NO_PUSH, _STREAM_WINDOW = 2, 4
+_HEADER_TABLE, _NO_PUSH, _STREAM_WINDOW = 1, 2, 4
+"""Settings. Without a table (0) each block of headers can be read alone, or passed over."""
 _LARGEST_WINDOW: Final = (1 << 31) - 1
 _FIRST_WINDOW: Final = 65_535
 _TOP_UP: Final = 1 << 29
@@ -33,6 +37,15 @@ _PREFIX: Final = 5
 _ECHO_BYTES: Final = 600
 
 _Answer = asyncio.Future[bytes]
+
+
+class CallEnded(WrongAnswer):
+    """A call ended without an answer: its gRPC status as a number, and its trailers."""
+
+    def __init__(self, status: int, trailers: Mapping[str, str]) -> None:
+        super().__init__(status, trailers.get("grpc-message", ""))
+        self.status = status
+        self.trailers = trailers
 
 
 class LightChannel:
@@ -88,7 +101,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         settings = b"".join(
             key.to_bytes(2, "big") + value.to_bytes(4, "big")
-            for key, value in ((_NO_PUSH, 0), (_STREAM_WINDOW, _LARGEST_WINDOW))
+            for key, value in ((_HEADER_TABLE, 0), (_NO_PUSH, 0), (_STREAM_WINDOW, _LARGEST_WINDOW))
         )
         more = (_LARGEST_WINDOW - _FIRST_WINDOW).to_bytes(4, "big")
         self._transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, more))
@@ -142,7 +155,7 @@ class _Connection(asyncio.Protocol):
             elif kind != _HEADERS:
                 self._control(kind, flags, stream, data[at + 9 : end])
             if kind <= _HEADERS and flags & _END_STREAM:
-                self._ended(stream)
+                self._ended(stream, data[at + 9 : end] if kind == _HEADERS else b"")
             at = end
         self._rest = data[at:]
 
@@ -156,10 +169,15 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_frame(_WINDOW_UPDATE, 0, 0, _four(self._taken)))
             self._taken = 0
 
-    def _ended(self, stream: int) -> None:
+    def _ended(self, stream: int, block: bytes) -> None:
         answer, parts = self._calls.pop(stream, (None, []))
-        if answer is not None and not answer.done():
+        if answer is None or answer.done():
+            return
+        if parts:
             answer.set_result(b"".join(parts)[_PREFIX:])
+            return
+        trailers = {str(name): str(value) for name, value in Decoder().decode(block)}
+        answer.set_exception(CallEnded(int(trailers.get("grpc-status", "2")), trailers))
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind in (_SETTINGS, _PING) and not flags & _ACK:
@@ -190,9 +208,11 @@ class LightCallers:
     def __init__(self, resources: AsyncExitStack) -> None:
         self._resources = resources
 
-    async def connect(self, target: str, identity: Identity | None) -> list[LightChannel]:
+    async def connect(
+        self, target: str, identity: Identity | None, connections: int = CONNECTIONS
+    ) -> list[LightChannel]:
         """Connections to one server, as many as `load.connect` makes."""
-        made = [LightChannel(target, identity) for _ in range(CONNECTIONS)]
+        made = [LightChannel(target, identity) for _ in range(connections)]
         for channel in made:
             self._resources.push_async_callback(channel.close)
             await channel.channel_ready()

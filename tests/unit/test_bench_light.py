@@ -1,4 +1,4 @@
-"""The light generator gets what grpcio's client would: to each call its own answer, none to a call that failed."""
+"""The light generator gets what grpcio's client would: each call's own answer, or how the call ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from bench.light import LightChannel
+from bench.light import CallEnded, LightChannel
 from bench.load import Unary, WrongAnswer, measure
 
 ECHO, REFUSE = "/dmp.bench.v1.Echo/Echo", "/dmp.bench.v1.Echo/Refuse"
@@ -22,7 +22,7 @@ async def _echo(data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) ->
 
 
 async def _refuse(data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-    await context.abort(grpc.StatusCode.UNAVAILABLE, "no")
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "no", (("grpc-retry-pushback-ms", "250"),))
     raise AssertionError
 
 
@@ -56,8 +56,10 @@ async def test_each_call_gets_its_own_answer_beyond_the_first_window() -> None:
 
 async def test_a_call_that_fails_is_no_answer() -> None:
     server, channel = await served()
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(CallEnded) as ended:
         await Unary([channel], REFUSE, lambda: (b"x", ()), at_least=1).send(0)
+    assert ended.value.status == grpc.StatusCode.UNAVAILABLE.value[0]
+    assert ended.value.trailers.items() >= {("grpc-message", "no"), ("grpc-retry-pushback-ms", "250")}
     echo = Unary([channel] * 4, ECHO, lambda: (b"x" * 600, ()), at_least=600)
     measured = await measure(echo, 8, warm_up=0, seconds=0.2)
     assert measured.answered > 0
