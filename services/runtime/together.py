@@ -29,7 +29,8 @@ from services.runtime.observation import Calls, Watch
 
 _MOST: Final = 128
 """Calls of a batch at most: with 256 in flight, two batches that take turns."""
-_UNDER_WAY: Final = 2
+_UNDER_WAY: Final = 1
+"""And one more where many wait: two small batches at once cost more than they save in waiting."""
 
 _log = structlog.get_logger("rpc")
 
