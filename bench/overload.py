@@ -48,7 +48,8 @@ from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
 EMERGENCIES_A_SECOND: Final = 20.0
 LOOPS: Final = 256
 FLOOD_LOOPS: Final = 512
-CONNECTIONS: Final = 4
+CONNECTIONS: Final = 16
+"""Of the crowd: enough streams for all that it sends to reach the limit, and not to wait in the client."""
 LEAST_THROUGHPUT: Final = 0.85
 """Of the peak, answered at twice the peak."""
 MOST_UNSENT: Final = 0.05
