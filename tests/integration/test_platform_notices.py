@@ -36,7 +36,9 @@ async def enter_directory(platform: Platform, addresses: dict[Caregiver, str]) -
         for number, ((physician, _), address) in enumerate(addresses.items(), 1)
     ]
     who = Statement.of(OPERATOR, actor="operator", subject="operator-1")
-    request = directory_pb2.ImportDirectoryRequest(import_id="break-glass-notices", request_id=platform.request_id(), rows=rows)
+    request = directory_pb2.ImportDirectoryRequest(
+        import_id="break-glass-notices", request_id=platform.request_id(), rows=rows
+    )
     answer = await platform.session.call(
         "identity", "ImportDirectory", request, directory_pb2.ImportDirectoryResponse, who
     )
