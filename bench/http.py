@@ -29,13 +29,24 @@ class Http:
 
     async def send(self, _: int) -> None:
         """One request on a free connection, a new one if there is none."""
-        reader, writer = self._living() or await self._connect()
-        writer.write(self._pick())
-        head = await reader.readuntil(_HEAD)
+        said, kept = self._pick(), self._living()
+        try:
+            reader, writer, head = await self._ask(said, kept or await self._connect())
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if kept is None:
+                raise
+            reader, writer, head = await self._ask(said, await self._connect())  # it was being ended as it was asked
         body = await reader.readexactly(_length(head))
         if head[9:12] != self._status:
             raise WrongAnswer(f"{head[9:12].decode()}: {body[:300].decode(errors='replace')}")
         self._free.append((reader, writer))
+
+    async def _ask(
+        self, said: bytes, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+        reader, writer = connection
+        writer.write(said)
+        return reader, writer, await reader.readuntil(_HEAD)
 
     def _living(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A free connection that the server has not ended meanwhile: it keeps none that is idle for ten seconds."""
