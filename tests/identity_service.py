@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -321,3 +321,13 @@ async def people(identity_database: str) -> AsyncIterator[People]:
     """The service on that database, emptied."""
     async with identity_service(identity_database) as service:
         yield service
+
+
+@contextmanager
+def refused(reason: str, field: str = "", rule: str = "") -> Iterator[pytest.ExceptionInfo[DmpError]]:
+    """The block is refused for this reason, naming this field and rule alone if they are given."""
+    with pytest.raises(DmpError) as caught:
+        yield caught
+    assert caught.value.reason_name == reason
+    if field:
+        assert [(violation.field, violation.rule) for violation in caught.value.fields] == [(field, rule)]

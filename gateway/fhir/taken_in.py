@@ -5,7 +5,7 @@ Links to people are read apart: who they are here is for the endpoint to find ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +35,15 @@ _FLAGS: Final = {
 }
 _WORDS: Final = {"homeHost": "home_host", "region": "region", "closedBy": "closed_by"}
 _GIVEN: Final = {"attendingPhysician": "attending_physician", "careTeam": "care_team", "secret": "secret"}
+_SAID: Final = frozenset(
+    {
+        *("patient", "state", "reason", "mergedInto", "representatives", "blocked", "authorized"),
+        *("consentMethod", "consentGivenBy", "consentDate", "consentCollector", "consentRepresentative"),
+        *(_TIMES | _FLAGS | _WORDS),
+    }
+)
+_OF_A_STANDING: Final = frozenset({"actor", "start", "end", "visit", *_GIVEN})
+_OF_A_REPRESENTATIVE: Final = frozenset({"person", "kind", "start", "end"})
 _FIELDS: Final[Mapping[str, str]] = {
     "name": "patient",
     "taken.standings": "authorized",
@@ -63,7 +72,7 @@ class Taken:
 
 def read_taken(parameters: Node, base_url: str) -> Taken:
     """What a line says; INVALID_FIELD or METADATA_ERROR naming what is wrong."""
-    said = {item.token(name="name"): item for item in parameters.child("parameter").required().array(_MOST)}
+    said = _by_name(parameters.child("parameter").required().array(_MOST), _SAID)
     host = pb.HostDossier()
     state = _code(said, "state", pb.DossierState, "DOSSIER_STATE_")
     host.dossier.state = state  # type: ignore[assignment]
@@ -119,7 +128,7 @@ def _read_consent(said: Mapping[str, Node], consent: pb.ConsentRecord) -> None:
 
 
 def _standing(entry: Node, *, blocked: bool) -> pb.GranteeStanding:
-    said = _named(entry)
+    said = _by_name(entry.children("part", 16), _OF_A_STANDING)
     actor = said.get("actor", Node(f"{entry.path}.part('actor')", None)).child("valueIdentifier").required()
     system = actor.child("system").required().token(LONGEST_URI)
     found = known_identifier(system, actor.child("value").required().token(LONGEST_CODE), actor.path)
@@ -141,7 +150,7 @@ def _standing(entry: Node, *, blocked: bool) -> pb.GranteeStanding:
 
 
 def _representative(entry: Node, written: pb.Representative, base_url: str) -> PatientLink:
-    said = _named(entry)
+    said = _by_name(entry.children("part", 16), _OF_A_REPRESENTATIVE)
     written.kind = _code(said, "kind", pb.RepresentationKind, "REPRESENTATION_KIND_")  # type: ignore[assignment]
     _moment(said, "start", written.start_time)
     _moment(said, "end", written.end_time)
@@ -153,8 +162,18 @@ def _parts(said: Mapping[str, Node], name: str) -> list[Node]:
     return said[name].children("part", _MOST) if name in said else []
 
 
-def _named(entry: Node) -> dict[str, Node]:
-    return {part.token(name="name"): part for part in entry.children("part", 16)}
+def _by_name(items: Sequence[Node], known: frozenset[str]) -> dict[str, Node]:
+    """What is said, by its name; INVALID_FIELD for what is said twice or is not known: whom it shuts out would be
+    let in."""
+    said: dict[str, Node] = {}
+    for item in items:
+        name = item.token(name="name")
+        if name not in known:
+            raise invalid(f"{item.path}.name", "known", f"one of {', '.join(sorted(known))}")
+        if name in said:
+            raise invalid(f"{item.path}.name", "unique", f"{name} is said once")
+        said[name] = item
+    return said
 
 
 def _moment(said: Mapping[str, Node], name: str, written: Timestamp) -> bool:

@@ -49,6 +49,22 @@ class Attribute:
     after: str
 
 
+class OfTheDossierAlone:
+    """Of acts that need to see nobody's authorisation, block or representation."""
+
+    __slots__ = ()
+
+    @property
+    def parties(self) -> Sequence[Grantee]:
+        """Nobody's."""
+        return ()
+
+    @property
+    def persons(self) -> Sequence[int]:
+        """Nobody's."""
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a change did: `payload`, for the history, is whole; `attributes`, for the trail, are what differs.

@@ -15,7 +15,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent import acts, store
 from services.consent.acting import Actor
-from services.consent.changes import Attribute, Change, Done, Moment
+from services.consent.changes import Attribute, Change, Done, Moment, OfTheDossierAlone
 from services.consent.functional_rights import Function, Right
 from services.consent.mapping import read_close_reason, read_time, write_dossier
 from services.consent.terms import ConsentTerms
@@ -79,21 +79,13 @@ class CloseDossier:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordDeath:
+class RecordDeath(OfTheDossierAlone):
     """The patient died: the dossier is closed, or was already; heirs and courts registered may read its archive."""
 
     actor: Actor
     health_id: int
     request: pb.RecordDeathRequest
     terms: ConsentTerms
-
-    @property
-    def parties(self) -> Sequence[Grantee]:
-        return ()
-
-    @property
-    def persons(self) -> Sequence[int]:
-        return ()
 
     def authorise(self, locked: LockedDossier | None, moment: Moment) -> None:
         if not acts.may_run(self.actor, locked, acts.OPERATOR, acts.SYSTEM):

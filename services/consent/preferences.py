@@ -9,7 +9,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent import acts, store
 from services.consent.acting import Actor
-from services.consent.changes import Attribute, Change, Done, Moment, yes_or_no
+from services.consent.changes import Attribute, Change, Done, Moment, OfTheDossierAlone, yes_or_no
 from services.consent.functional_rights import Right
 from services.consent.mapping import write_dossier
 from services.consent.values import Grantee, LockedDossier, Refused
@@ -73,20 +73,12 @@ class UpdatePreferences:
 
 
 @dataclass(frozen=True, slots=True)
-class MoveDossier:
+class MoveDossier(OfTheDossierAlone):
     """Another home host or region. Who may enter, and what is kept where, does not follow from it."""
 
     actor: Actor
     health_id: int
     request: pb.MoveDossierRequest
-
-    @property
-    def parties(self) -> Sequence[Grantee]:
-        return ()
-
-    @property
-    def persons(self) -> Sequence[int]:
-        return ()
 
     def authorise(self, locked: LockedDossier | None, moment: Moment) -> None:
         if not acts.may_run(self.actor, locked, acts.OPERATOR):

@@ -17,7 +17,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2 as pb
 from services.consent import acts, authorizations, merging, representatives, store
 from services.consent.acting import Actor
-from services.consent.changes import Attribute, Change, Done, Moment, consent_payload, yes_or_no
+from services.consent.changes import Attribute, Change, Done, Moment, OfTheDossierAlone, consent_payload, yes_or_no
 from services.consent.decision import refuse_entry
 from services.consent.functional_rights import Function, Right
 from services.consent.mapping import (
@@ -73,21 +73,13 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeInDossier:
+class TakeInDossier(OfTheDossierAlone):
     """A dossier of a host that is taken over."""
 
     actor: Actor
     health_id: int
     request: pb.TakeInDossierRequest
     terms: ConsentTerms
-
-    @property
-    def parties(self) -> Sequence[Grantee]:
-        return ()
-
-    @property
-    def persons(self) -> Sequence[int]:
-        return ()
 
     def authorise(self, locked: LockedDossier | None, moment: Moment) -> None:
         """Who takes over a host; of it alone, whatever else the person has here."""

@@ -7,6 +7,7 @@ as they meet each other; then the person's row is held. Blocks follow the traits
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -279,9 +280,10 @@ def _read_all(given: Sequence[Identifier], field: str) -> list[PatientIdentifier
 
 
 def _refuse_other_ins(person: RegisteredPerson, fresh: Sequence[PatientIdentifier], field: str) -> None:
-    """PERSON_CONFLICT when an INS would take the place of another one (domain: that is a human's decision)."""
-    in_force = {known.system for known in person.identifiers if known.is_ins}
-    if any(one.is_ins and one.system in in_force for one in fresh):
+    """PERSON_CONFLICT when an INS would take the place of another one, be it among those that come (domain: that is a
+    human's decision)."""
+    in_force = Counter(one.system for one in (*person.identifiers, *fresh) if one.is_ins)
+    if any(one.is_ins and in_force[one.system] > 1 for one in fresh):
         other = FieldViolation(field, "ins.other", "another INS of this system is in force")
         raise DmpError(reasons.ERROR_REASON_PERSON_CONFLICT, fields=(other,))
 

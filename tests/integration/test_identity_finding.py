@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,27 +12,18 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import identity_pb2 as pb
-from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
 from tests.identity_service import (
     DOMINIQUE,
     SOFTWARE,
     People,
     ins,
+    refused,
     traits,
 )
 
 RUTH_TRAITS = traits("Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220")
 QUALIFIED = pb.IDENTITY_STATUS_QUALIFIED
-
-
-@contextmanager
-def refused(reason: str, field: str = "", rule: str = "") -> Any:
-    with pytest.raises(DmpError) as caught:
-        yield caught
-    assert caught.value.reason_name == reason
-    if field:
-        assert [(violation.field, violation.rule) for violation in caught.value.fields] == [(field, rule)]
 
 
 def update(health_id: int, **changes: Any) -> pb.UpdatePersonRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from dmp.identity.v1 import keys_pb2
 from services.identity.civil_identity import PatientIdentifier, Traits
 from services.identity.insi import InsiAnswer, NationalIdentity
 from services.runtime.context import enter
-from services.runtime.errors import DmpError, unavailable
+from services.runtime.errors import unavailable
 from services.runtime.identifiers import person_name
 from services.runtime.keyring import Keyring
 from tests.identity_service import (
@@ -33,6 +32,7 @@ from tests.identity_service import (
     identity_service,
     ins,
     local,
+    refused,
     traits,
 )
 
@@ -77,15 +77,6 @@ def insi() -> Insi:
 async def people(identity_database: str, insi: Insi) -> AsyncIterator[People]:
     async with identity_service(identity_database, insi) as service:
         yield service
-
-
-@contextmanager
-def refused(reason: str, field: str = "", rule: str = "") -> Any:
-    with pytest.raises(DmpError) as caught:
-        yield caught
-    assert caught.value.reason_name == reason
-    if field:
-        assert [(violation.field, violation.rule) for violation in caught.value.fields] == [(field, rule)]
 
 
 async def qualified(people: People, who: pb.Traits | None = None, *identifiers: Any) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,19 +22,13 @@ from tests.identity_service import (
     identity_service,
     ins,
     local,
+    refused,
     traits,
 )
 
 PEOPLE = 5
 Model = dict[int, int]
 """Who is merged into whom."""
-
-
-@contextmanager
-def refused(reason: str) -> Any:
-    with pytest.raises(DmpError) as caught:
-        yield caught
-    assert caught.value.reason_name == reason
 
 
 def link(survivor: int, merged: int, request_id: str = "") -> pb.LinkPeopleRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.insi import SimulatedInsi
 from services.identity.nir import nir_key
 from services.identity.professional_ids import finess_key, luhn_digit
-from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
 from services.runtime.keyring import Keyring
 from tests.identity_service import (
@@ -26,6 +24,7 @@ from tests.identity_service import (
     health_id_of,
     identity_service,
     local,
+    refused,
     traits,
 )
 
@@ -57,13 +56,6 @@ def twin(given: str, place: str, birth_date: str = "1955-06-01") -> pb.Traits:
 async def people(identity_database: str, tmp_path: Path) -> AsyncIterator[People]:
     async with identity_service(identity_database, simulator(tmp_path)) as service:
         yield service
-
-
-@contextmanager
-def refused(reason: str) -> Any:
-    with pytest.raises(DmpError) as caught:
-        yield caught
-    assert caught.value.reason_name == reason
 
 
 # --- the national identity service -------------------------------------------------------------------------------

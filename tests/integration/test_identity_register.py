@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.identity.v1 import identity_pb2 as pb
-from services.runtime.errors import DmpError
 from services.runtime.identifiers import person_name
 from tests.identity_service import (
     DOMINIQUE,
@@ -23,20 +21,12 @@ from tests.identity_service import (
     People,
     ins,
     local,
+    refused,
     traits,
 )
 
 RUTH_TRAITS = traits("Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220")
 QUALIFIED = pb.IDENTITY_STATUS_QUALIFIED
-
-
-@contextmanager
-def refused(reason: str, field: str = "", rule: str = "") -> Any:
-    with pytest.raises(DmpError) as caught:
-        yield caught
-    assert caught.value.reason_name == reason
-    if field:
-        assert [(violation.field, violation.rule) for violation in caught.value.fields] == [(field, rule)]
 
 
 def update(health_id: int, **changes: Any) -> pb.UpdatePersonRequest:
@@ -235,6 +225,12 @@ async def test_no_change_puts_another_ins_in_the_place_of_the_one_in_force(peopl
     )
     with refused("PERSON_CONFLICT", "added_identifiers", "ins.other"):
         await people.ask("UpdatePerson", request)
+    without = await people.register(traits(birth_name="AUTRE"))
+    both = pb.AddIdentifierRequest(
+        name=person_name(without), identifier=RUTH, further_identifiers=[ins("2790351215190")], reason="two at once"
+    )
+    with refused("PERSON_CONFLICT", "identifier", "ins.other"):
+        await people.ask("AddIdentifier", both)
 
 
 async def test_a_source_touches_its_own_domain_only(people: People) -> None:

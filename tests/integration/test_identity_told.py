@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from dmp.common.v1 import access_pb2
+from dmp.common.v1.coding_pb2 import Coding
 from dmp.identity.v1 import directory_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from ops.register_commands import request_id_of
 from services.identity.history import parents_at
 from services.identity.store.links import LedgerRow
-from services.runtime.errors import DmpError
 from services.runtime.identifiers import new_health_id, person_name
-from tests.identity_service import NOW, People, health_id_of, traits
+from tests.identity_service import NOW, People, health_id_of, refused, traits
 
 OPERATOR = access_pb2.CALLER_KIND_OPERATOR
 RUTH_TRAITS = traits("Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220")
-
-
-@contextmanager
-def refused(reason: str) -> Any:
-    with pytest.raises(DmpError) as caught:
-        yield caught
-    assert caught.value.reason_name == reason
 
 
 # --- links -------------------------------------------------------------------------------------------------------
@@ -161,6 +152,32 @@ async def test_an_import_that_stopped_after_any_call_goes_on(people: People, cal
 
     assert await run(calls) == 2 * calls
     assert await run(99) == len(rows)
+
+
+async def test_an_import_in_which_only_the_system_of_a_specialty_is_another_is_written(people: People) -> None:
+    idnps, structure = "899700000013", "1750712184"
+    for number, system in enumerate(("1.2.250.1.213.1.1.4.5", "1.2.250.1.213.1.1.4.99")):
+        specialty = Coding(system=system, code="SM54")
+        one = directory_pb2.Practitioner(
+            idnps=idnps, family_name="MARTIN", profession="10", active=True, specialties=[specialty]
+        )
+        place = directory_pb2.Structure(idnst=structure, display_name="Cabinet", active=True)
+        role = directory_pb2.PractitionerRole(
+            idnps=idnps, idnst=structure, profession="10", active=True, specialty=specialty
+        )
+        rows = [
+            directory_pb2.DirectoryRow(row=1, practitioner=one),
+            directory_pb2.DirectoryRow(row=2, structure=place),
+            directory_pb2.DirectoryRow(row=3, role=role),
+        ]
+        request = directory_pb2.ImportDirectoryRequest(import_id=f"specialty-{number}", rows=rows, complete=True)
+        answer = await people.ask("ImportDirectory", request, caller=OPERATOR)
+        assert answer.directory_import.refused == 0, answer
+        asked = directory_pb2.BatchGetDirectoryEntriesRequest(idnps=[idnps], idnst=[structure])
+        found = await people.ask("BatchGetDirectoryEntries", asked)
+        assert [each.system for each in found.practitioners[0].specialties] == [system]
+        roles = await people.ask("SearchPractitionerRoles", directory_pb2.SearchPractitionerRolesRequest(idnps=idnps))
+        assert [each.specialty.system for each in roles.roles] == [system]
 
 
 async def test_a_report_is_continued_by_who_began_it_alone(people: People) -> None:
