@@ -183,7 +183,7 @@ class Clients:
         """A person registered, the dossier opened by the author, who authorises himself. Everything must be up."""
         person, author, colleague = next(self._people), next(self._caregivers), next(self._caregivers)
         acting = professional(author)
-        registered = await self._set_up(
+        registered = await self.set_up(
             "CreatePerson",
             identity_pb2.CreatePersonRequest(person=person_message(person), request_id=f"person-{person.nir}"),
             identity_pb2.CreatePersonResponse,
@@ -197,14 +197,14 @@ class Clients:
         )
         dossier = Dossier(health_id, person, author, colleague)
         opening = consent_pb2.OpenDossierRequest(name=dossier.name, consent=consent, request_id=f"open-{health_id}")
-        await self._set_up("OpenDossier", opening, consent_pb2.OpenDossierResponse, acting)
+        await self.set_up("OpenDossier", opening, consent_pb2.OpenDossierResponse, acting)
         grant = consent_pb2.GrantAuthorizationRequest(
             parent=dossier.name, patient_consented=True, request_id=f"author-{health_id}"
         )
-        await self._set_up("GrantAuthorization", grant, consent_pb2.GrantAuthorizationResponse, acting)
+        await self.set_up("GrantAuthorization", grant, consent_pb2.GrantAuthorizationResponse, acting)
         return dossier
 
-    async def _set_up(self, name: str, request: Message, response: type[Response], actor: ActingContext) -> Response:
+    async def set_up(self, name: str, request: Message, response: type[Response], actor: ActingContext) -> Response:
         """A call that must succeed, tried again for a while: connections to restarted replicas come back by and by."""
         access, replicas = method(name), cycle(range(REPLICAS))
         return await until_acknowledged(

@@ -22,12 +22,11 @@ from ops.local.stack import ROOT
 from services.runtime.identifiers import dossier_name, new_health_id
 from tests.consent_service import NOW, consent_record, professional
 from tests.faults.campaign import Budget, amount, publish
-from tests.faults.clients import Clients, Way
+from tests.faults.clients import Clients
 from tests.faults.fleet import REPLICAS, Fleet
 from tests.faults.linear import Operation, violations
 from tests.faults.linear_client import Orders
 from tests.platform_calls import AUDIENCE, ISSUER
-from tests.platform_fixture import method
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -41,11 +40,10 @@ _SLICE = 10_000
 async def opened(clients: Clients) -> tuple[list[int], list[Operation]]:
     """New dossiers, and their openings as the first operations."""
     dossiers = [int(new_health_id()) for _ in range(_DOSSIERS)]
-    access = method("OpenDossier")
     for dossier in dossiers:
         consent = consent_record(NOW.replace(year=2025))
         request = pb.OpenDossierRequest(name=dossier_name(dossier), consent=consent, request_id=f"open-{dossier}")
-        await clients.ask(Way("consent", 0), access, request, pb.OpenDossierResponse, professional(), timeout=10)
+        await clients.set_up("OpenDossier", request, pb.OpenDossierResponse, professional())
     return dossiers, [Operation("open", dossier, "", 0.0, 0.0, 1) for dossier in dossiers]
 
 

@@ -27,7 +27,7 @@ from ops.local.registrations import INTERNAL, OPERATOR
 from ops.session import Statement
 from services.runtime.identifiers import format_health_id, person_name
 from services.runtime.keyring import Keyring
-from tests.platform_fixture import Patient, Platform, eventually
+from tests.platform_fixture import Patient, Platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -153,22 +153,28 @@ async def rotation(platform: Platform) -> keys_pb2.KeyRotation:
     return (await platform.session.call("identity", "GetKeyRotation", asked, answer, operator)).key_rotation
 
 
-async def killed_in(platform: Platform, phase: keys_pb2.KeyRotationPhase.ValueType, arguments: Sequence[str]) -> str:
-    """What the command, a process of its own, had said when it was killed in the middle of a phase."""
+async def killed_in(
+    platform: Platform, phase: keys_pb2.KeyRotationPhase.ValueType, arguments: Sequence[str], word: str
+) -> str:
+    """What the command, a process of its own, had said when it was killed in the middle of a phase, of which it had
+    said this word: the service is in the phase before the command is told so."""
     command = Path(sys.executable).with_name("dmp")
     process = await asyncio.create_subprocess_exec(
         command, "keys", "rotate", *arguments, stdout=PIPE, env={**os.environ, "DMP_STATE": str(platform.state.root)}
     )
-
-    def in_the_middle(now: keys_pb2.KeyRotation) -> bool:
-        return now.phase == phase and now.people_done > 0
-
-    now = await eventually(lambda: rotation(platform), in_the_middle, seconds=60, every=0.005)
+    assert process.stdout is not None
+    said = ""
+    async with asyncio.timeout(60):
+        while word not in said:
+            part = await process.stdout.read(4096)
+            assert part, f"it ended: {said}"
+            said += part.decode()
+    now = await rotation(platform)
     process.kill()
-    said, _ = await process.communicate()
+    rest, _ = await process.communicate()
     assert process.returncode == -SIGKILL
-    assert in_the_middle(now)
-    return said.decode()
+    assert (now.phase, now.people_done > 0) == (phase, True)
+    return said + rest.decode()
 
 
 async def test_a_rotation_of_keys_that_is_killed_goes_on_while_people_are_found_and_registered(
@@ -181,10 +187,10 @@ async def test_a_rotation_of_keys_that_is_killed_goes_on_while_people_are_found_
         step = max(2, await database.fetchval("SELECT count(*) FROM person") // 20)
     gently = ("--at-once", str(step), "--settle", "2")
     async with life_goes_on(platform) as meanwhile:
-        said = await killed_in(platform, keys_pb2.KEY_ROTATION_PHASE_BACKFILLING, gently)
+        said = await killed_in(platform, keys_pb2.KEY_ROTATION_PHASE_BACKFILLING, gently, "Writing")
         assert f"Writing new digests: {step} of" in said
         assert len(Keyring.from_directory(path).digest_generations) == 2
-        await killed_in(platform, keys_pb2.KEY_ROTATION_PHASE_REMOVING, gently)
+        await killed_in(platform, keys_pb2.KEY_ROTATION_PHASE_REMOVING, gently, "Removing")
         told = await dmp("keys", "rotate", "--settle", "2")
     rotated = Keyring.from_directory(path)
     assert f"generation {rotated.current} finds and wraps" in told
