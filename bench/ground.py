@@ -33,6 +33,12 @@ async def fresh_state() -> AsyncIterator[State]:
 
 
 @contextlib.asynccontextmanager
+async def kept_state(directory: Path) -> AsyncIterator[State]:
+    """A state directory that stays, for what takes long to load."""
+    yield State.open(directory)
+
+
+@contextlib.asynccontextmanager
 async def echo_server(stack: Stack, *, secure: bool) -> AsyncIterator[str]:
     """An echo server as a child process; its address. It shows the certificate of the document service."""
     address = free_address()

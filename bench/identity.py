@@ -1,5 +1,6 @@
 """`python -m bench.identity`: registrations with matching, and batch resolves, at 50 thousand, 1 and 5 million people.
-With `--people 60000000` at 50 thousand and so many, in a section of its own: that takes an hour or two, and 55 GB.
+With `--people 60000000` at 50 thousand and so many, in a section of its own: that takes an hour or two, and 65 GB of
+disk at its peak. With `--state DIRECTORY` the loaded registers stay there, and a later run begins with measuring.
 
 The servicer runs in this process on a durable PostgreSQL of its own; the transport is not measured here (`bench`
 does). Of the people registered, nine in ten are new, one in twenty was registered before, one in twenty was, with a
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import page
-from bench.ground import free_address, fresh_state
+from bench.ground import free_address, fresh_state, kept_state
 from bench.identity_loader import CHUNK, keyring, load, people
 from bench.machine import load_before, machine
 from dmp.audit.v1 import audit_pb2
@@ -59,6 +60,7 @@ _RESOLVERS: Final = 16
 _RESOLVED_AT_ONCE: Final = 100
 _KNOWN: Final = 5_000
 _ROUNDS: Final = 4
+_SEEDS: Final = 90_000
 _SERVICE: Final = "/dmp.identity.v1.IdentityService"
 _METHODS: Final = methods_of([pb.DESCRIPTOR.services_by_name["IdentityService"]])
 _MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "services" / "identity" / "migrations"
@@ -99,9 +101,9 @@ class Register:
     cpu: float = 0.0
     resolved: list[float] = field(default_factory=list)
 
-    async def warm(self, seconds: float) -> None:
+    async def warm(self, seconds: float, number: int) -> None:
         """Makes plans, fills caches and pages."""
-        await _registrations(self.parts, self.known, seconds, self.people)
+        await _registrations(self.parts, self.known, seconds, self.people + number)
 
     async def measure(self, seconds: float, number: int) -> None:
         """One round."""
@@ -127,8 +129,9 @@ class Register:
         )
 
 
-async def measure(loaded: Sequence[tuple[int, str, float]], seconds: float, rounds: int) -> list[Row]:
-    """A row for each register (people, DSN, seconds of loading), measured in turn: all see the same machine."""
+async def measure(loaded: Sequence[tuple[int, str, float]], seconds: float, rounds: int, first: int = 0) -> list[Row]:
+    """A row for each register (people, DSN, seconds of loading), measured in turn: all see the same machine. Rounds are
+    numbered from `first`, and each number registers people of its own."""
     async with contextlib.AsyncExitStack() as stack:
         registers = []
         for size, dsn, took in loaded:
@@ -136,8 +139,8 @@ async def measure(loaded: Sequence[tuple[int, str, float]], seconds: float, roun
             parts = await stack.enter_async_context(_register(dsn))
             registers.append(Register(size, dsn, took, parts, known))
         for register in registers:
-            await register.warm(min(2.0, seconds))
-        for number in range(1, rounds + 1):
+            await register.warm(min(2.0, seconds), first)
+        for number in range(first + 1, first + rounds + 1):
             for register in registers if number % 2 else reversed(registers):
                 await register.measure(seconds / rounds, number)
         return [await register.row() for register in registers]
@@ -264,10 +267,10 @@ async def plans(dsn: str) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _server(names: Sequence[str]) -> AsyncIterator[tuple[list[str], str]]:
-    """A durable cluster that is gone afterwards, with a quarter of the memory for its pages, as PostgreSQL advises, and
-    tuned for loading; its databases, and the server's version."""
-    async with fresh_state() as state:
+async def _server(names: Sequence[str], keep: Path | None) -> AsyncIterator[tuple[list[str], str]]:
+    """A durable cluster that is gone afterwards unless it is kept, with a quarter of the memory for its pages, as
+    PostgreSQL advises, and tuned for loading; its databases, and the server's version."""
+    async with kept_state(keep) if keep else fresh_state() as state:
         supervisor = Supervisor(state)
         cluster = Postgres(state, supervisor, int(free_address().rpartition(":")[2]))
         await cluster.start()
@@ -276,8 +279,10 @@ async def _server(names: Sequence[str]) -> AsyncIterator[tuple[list[str], str]]:
         buffers = f"shared_buffers = '{int(machine(version, 0.0).memory_gib * 256)}MB'"
         for setting in (*_FOR_LOADING, buffers):
             await connection.execute(f"ALTER SYSTEM SET {setting}")
+        there = {row[0] for row in await connection.fetch("SELECT datname FROM pg_database")}
         for name in names:
-            await connection.execute(f"CREATE DATABASE {name}")
+            if name not in there:
+                await connection.execute(f"CREATE DATABASE {name}")
         await connection.close()
         await cluster.stop()
         await cluster.start()
@@ -302,19 +307,39 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-async def run(sizes: Sequence[int], seconds: float, out: Console) -> tuple[list[Row], list[str]]:
+async def _loaded(dsn: str, size: int, workers: int) -> float:
+    """Loads a register unless a former run has; the seconds that it took then."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        database = f"identity_{size}"
+        told: str | None = await connection.fetchval(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", database
+        )
+        if told is not None:
+            return float(told)
+        begun = time.monotonic()
+        await load(dsn, size, SEED, workers)
+        took = time.monotonic() - begun
+        await connection.execute(f"COMMENT ON DATABASE {database} IS '{took:.1f}'")
+        return took
+    finally:
+        await connection.close()
+
+
+async def run(
+    sizes: Sequence[int], seconds: float, out: Console, keep: Path | None = None
+) -> tuple[list[Row], list[str]]:
     """All sizes, each in a database of one server, loaded first and then measured in turn; the plans at the last."""
     busy = load_before()
-    async with _server([f"identity_{size}" for size in sizes]) as (databases, version):
+    async with _server([f"identity_{size}" for size in sizes], keep) as (databases, version):
         at = machine(version, busy)
         out.print(f"{at.cores} cores of {at.processor}, {at.memory_gib} GiB, PostgreSQL {version}", style="dim")
         loaded = []
         for size, dsn in zip(sizes, databases, strict=True):
-            begun = time.monotonic()
-            await load(dsn, size, SEED, at.cores)
-            loaded.append(time.monotonic() - begun)
+            loaded.append(await _loaded(dsn, size, at.cores))
             out.print(f"{size:,} people loaded in {loaded[-1]:.0f} s", style="dim")
-        rows = await measure(list(zip(sizes, databases, loaded, strict=True)), seconds, _ROUNDS)
+        first = int(time.time()) % _SEEDS if keep else 0
+        rows = await measure(list(zip(sizes, databases, loaded, strict=True)), seconds, _ROUNDS, first)
         made = await plans(databases[-1])
         for plan in made:
             out.print(plan, style="dim", markup=False)
@@ -336,13 +361,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.identity", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short look at small registers; writes nothing")
     parser.add_argument("--people", type=int, help="50 thousand and this many, such as 60000000")
+    parser.add_argument("--state", type=Path, help="a directory in which the loaded registers stay for a later run")
     parser.add_argument("--seconds", type=float, help="for each register, over all rounds (16)")
     arguments = parser.parse_args()
     out, busy = Console(highlight=False, soft_wrap=True), load_before()
     sizes = QUICK if arguments.quick else (SIZES[0], arguments.people) if arguments.people else SIZES
     seconds = arguments.seconds or (2.0 if arguments.quick else 16.0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows, made = runner.run(run(sizes, seconds, out))
+        rows, made = runner.run(run(sizes, seconds, out, arguments.state))
     shown = table(rows)
     out.print(shown)
     if not arguments.quick:

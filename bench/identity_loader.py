@@ -167,7 +167,8 @@ def _bytes(value: bytes) -> bytes:
 
 
 async def load(dsn: str, count: int, seed: int, workers: int) -> None:
-    """Empties the register, and fills it with `count` people in one transaction; keys are built at its end."""
+    """Empties the register, and fills it with `count` people in one transaction; keys are built at its end, the largest
+    first, since what sorting it needs of the disk is given back before the others take theirs."""
     connection = await asyncpg.connect(dsn, server_settings={"maintenance_work_mem": "1GB"}, command_timeout=7200)
     loop = asyncio.get_running_loop()
     todo = [(chunk, min(CHUNK, count - chunk * CHUNK)) for chunk in range((count + CHUNK - 1) // CHUNK)]
@@ -188,7 +189,7 @@ async def load(dsn: str, count: int, seed: int, workers: int) -> None:
                 for statement in keys:
                     await connection.execute(statement)
         for table in _TABLES:
-            await connection.execute(f"VACUUM (ANALYZE, FREEZE) {table}")
+            await connection.execute(f"ANALYZE {table}")
         await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
@@ -198,7 +199,8 @@ async def _without_keys(connection: asyncpg.Connection[asyncpg.Record]) -> list[
     """Drops the primary keys, and gives the statements that make them again."""
     found = await connection.fetch(
         "SELECT conrelid::regclass::text AS relation, conname, pg_get_constraintdef(oid) AS definition "
-        "FROM pg_constraint WHERE contype = 'p' AND conrelid::regclass::text = ANY($1::text[])",
+        "FROM pg_constraint WHERE contype = 'p' AND conrelid::regclass::text = ANY($1::text[]) "
+        "ORDER BY conrelid::regclass::text = 'match_block' DESC",
         list(_TABLES),
     )
     for row in found:
@@ -213,4 +215,4 @@ async def _copy(connection: asyncpg.Connection[asyncpg.Record], table: str, rows
             yield rows[start : start + (1 << 20)]
         yield _END
 
-    await connection.copy_to_table(table, source=source(), format="binary")
+    await connection.copy_to_table(table, source=source(), format="binary", freeze=True)
