@@ -8,8 +8,9 @@ call (their database connection dies) must change nothing but once.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,7 +32,7 @@ from services.runtime.identifiers import new_health_id
 from services.runtime.postgres import connect
 from tests.document_world import World
 from tests.documents import FakeAudit, FakeConsent, FakeIdentity, cda, decision, new_oid, submission
-from tests.faults.campaign import amount
+from tests.faults.campaign import Budget, amount, publish
 
 MASK, UNMASK, SHOW = pb.DOCUMENT_CHANGE_MASK, pb.DOCUMENT_CHANGE_UNMASK, pb.DOCUMENT_CHANGE_SHOW_TO_PATIENT
 ARCHIVE, UNARCHIVE = pb.DOCUMENT_CHANGE_ARCHIVE, pb.DOCUMENT_CHANGE_UNARCHIVE
@@ -83,9 +84,11 @@ class Lives(RuleBasedStateMachine):
     """What may happen to a dossier."""
 
     dsn = ""
+    done: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
+        self.done["lives"] += 1
         self.runner = asyncio.Runner()
         self.kept: dict[str, Kept] = {}
         self.order = 0
@@ -191,9 +194,11 @@ class Lives(RuleBasedStateMachine):
         answer = self.do(cut())
         self.order += 1
         self.kept[answer.documents[0].name] = Kept(self.order)
+        self.done["cuts"] += 1
 
     @invariant()
     def everybody_sees_what_the_model_says(self) -> None:
+        self.done["steps"] += 1
         for viewer, view in VIEWS.items():
             self.world.consent.answer = view
             seen, totals = self.do(self._pages())
@@ -227,13 +232,18 @@ class Lives(RuleBasedStateMachine):
 
 
 def test_lives_follow_the_model(document_database: str) -> None:
+    """In a campaign as many as its time allows, a few at once, so that it may be cut into slices."""
     Lives.dsn = document_database
-    run_state_machine_as_test(
-        Lives,
-        settings=settings(
-            max_examples=amount(5, 400),
-            stateful_step_count=amount(12, 40),
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    Lives.done.clear()
+    budget, wanted, at_once = Budget(), amount(5, 400), amount(5, 8)
+    while Lives.done["lives"] < wanted and budget.left > 0:
+        run_state_machine_as_test(
+            Lives,
+            settings=settings(
+                max_examples=at_once,
+                stateful_step_count=amount(12, 40),
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        publish("lives of a dossier", dict(Lives.done))
