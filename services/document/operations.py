@@ -122,7 +122,7 @@ class Operations:
                 elif self._contents.objects is not None:
                     response.next_page_token = self._tokens.issue(_scope(call), _OBJECTS)
             else:
-                key = self._tokens.read(request.page_token, _scope(call))[1:].decode("ascii")
+                key = self._tokens.read(request.page_token, _scope(call))[1:].decode()
                 await self._sweep_objects(key, limit, before, response, call)
         await self._record(call, (), response.contents + response.objects + response.uploads)
         return response
@@ -225,7 +225,7 @@ class Operations:
                 await store.delete(one.key)
                 response.objects += 1
         if len(listed) == limit:
-            response.next_page_token = self._tokens.issue(_scope(call), _OBJECTS + listed[-1].key.encode("ascii"))
+            response.next_page_token = self._tokens.issue(_scope(call), _OBJECTS + listed[-1].key.encode())
 
     async def _to_object(self, entry: ContentEntry) -> int | None:
         """Bytes moved; 0 for what is there already. The object is proved before the row names it."""

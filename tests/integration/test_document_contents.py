@@ -1,9 +1,9 @@
-"""Where contents lie and what operators do with them: stores that fail or lie, verify, sweep, move, keys, the end."""
+"""Where contents lie and what operators do with them: verify, sweep, keys, the end. (What object stores
+must stand, and those that fail or lie: `test_document_objects`.)"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from services.runtime.errors import DmpError
 from services.runtime.keyring import Keyring, wrapped_generation
 from tests.document_world import World
 from tests.documents import call, cda, new_oid, plain_metadata, submission
-from tests.lying_s3 import LyingS3
 from tests.refusals import refused
 
 
@@ -60,13 +59,6 @@ def directory(tmp_path: Path) -> ObjectStore:
     return ObjectStore(f"file://{tmp_path}/objects")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    """moto's S3 server behind a switch: it may refuse, stall, or say yes and keep nothing."""
-    with LyingS3() as server:
-        yield server
-
-
 # --- stored once, wherever -------------------------------------------------------------------------------------------
 
 
@@ -97,21 +89,6 @@ async def test_contents_of_an_object_store_come_back_and_are_verified(world: Wor
     assert await world.pool.fetchval("SELECT sealed FROM content WHERE health_id = $1", world.dossier) is None
     assert await content_of(service, document.name) == content
     assert await faults_of(world, service) == []
-
-
-async def test_s3_that_refuses_stalls_or_lies_leaves_no_document(world: World, s3: Any) -> None:
-    service = world.service_of(objects=s3.store())
-    good = await submitted(world, service, cda(new_oid()))
-    for mode in ("refuse", "stall", "lie"):
-        s3.mode = mode
-        before = await world.rows()
-        with refused(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE):
-            await submitted(world, service, cda(new_oid()))
-        assert await world.rows() == before, mode
-        s3.mode = ""
-        assert await content_of(service, good.name)
-    world.later(timedelta(days=2))
-    assert await content_of(service, (await submitted(world, service, cda(new_oid()))).name)
 
 
 async def test_an_object_that_no_commit_followed_is_swept_and_no_other(world: World, directory: ObjectStore) -> None:

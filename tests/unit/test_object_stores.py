@@ -1,5 +1,6 @@
 """What becomes of the settings of an object store: which store, at which address, with which credentials; and what is
-said of those that are wrong. GCS and Azure are servers of our own here, which keep what they are given."""
+said of those that are wrong. GCS and Azure are servers of our own here, which remember what they were asked; what the
+emulators make of it is in `test_document_objects`."""
 
 from __future__ import annotations
 
