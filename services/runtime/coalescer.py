@@ -38,6 +38,10 @@ _LONGEST_PACE: Final = 0.012
 """Seconds at most, however slow or full the batches are."""
 _MANY: Final = 64
 """A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
+_COMING_BACK: Final = 0.005
+"""Seconds at most that a batch in turns waits for those who have just been answered,"""
+_COMING_BACK_PART: Final = 0.25
+"""and at most this part of the time that their answers took."""
 
 
 _Batch: TypeAlias = "dict[asyncio.Future[Result | DmpError], tuple[Item, float]]"
@@ -54,6 +58,9 @@ class Coalescer(Generic[Item, Result]):
     slow and full, so that under load they are large; a caller who is alone, or comes later than that after the last
     batch, still leaves at once.
 
+    Those who are answered together mostly ask again together: batches ``in_turns`` wait a moment for them, or a few
+    callers would fall apart into two halves, each of which waits for the other's batch (decisions/0035).
+
     What is submitted for an emergency (`context.is_urgent`) waits for no batch of everyday work: it has a lane of its
     own, without pace, with one batch under way at a time and the same bounds.
 
@@ -69,10 +76,13 @@ class Coalescer(Generic[Item, Result]):
         "__weakref__",
         "_alarm_at",
         "_closing",
+        "_coming_back",
+        "_coming_back_until",
         "_context",
         "_drained",
         "_express",
         "_flush_due",
+        "_gathering",
         "_in_flight",
         "_last_size",
         "_last_start",
@@ -129,6 +139,9 @@ class Coalescer(Generic[Item, Result]):
         self._timer: asyncio.TimerHandle | None = None
         self._alarm_at = _NEVER
         self._flush_due = False
+        self._gathering: asyncio.TimerHandle | None = None
+        # How many would wait if all who were answered last asked again, and the loop's time until which they may.
+        self._coming_back, self._coming_back_until = 0, float("-inf")
         self._closing = False
         self._drained = asyncio.Event()
         self._context = contextvars.Context()
@@ -195,6 +208,10 @@ class Coalescer(Generic[Item, Result]):
         self._pending[future] = (item, ends)
         if not self._flush_due and self._may_send():
             self._schedule(loop)
+        elif self._gathering is not None and len(self._pending) >= self._coming_back:
+            self._gathering.cancel()
+            self._gathering = None
+            loop.call_soon(self._flush, context=self._context)
         return future
 
     def give_up(self, future: asyncio.Future[Result | DmpError]) -> None:
@@ -226,8 +243,13 @@ class Coalescer(Generic[Item, Result]):
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """The next batch leaves at the next turn of the loop, but not before its pace allows."""
         self._flush_due = True
+        now = loop.time()
+        wait = self._last_start + self._spacing() - now
+        if now < self._coming_back_until and len(self._pending) < self._coming_back and not self._closing:
+            wait = max(wait, self._coming_back_until - now)
+            self._gathering = loop.call_later(wait, self._flush, context=self._context)
+            return
         alone = self._last_size <= 1 and not self._running and len(self._pending) == 1
-        wait = self._last_start + self._spacing() - loop.time()
         if wait <= 0 or alone or self._closing:
             loop.call_soon(self._flush, context=self._context)
         else:
@@ -244,6 +266,7 @@ class Coalescer(Generic[Item, Result]):
     def _flush(self) -> None:
         """Sends what waits, as far as ``in_flight`` allows."""
         self._flush_due = False
+        self._gathering = None
         while self._pending and self._may_send():
             loop = asyncio.get_running_loop()
             taken = self._take()
@@ -302,7 +325,11 @@ class Coalescer(Generic[Item, Result]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A batch has ended: the next one leaves; if it was cancelled, the loop is ending and nothing more does."""
-        del self._running[task]
+        answered = len(self._running.pop(task))
+        if self._more and not self._running:
+            self._coming_back = min(answered + len(self._pending), self._max_batch)
+            patience = min(self._last_took * _COMING_BACK_PART, _COMING_BACK)
+            self._coming_back_until = asyncio.get_running_loop().time() + patience
         if task.cancelled():
             self._closing = True
             stranded, self._pending = self._pending, {}

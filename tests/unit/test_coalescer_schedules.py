@@ -8,11 +8,9 @@ hanging.
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,45 +20,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime import context
 from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError
-
-# --- a loop with its own clock ---------------------------------------------------------------------------------------
-
-
-class NothingLeftToHappen(BaseException):
-    """Every task waits, and nothing is scheduled to wake one."""
-
-
-class _Clock(selectors.SelectSelector):
-    """Where the loop would sleep, time jumps to what it sleeps for."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise NothingLeftToHappen
-        self.now += max(timeout, 0.0)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._clock = _Clock()
-        super().__init__(self._clock)
-        self.complaints: list[dict[str, Any]] = []
-        self.set_exception_handler(lambda _, context: self.complaints.append(context))
-
-    def time(self) -> float:
-        return self._clock.now
-
-
-def on_virtual_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    loop = VirtualLoop()
-    try:
-        loop.run_until_complete(main())
-        assert loop.complaints == []
-    finally:
-        loop.close()
-
+from tests.virtual_loop import on_virtual_loop
 
 # --- schedules -------------------------------------------------------------------------------------------------------
 
@@ -98,6 +58,7 @@ class Schedule:
     in_flight: int
     closed_at: int | None
     pace: float = 0.0
+    in_turns: bool = False
 
 
 schedules = st.builds(
@@ -119,6 +80,7 @@ schedules = st.builds(
     in_flight=st.integers(1, 3),
     closed_at=st.none() | st.integers(0, 20),
     pace=st.sampled_from((0.0, 0.0, 0.5, 3.0)),
+    in_turns=st.booleans(),
 )
 
 
@@ -170,6 +132,7 @@ class History:
             max_pending=schedule.max_pending,
             in_flight=schedule.in_flight,
             pace=schedule.pace,
+            in_turns=schedule.in_turns,
         )
 
     def tick(self) -> int:
@@ -336,33 +299,6 @@ def test_the_check_notices_an_item_that_joins_a_batch_already_sent() -> None:
     on_virtual_loop(history.run)
     with pytest.raises(AssertionError):
         history.check()
-
-
-def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_not() -> None:
-    sent: list[tuple[float, int]] = []
-
-    async def send(items: list[int]) -> list[int]:
-        sent.append((asyncio.get_running_loop().time(), len(items)))
-        await asyncio.sleep(0.005)
-        return items
-
-    async def main() -> None:
-        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002)
-        full = [asyncio.ensure_future(coalescer.submit(number)) for number in range(64)]
-        await asyncio.sleep(0.006)  # the batch has ended
-        early = asyncio.ensure_future(coalescer.submit(64))
-        await asyncio.sleep(0.002)
-        late = asyncio.ensure_future(coalescer.submit(65))
-        await asyncio.gather(*full, early, late)
-        await coalescer.submit(66)
-        await coalescer.submit(67)
-        await coalescer.close()
-
-    on_virtual_loop(main)
-    (_, first), (second_at, second), (third_at, third), (fourth_at, _) = sent
-    assert (first, second, third) == (64, 2, 1)
-    assert second_at == pytest.approx(0.01), "twice the time that a batch of 64 took"
-    assert fourth_at == pytest.approx(third_at + 0.005), "one after the other: as soon as the one before has ended"
 
 
 def test_an_emergency_makes_the_turns_short_in_which_a_batch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""When the coalescer's batches leave: not before their pace, and not before those who were just answered are back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.runtime.coalescer import Coalescer
+from tests.virtual_loop import on_virtual_loop
+
+
+def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_not() -> None:
+    sent: list[tuple[float, int]] = []
+
+    async def send(items: list[int]) -> list[int]:
+        sent.append((asyncio.get_running_loop().time(), len(items)))
+        await asyncio.sleep(0.005)
+        return items
+
+    async def main() -> None:
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002)
+        full = [asyncio.ensure_future(coalescer.submit(number)) for number in range(64)]
+        await asyncio.sleep(0.006)  # the batch has ended
+        early = asyncio.ensure_future(coalescer.submit(64))
+        await asyncio.sleep(0.002)
+        late = asyncio.ensure_future(coalescer.submit(65))
+        await asyncio.gather(*full, early, late)
+        await coalescer.submit(66)
+        await coalescer.submit(67)
+        await coalescer.close()
+
+    on_virtual_loop(main)
+    (_, first), (second_at, second), (third_at, third), (fourth_at, _) = sent
+    assert (first, second, third) == (64, 2, 1)
+    assert second_at == pytest.approx(0.01), "twice the time that a batch of 64 took"
+    assert fourth_at == pytest.approx(third_at + 0.005), "one after the other: as soon as the one before has ended"
+
+
+def test_callers_who_are_answered_together_ask_again_together() -> None:
+    """Sixteen who ask all the time, come in two halves: each half would else wait for the other's batch for ever."""
+    sent: list[int] = []
+
+    async def send(items: list[int]) -> list[int]:
+        sent.append(len(items))
+        await asyncio.sleep(0.008)
+        return items
+
+    async def main() -> None:
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002, in_turns=True)
+
+        async def caller(number: int) -> None:
+            await asyncio.sleep(0.004 * (number % 2))
+            for _ in range(6):
+                await coalescer.submit(number)
+                await asyncio.sleep(0.0001 * number)  # its way back
+
+        await asyncio.gather(*(caller(number) for number in range(16)))
+        await coalescer.close()
+
+    on_virtual_loop(main)
+    assert sent[:2] == [8, 16], "the first half waits for nobody, and is waited for"
+    assert sum(sent) == 96
+    assert sent[2:6] == [16] * 4
+
+
+def test_who_does_not_ask_again_is_waited_for_only_a_moment() -> None:
+    sent: list[tuple[float, int]] = []
+
+    async def send(items: list[int]) -> list[int]:
+        sent.append((asyncio.get_running_loop().time(), len(items)))
+        await asyncio.sleep(0.004)
+        return items
+
+    async def main() -> None:
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002, in_turns=True)
+        first = [asyncio.ensure_future(coalescer.submit(number)) for number in range(4)]
+        await asyncio.sleep(0.002)
+        later = asyncio.ensure_future(coalescer.submit(4))
+        await asyncio.gather(*first, later)
+        await coalescer.submit(5)
+        last = asyncio.ensure_future(coalescer.submit(6))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(coalescer.submit(7))
+        await asyncio.sleep(0.0045)
+        await coalescer.close()
+        await asyncio.gather(last, waiting)
+
+    on_virtual_loop(main)
+    (_, first), (second_at, second), (third_at, third), *rest = sent
+    assert (first, second, third) == (4, 1, 1)
+    assert second_at == pytest.approx(0.005), "a quarter of the time that the batch before took"
+    assert third_at == pytest.approx(0.009), "one after the other: as soon as the one before has ended"
+    assert sum(size for _, size in rest) == 2, "closing strands nobody who waits for others"
