@@ -72,13 +72,19 @@ class RelayTogether:
             self._calls.forget(watch)
             return None
         client_id = stated.caller.actor.client_id
-        if not self._fairness.enters(client_id, traffic):  # beyond its share: it waits among its own
-            self._calls.forget(watch)
-            return None
-        counted = _Counted(
-            watch, self._usage, partial(self._fairness.leave, client_id, traffic), client_id, self._operation
-        )
-        return Admitted(Asked(stated, arrival.data), arrival, counted, traffic, timeout)
+        counted = _Counted(watch, self._usage, client_id, self._operation)
+        admitted = Admitted(Asked(stated, arrival.data), arrival, counted, traffic, timeout)
+        leave = partial(self._fairness.leave, client_id, traffic)
+        if self._fairness.enters(client_id, traffic):
+            counted.leave = leave
+        else:  # beyond its share: it waits among its own
+
+            async def turn() -> None:
+                await self._fairness.enter(client_id, traffic, timeout)
+                counted.leave = leave
+
+            admitted.turn = turn
+        return admitted
 
     async def _serve(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
         """The service's answers; None for each that may not call after all."""
@@ -114,14 +120,14 @@ class RelayTogether:
 
 
 class _Counted(Watch):
-    """A call that also counts in its client's usage."""
+    """A call that also counts in its client's usage; `leave` gives its share back, once it has one."""
 
-    __slots__ = ("_client_id", "_leave", "_operation", "_outcome", "_usage", "_watch")
+    __slots__ = ("_client_id", "_operation", "_outcome", "_usage", "_watch", "leave")
 
-    def __init__(self, watch: Watch, usage: Usage, leave: Callable[[], None], client_id: str, operation: str) -> None:
+    def __init__(self, watch: Watch, usage: Usage, client_id: str, operation: str) -> None:
         self._watch = watch
         self._usage = usage
-        self._leave = leave
+        self.leave: Callable[[], None] | None = None
         self._client_id = client_id
         self._operation = operation
         self._outcome = OK
@@ -140,7 +146,8 @@ class _Counted(Watch):
     def end(self) -> None:
         """The answer has left."""
         self._watch.end()
-        self._leave()
+        if self.leave is not None:
+            self.leave()
         self._usage.add(self._client_id, self._operation, self._outcome, time.perf_counter() - self._started)
 
 

@@ -74,9 +74,10 @@ ServeMany = Callable[[Sequence[Asked]], Awaitable[Sequence[Outcome]]]
 
 
 class Admitted:
-    """A call that may be served, its class, and the seconds that it has; `since` is when it got its place."""
+    """A call that may be served, its class, and the seconds that it has; `since` is when it got its place. `turn`, if
+    any, is what it waits for before it asks for a place."""
 
-    __slots__ = ("arrival", "asked", "remaining", "since", "traffic", "watch")
+    __slots__ = ("arrival", "asked", "remaining", "since", "traffic", "turn", "watch")
 
     def __init__(self, asked: Asked, arrival: Arrival, watch: Watch, traffic: int, remaining: float | None) -> None:
         self.asked = asked
@@ -85,6 +86,7 @@ class Admitted:
         self.traffic = traffic
         self.remaining = remaining
         self.since = 0.0
+        self.turn: Callable[[], Awaitable[None]] | None = None
 
 
 class Admit(Protocol):
@@ -105,20 +107,40 @@ class Together:
         self._batches: Coalescer[Admitted, None] = Coalescer(
             "together", self._send, max_batch=_MOST, in_flight=_UNDER_WAY, pace=PACE, in_turns=True
         )
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def arrive(self, arrival: Arrival) -> None:
         """Serve a call, with others where that is possible."""
         admitted = self._admit(arrival)
         if admitted is None:
             arrival.alone()
-        elif self._limit.enter(admitted.traffic):
-            self._placed(admitted)
+        elif admitted.turn is not None:
+            task = asyncio.get_running_loop().create_task(self._in_turn(admitted, admitted.turn))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         else:
-            self._wait(admitted)
+            self._enter(admitted)
 
     async def close(self) -> None:
         """Refuse new calls, answer those accepted."""
         await self._batches.close()
+
+    async def _in_turn(self, admitted: Admitted, turn: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await turn()
+        except DmpError as error:
+            _told(admitted, error)
+        except BaseException:
+            _told(admitted, unavailable("service"))
+            raise
+        else:
+            self._enter(admitted)
+
+    def _enter(self, admitted: Admitted) -> None:
+        if self._limit.enter(admitted.traffic):
+            self._placed(admitted)
+        else:
+            self._wait(admitted)
 
     def _wait(self, admitted: Admitted) -> None:
         """It has its place when its turn comes."""

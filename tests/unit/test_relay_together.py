@@ -25,7 +25,7 @@ from gateway.usage import Usage
 from services.runtime.access import methods_of
 from services.runtime.channels import Peer
 from services.runtime.errors import DmpError, to_status, unavailable
-from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER, Bounds, Limit
+from services.runtime.limits import BATCH, CARE, NAMES, TRAFFIC_HEADER, Bounds, Limit
 from services.runtime.observation import Calls
 from services.runtime.redis import Redis
 from services.runtime.relayed import PATH
@@ -151,10 +151,11 @@ class Document:
 class Field:
     """The relay of one method, and what is around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 256) -> None:
         telemetry = setup("gateway", ServiceSettings(environment="test"), stream=io.BytesIO())
         self.document, self.table, self.rows = Document(), Standings(), list[Any]()
-        self.limit = Limit(Bounds())
+        self.limit = Limit(Bounds(least=1, most=most))
+        self.fairness = Fairness(self.limit)
         self.usage = Usage(cast("Any", SimpleNamespace(add=self._add)))
         callers = Callers(
             cast("TokenVerifier", Verifier()),
@@ -163,7 +164,7 @@ class Field:
             Quotas(Redis(None), QUOTA),
         )
         self.relay = RelayTogether(
-            GET, cast("Peer", self.document), callers, Calls(telemetry), (self.limit, Fairness(self.limit)), self.usage
+            GET, cast("Peer", self.document), callers, Calls(telemetry), (self.limit, self.fairness), self.usage
         )
 
     async def _add(self, rows: Sequence[Any]) -> None:
@@ -239,6 +240,29 @@ async def test_a_single_call_goes_as_a_plain_one() -> None:
     assert await field.send(by("a", b"1", ("x-request-id", "r"))) == [b"alone:1"]
     [(_, metadata)] = field.document.alone
     assert (metadata["authorization"], metadata["x-request-id"]) == ("Bearer a", "r")
+
+
+async def test_whoever_is_beyond_its_share_waits_among_its_own_and_is_served_together() -> None:
+    field = Field(most=4)
+    arrivals = [by("a", b"%d" % number) for number in range(12)] + [by("b", b"b")]
+    told = await field.send(*arrivals)
+    assert told == [b"together:%d" % number for number in range(12)] + [b"together:b"]
+    sent = [[call.token for call in request.calls] for request in field.document.relayed]
+    assert "b" in sent[0] + sent[1], "the next place that is given back is a newcomer's"
+    assert max(map(len, sent)) <= 4
+    assert await field.counted() == {("a", "ok"): 12, ("b", "ok"): 1}
+    assert field.fairness.share(CARE) == 4, "every share is given back"
+
+
+async def test_who_has_no_turn_in_time_is_refused_and_gives_back_nothing_that_it_had_not() -> None:
+    field = Field(most=1)
+    assert field.fairness.enters("a", CARE)
+    late = Arrival(b"x", ("authorization", "Bearer a"), remaining=0.01)
+    assert await field.send(late) == [reasons.ERROR_REASON_OVERLOADED]
+    assert await field.counted() == {("a", "overloaded"): 1}
+    assert not field.fairness.enters("a", CARE), "the one share is still another's"
+    field.fairness.leave("a", CARE)
+    assert await field.send(by("a")) == [b"alone:x"]
 
 
 async def test_what_one_call_is_refused_for_is_told_to_no_other() -> None:
