@@ -70,18 +70,22 @@ def show(person: PersonName, history: Annotated[bool, typer.Option(help="Every v
 
 @person_commands.command("search")
 def search(
-    birth_date: Annotated[str, typer.Option(help="YYYY-MM-DD.")] = "",
-    name: Annotated[str, typer.Option(help="Three letters of a family name, at least.")] = "",
-    given: Annotated[str, typer.Option(help="The beginning of a given name.")] = "",
-    identifier: Annotated[str, typer.Option(help="system|value instead.")] = "",
+    criteria: Annotated[
+        typer.FileText | None, typer.Argument(help="What is known, as JSON; - reads it. Asked for when left out.")
+    ] = None,
 ) -> None:
-    """Search people by birth date and name, or by identifier."""
+    """Search people by birth date and name, or by identifier.
+
+    The JSON has `birthDate` and `familyName`, three letters of it at least, and perhaps `givenName`, `sex` and so on;
+    or `identifier` (`system` and `value`). It is no argument, so that nobody's number stands in a list of processes.
+    """
+    try:
+        request = json_format.Parse(criteria.read(), pb.SearchPeopleRequest()) if criteria else _asked_criteria()
+    except json_format.ParseError as error:
+        fail(f"{criteria.name if criteria else ''}: {error}")
+    request.page_size = request.page_size or 50
 
     async def act(session: Session) -> None:
-        request = pb.SearchPeopleRequest(birth_date=birth_date, family_name=name, given_name=given, page_size=50)
-        if identifier:
-            system, _, value = identifier.partition("|")
-            request.identifier.CopyFrom(Identifier(system=system, value=value))
         found = await _ask(session, "SearchPeople", request, pb.SearchPeopleResponse)
         table = Table("person", "name", "given names", "born", "status", "merged into", box=None)
         for one in found.people:
@@ -92,6 +96,19 @@ def search(
         _out.print(table)
 
     _run(act)
+
+
+def _asked_criteria() -> pb.SearchPeopleRequest:
+    """What somebody at a terminal knows of a person."""
+    identifier = typer.prompt("Identifier (system|value), or nothing", default="", show_default=False)
+    system, _, value = identifier.partition("|")
+    if system:
+        return pb.SearchPeopleRequest(identifier=Identifier(system=system, value=value))
+    return pb.SearchPeopleRequest(
+        birth_date=typer.prompt("Birth date (YYYY-MM-DD)"),
+        family_name=typer.prompt("Family name (three letters at least)"),
+        given_name=typer.prompt("Given name, or its beginning", default="", show_default=False),
+    )
 
 
 @person_commands.command("link")

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.identity.v1 import identity_pb2
 from services.runtime.channels import Peer
+from services.runtime.errors import DmpError
 
 _READ: Final = "/dmp.identity.v1.IdentityService/BatchReadContacts"
 _ATTENDING: Final = "/dmp.consent.v1.ConsentService/BatchListAttendingPhysicians"
@@ -29,8 +31,11 @@ class Contacts:
         )
 
     async def email(self, health_id: int) -> str:
-        """The address of a dossier's patient; empty when the person gave none."""
+        """The address of a dossier's patient; empty when the person gave none. CONTENT_CORRUPTED when identity cannot
+        read whether there is one."""
         answer = await self._read(identity_pb2.BatchReadContactsRequest(health_ids=[health_id]), timeout=_TIMEOUT)
+        if answer.unreadable:
+            raise DmpError(reasons.ERROR_REASON_CONTENT_CORRUPTED)
         return answer.emails[0] if len(answer.emails) == 1 else ""
 
     async def physicians(self, health_id: int) -> list[str]:

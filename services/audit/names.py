@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ from services.runtime.channels import Peer
 from services.runtime.errors import unavailable
 
 _COMPARE: Final = "/dmp.identity.v1.IdentityService/BatchCompareNames"
+_log: Final = logging.getLogger(__name__)
 _AT_ONCE: Final = 256
 _TIMEOUT: Final = 5.0
 
@@ -29,8 +31,11 @@ class NameComparison:
             request = identity_pb2.BatchCompareNamesRequest()
             for health_id, name in asked[start : start + _AT_ONCE]:
                 request.requests.add(health_id=health_id, name=name)
-            answer = (await self._compare(request, timeout=_TIMEOUT)).same_family_names
-            if len(answer) != len(request.requests):
+            answer = await self._compare(request, timeout=_TIMEOUT)
+            same = answer.same_family_names
+            if len(same) != len(request.requests):
                 raise unavailable("identity")
-            found += answer
+            if answer.unreadable:
+                _log.error("%d names not compared: records of the register are damaged", len(answer.unreadable))
+            found += same
         return found

@@ -18,7 +18,10 @@ from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.nir import INS_OIDS, INSC_OID, NirError, check_insc, nir_key, parse_nir
 from services.runtime.errors import DmpError, invalid
 
-_LIGATURES: Final = str.maketrans({"Œ": "OE", "œ": "OE", "Æ": "AE", "æ": "AE", "ß": "SS", "ẞ": "SS"})
+_LETTERS: Final = str.maketrans(
+    {"Œ": "OE", "Æ": "AE", "ẞ": "SS", "Ø": "O", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH", "Ħ": "H", "Ŧ": "T", "Ŋ": "N"}
+)
+"""Letters that decompose into no base letter and accent, as they are typed where a keyboard has none of them."""
 _ASCII_APART: Final = {number: " " for number in range(128) if not chr(number).isalnum()}
 _UNKNOWN_PLACES: Final = frozenset({"", "99999"})
 _NIR_WITHOUT_KEY: Final = 13
@@ -198,7 +201,7 @@ def normalise_name(name: str) -> str:
     """A name for comparing: capitals without accents; hyphens, apostrophes and the like count as one space."""
     if name.isascii():
         return " ".join(name.upper().translate(_ASCII_APART).split())
-    decomposed = unicodedata.normalize("NFKD", name.translate(_LIGATURES)).upper()
+    decomposed = unicodedata.normalize("NFKD", name).upper().translate(_LETTERS)
     letters = (letter for letter in decomposed if not unicodedata.combining(letter))
     return " ".join("".join(letter if letter.isalnum() else " " for letter in letters).split())
 

@@ -1,4 +1,8 @@
-"""Resolving identifiers and verifying patients, many at once. Rules are `verification_rules`; this reads for them.
+"""Resolving identifiers, verifying patients, comparing names and telling addresses, many at once. Rules are
+`verification_rules`; this reads for them.
+
+Contacts leave this database for one use: the audit service, about to send a notice, asks for mail addresses and forgets
+them. Those of patients are sealed with the rest of a person; those of professionals are in the directory.
 
 Concurrent calls share their statements through coalescers: one statement for a batch of identifiers, three for a
 batch of claims (identifiers, people, keys), whatever the number of items.
@@ -14,10 +18,11 @@ from typing import Final
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import PatientIdentifier, Traits, normalise_name, sought
-from services.identity.contacts import emails, professional_emails
 from services.identity.digests import Digests
 from services.identity.nir import INS_OIDS, INSC_OID
 from services.identity.records import open_person
+from services.identity.registration_rules import RegisteredPerson
+from services.identity.store import directory as directory_store
 from services.identity.store import links as link_store
 from services.identity.store import people as store
 from services.identity.verification_rules import Claim, KnownPerson, is_about, is_birth_date
@@ -26,6 +31,8 @@ from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError, invalid
 from services.runtime.postgres import Connection, Pool, translate
 
+CONTACTS_READER: Final = "audit"
+"""The only service that may ask for addresses."""
 _CALLS_A_STATEMENT: Final = 64
 _STATEMENTS_UNDER_WAY: Final = 2
 _MOST_IDENTIFIERS: Final = 32
@@ -45,6 +52,14 @@ class Verification:
 
     def __repr__(self) -> str:
         return "Verification(…)"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Records:
+    """What is known of one person: the records that open, and whether there is one that does not."""
+
+    readable: list[RegisteredPerson]
+    damaged: bool
 
 
 class Lookups:
@@ -75,26 +90,34 @@ class Lookups:
         """Whether each claim is about its dossier's person, or PERSON_NOT_FOUND or what kept the record closed."""
         return await self._verifications.submit(verifications, timeout=timeout) if verifications else []
 
-    async def same_family_names(self, asked: Sequence[tuple[int, str]]) -> list[bool]:
-        """Whether each name holds a family name, birth or used, of the person beside it; False for nobody's dossier."""
-        try:
-            async with self._pool.acquire() as conn:
-                people = await store.people(conn, {health_id for health_id, _ in asked})
-                keys = await self._keys.for_read(conn, list(people))
-        except Exception as error:  # a boundary: whatever the database's fault is, nothing is compared
-            raise translate(error) from error
-        return [
-            health_id in people and health_id in keys and _names(name, open_person(people[health_id], keys).traits)
-            for health_id, name in asked
-        ]
+    async def same_family_names(self, asked: Sequence[tuple[int, str]]) -> tuple[list[bool], list[int]]:
+        """Whether each name holds a family name, birth or used, of the person beside it; False for nobody's dossier.
+        And the places of those whose records do not all open."""
+        records = await self._records({health_id for health_id, _ in asked})
+        same = [any(_names(name, one.traits) for one in records[health_id].readable) for health_id, name in asked]
+        return same, [place for place, (health_id, _) in enumerate(asked) if records[health_id].damaged]
 
-    async def emails(self, health_ids: Sequence[int]) -> list[str]:
-        """Where each person can be written to; empty for nobody, or who gave no address."""
-        return await emails(self._pool, self._keys, health_ids) if health_ids else []
+    async def emails(self, health_ids: Sequence[int]) -> tuple[list[str], list[int]]:
+        """Where each person can be written to: the address of the record that others were merged into, else of one of
+        those; empty for nobody, or who gave none. And the places of those of whom a damaged record may hold one."""
+        records = await self._records(set(health_ids))
+        found = [
+            next((one.contact.email for one in records[each].readable if one.contact and one.contact.email), "")
+            for each in health_ids
+        ]
+        unsure = [place for place, each in enumerate(health_ids) if records[each].damaged and not found[place]]
+        return found, unsure
 
     async def professional_emails(self, idnps: Sequence[str]) -> list[str]:
-        """Where each professional can be written to; empty for nobody, or without an address."""
-        return await professional_emails(self._pool, idnps) if idnps else []
+        """The address of each professional, in order; empty for one without, who may not practise, or is unknown."""
+        if not idnps:
+            return []
+        try:
+            rows = await directory_store.practitioners(self._pool, sorted(set(idnps)))
+        except Exception as error:  # a boundary: whatever the database's fault is, nothing is told
+            raise translate(error) from error
+        known = {row.idnps: row.email for row in rows if row.active}
+        return [known.get(each, "") for each in idnps]
 
     def read(self, request: pb.VerifyPatientRequest) -> Verification:
         """A verification as asked for. Raises INVALID_FIELD."""
@@ -130,6 +153,29 @@ class Lookups:
         """Refuse new lookups, finish those accepted."""
         await self._owners.close()
         await self._verifications.close()
+
+    async def _records(self, health_ids: set[int]) -> dict[int, _Records]:
+        """All records of each person, the survivor's first; those whose key was destroyed say nothing any more."""
+        if not health_ids:
+            return {}
+        try:
+            async with self._pool.acquire() as conn:
+                together = await link_store.together(conn, health_ids)
+                people = await store.people(conn, {each for members in together.values() for each in members})
+                keys = await self._keys.for_read(conn, list(people))
+        except Exception as error:  # a boundary: whatever the database's fault is, nothing is told
+            raise translate(error) from error
+        found: dict[int, _Records] = {}
+        for health_id, members in together.items():
+            readable: list[RegisteredPerson] = []
+            damaged = False
+            for each in members:
+                try:
+                    readable += [open_person(people[each], keys)] if each in people else []
+                except DmpError as error:
+                    damaged |= error.reason != reasons.ERROR_REASON_CONTENT_DESTROYED
+            found[health_id] = _Records(readable, damaged)
+        return found
 
     async def _read_owners(self, calls: list[list[bytes]]) -> Sequence[list[int | None] | DmpError]:
         try:

@@ -13,12 +13,14 @@ from services.identity.finding import Finding
 from services.identity.history import History
 from services.identity.insi import InsRetrieval
 from services.identity.links import Links
+from services.identity.nir import NATIONAL_OIDS
 from services.identity.people import PersonChanges
 from services.identity.recording import Recorded
 from services.identity.registration_batch import require_token_allows
 from services.identity.rights import Rights
 from services.identity.store import people as store
 from services.runtime.context import Call
+from services.runtime.errors import invalid
 from services.runtime.identifiers import dossier_of
 from services.runtime.outbox import OutboxRow
 from services.runtime.postgres import Connection
@@ -136,6 +138,8 @@ class PeopleRpcs(Recorded):
         async with self._recording(call):
             validate(request)
             domain = request.domain
+            if domain.system in NATIONAL_OIDS:
+                raise invalid("domain.system", "domain.local", "a national number's system is nobody's domain")
 
             async def work(
                 conn: Connection,

@@ -10,8 +10,7 @@ from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import identity_pb2 as pb
 from services.identity.civil_identity import PatientIdentifier, sought
-from services.identity.contacts import READER
-from services.identity.lookup import Lookups, Verification, Verified
+from services.identity.lookup import CONTACTS_READER, Lookups, Verification, Verified
 from services.identity.registration import Registered, Registration, result_of
 from services.identity.registration_rules import RegistrationRefused
 from services.identity.rights import Rights
@@ -125,15 +124,18 @@ class IdentityServicer(PeopleRpcs, DirectoryRpcs):
         """Whether names hold the family name of a dossier's person; the caller records what it finds."""
         validate(request)
         asked = [(each.health_id, each.name) for each in request.requests]
-        return pb.BatchCompareNamesResponse(same_family_names=await self._lookups.same_family_names(asked))
+        same, unreadable = await self._lookups.same_family_names(asked)
+        return pb.BatchCompareNamesResponse(same_family_names=same, unreadable=unreadable)
 
     async def BatchReadContacts(self, request: pb.BatchReadContactsRequest, call: Call) -> pb.BatchReadContactsResponse:
         """Mail addresses, for the one service that sends notices; it records each notice itself."""
         validate(request)
-        if call.peer != READER:
+        if call.peer != CONTACTS_READER:
             raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
+        emails, unreadable = await self._lookups.emails(request.health_ids)
         return pb.BatchReadContactsResponse(
-            emails=await self._lookups.emails(request.health_ids),
+            emails=emails,
+            unreadable=unreadable,
             professional_emails=await self._lookups.professional_emails(request.idnps),
         )
 

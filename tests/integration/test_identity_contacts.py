@@ -9,6 +9,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.identity.v1 import directory_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from services.runtime.errors import DmpError
+from services.runtime.identifiers import person_name
 from tests.identity_service import People, health_id_of, traits
 
 
@@ -29,6 +30,35 @@ async def test_contacts_are_told_to_the_service_that_sends_notices_and_to_no_oth
     call = people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE)._replace(peer="audit")
     answer = await people.servicer.BatchReadContacts(request, call)
     assert list(answer.emails) == ["", "claire@example.test", ""], "the address alone"
+
+
+async def test_a_merged_person_is_written_to_and_compared_as_one_and_damage_is_told_of_its_own_place(
+    people: People,
+) -> None:
+    made = people.call("CreatePerson")
+    person = pb.Person(traits=traits(birth_name="ALLARD"), contact=pb.Contact(email="claire@example.test"))
+    asked = pb.CreatePersonRequest(person=person, request_id=made.request_id)
+    merged = health_id_of((await people.servicer.CreatePerson(asked, made)).person)
+    survivor = await people.register(traits(birth_name="DURAND"))
+    other = await people.register(traits(birth_name="AUTRE"))
+    link = pb.LinkPeopleRequest(name=person_name(survivor), merged=person_name(merged), reason="one person")
+    await people.ask("LinkPeople", link)
+    names = [(survivor, "Claire ALLARD"), (merged, "Claire Durand"), (other, "Claire AUTRE"), (other, "Claire DURAND")]
+    compare = pb.BatchCompareNamesRequest(requests=[pb.CompareNameRequest(health_id=h, name=n) for h, n in names])
+    service = people.call("BatchReadContacts", caller=access_pb2.CALLER_KIND_SERVICE)._replace(peer="audit")
+
+    async def told() -> tuple[list[str], list[int], list[bool], list[int]]:
+        contacts = pb.BatchReadContactsRequest(health_ids=[survivor, merged, other])
+        read = await people.servicer.BatchReadContacts(contacts, service)
+        same = await people.servicer.BatchCompareNames(compare, service)
+        return list(read.emails), list(read.unreadable), list(same.same_family_names), list(same.unreadable)
+
+    hers = ["claire@example.test"] * 2 + [""]
+    assert await told() == (hers, [], [True, True, True, False], [])
+    await people.pool.execute("UPDATE person SET sealed = '\\x00' WHERE health_id = ANY($1)", [other, survivor])
+    assert await told() == (hers, [2], [True, False, False, False], [0, 1, 2, 3])
+    await people.pool.execute("DELETE FROM dossier_key WHERE health_id = $1", merged)
+    assert (await told())[:2] == (["", "", ""], [0, 1, 2])
 
 
 async def test_professionals_are_written_to_where_the_directory_says(people: People) -> None:

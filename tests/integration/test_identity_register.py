@@ -10,6 +10,7 @@ import pytest
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.identity.v1 import identity_pb2 as pb
+from services.identity.nir import NATIONAL_OIDS
 from services.runtime.identifiers import person_name
 from tests.identity_service import (
     DOMINIQUE,
@@ -260,6 +261,14 @@ async def test_an_identifier_of_somebody_else_is_a_conflict(people: People) -> N
             "AddIdentifier", pb.AddIdentifierRequest(name=person_name(ruth), identifier=DOMINIQUE, reason="new")
         )
     assert (await get(people, ruth)).version == 1
+
+
+@pytest.mark.parametrize("system", sorted(NATIONAL_OIDS))
+async def test_a_national_number_is_nobodys_domain(people: People, system: str) -> None:
+    domain = pb.IdentifierDomain(system=system, display_name="Mine", client_id="software-2")
+    with refused("INVALID_FIELD", "domain.system", "domain.local"):
+        request = pb.SetIdentifierDomainRequest(domain=domain)
+        await people.ask("SetIdentifierDomain", request, caller=access_pb2.CALLER_KIND_OPERATOR)
 
 
 async def test_cross_reference_gives_other_domains_and_an_ins_of_a_qualified_identity_only(people: People) -> None:

@@ -66,17 +66,20 @@ async def near(platform: Platform, patient: Patient) -> int:
     return await patient.acts.register(person)
 
 
-async def test_people_are_shown_searched_linked_and_parted(platform: Platform, dmp: Command) -> None:
+async def test_people_are_shown_searched_linked_and_parted(platform: Platform, dmp: Command, tmp_path: Path) -> None:
     one, other = await platform.registered(), await platform.registered()
     names = [format_health_id(each.health_id) for each in (one, other)]
     shown = await dmp("person", "show", names[0], "--history")
     assert one.person.birth_family in shown
     assert "registered" in shown or "created" in shown
-    found = await dmp("person", "search", "--identifier", f"{one.person.nir_oid}|{one.person.nir}")
-    assert person_name(one.health_id) in found
-    born = one.person.birth_date.isoformat()
-    by_name = await dmp("person", "search", "--birth-date", born, "--name", one.person.birth_family[:3])
-    assert person_name(one.health_id) in by_name
+    known = tmp_path / "known.json"
+    known.write_text(json.dumps({"identifier": {"system": one.person.nir_oid, "value": one.person.nir}}), "utf-8")
+    assert person_name(one.health_id) in await dmp("person", "search", str(known))
+    born = {"birthDate": one.person.birth_date.isoformat(), "familyName": one.person.birth_family[:3]}
+    known.write_text(json.dumps(born), "utf-8")
+    assert person_name(one.health_id) in await dmp("person", "search", str(known))
+    known.write_text('{"birth": "1970"}', "utf-8")
+    assert "birth" in await dmp("person", "search", str(known), fails=True)
     linked = await dmp("person", "link", *names, "--reason", "the same")
     assert person_name(other.health_id) in linked
     assert person_name(one.health_id) in await dmp("person", "show", names[1])

@@ -59,6 +59,9 @@ def wish(*identifiers: PatientIdentifier, who: Traits | None = None) -> Wish:
         ("  Le   Goff ", "le goff"),
         ("Noe\u0308l", "NOËL"),
         ("Strauß", "STRAUSS"),
+        ("Søren Łukasz", "soren lukasz"),
+        ("Đorđe Þór", "DORDE THOR"),
+        ("Ǿ", "o"),
     ],
 )
 def test_case_accents_hyphens_and_apostrophes_make_no_other_name(one: str, other: str) -> None:

@@ -2426,9 +2426,12 @@ class BatchReadContactsResponse(_message.Message):
 
     EMAILS_FIELD_NUMBER: _builtins.int
     PROFESSIONAL_EMAILS_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def emails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """emails are mail addresses; empty for a person who gave none, or for nobody."""
+        """emails are mail addresses; empty for a person who gave none, or for nobody. Of people
+        whose records were merged: the survivor's, else one of those merged into it.
+        """
 
     @_builtins.property
     def professional_emails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -2436,15 +2439,22 @@ class BatchReadContactsResponse(_message.Message):
         who is not there.
         """
 
+    @_builtins.property
+    def unreadable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """unreadable are the places in health_ids, from 0, of people without an address here of whom a record is damaged:
+        it may hold one.
+        """
+
     def __init__(
         self,
         *,
         emails: _abc.Iterable[_builtins.str] | None = ...,
         professional_emails: _abc.Iterable[_builtins.str] | None = ...,
+        unreadable: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emails", b"emails", "professional_emails", b"professional_emails"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emails", b"emails", "professional_emails", b"professional_emails", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2457,20 +2467,28 @@ class BatchCompareNamesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SAME_FAMILY_NAMES_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def same_family_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """same_family_names tell whether the name holds a family name of the person; false
-        for a dossier of nobody.
+        """same_family_names tell whether the name holds a family name of the person, or of a
+        record that was merged with it; false for a dossier of nobody.
+        """
+
+    @_builtins.property
+    def unreadable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """unreadable are the places in the requests, from 0, of people of whom a record is
+        damaged: their names are compared as far as they can be read.
         """
 
     def __init__(
         self,
         *,
         same_family_names: _abc.Iterable[_builtins.bool] | None = ...,
+        unreadable: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["same_family_names", b"same_family_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["same_family_names", b"same_family_names", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
