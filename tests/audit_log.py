@@ -49,6 +49,7 @@ TABLES = (
     "actor_window",
     "set_aside",
     "given_up",
+    "destruction",
 )
 DOSSIER = 4_611_686_018_427_387_904
 OTHER_DOSSIER = 1_234_567_890_123_456_789

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from dmp.audit.v1 import audit_pb2, notice_pb2
+from dmp.audit.v1 import audit_pb2, log_pb2, notice_pb2
 from dmp.common.v1 import error_reason_pb2
 from ops.audit.monitor import Alarm, Monitor
 from ops.audit.receipts import check_receipt
@@ -170,7 +171,27 @@ def verify(
     seen = f", cosigned by {', '.join(verdict.cosigners)}" if verdict.cosigners else ""
     _out.print(f"{verdict.checkpoint.origin}: {verdict.checkpoint.size} events, all sound{seen}", highlight=False)
     if verdict.destroyed:
-        _out.print(f"{verdict.destroyed} clear parts were destroyed by law")
+        _out.print(f"{verdict.destroyed} clear parts were destroyed by law, each as an event of the log says")
+    if verdict.adopted:
+        _out.print(
+            f"{verdict.adopted} clear parts were gone before rows said why (the events log.adopt tell who adopted)"
+        )
+
+
+@app.command()
+def adopt() -> None:
+    """Take what was kept before rows bore tags as it is, once after an upgrade. That it was done is in the log."""
+
+    async def act() -> None:
+        async with platform_session() as session:
+            request = log_pb2.AdoptRowsRequest(request_id=f"adopt-{uuid.uuid4()}")
+            answer = await session.call("audit", "AdoptRows", request, log_pb2.AdoptRowsResponse, OPERATOR_STATEMENT)
+            _out.print(
+                f"adopted: {answer.row_count} events without a clear part, {answer.key_count} destroyed dossiers, "
+                f"{answer.derived_count} rows of other tables"
+            )
+
+    perform(act())
 
 
 @app.command()

@@ -40,11 +40,22 @@ class RowDamage:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Entries as stored, what is wrong with them, and how many clear parts were destroyed by law."""
+    """Entries as stored, what is wrong with them, how many clear parts were destroyed by law or given up in their time,
+    and how many were gone when rows did not say why yet (adopted)."""
 
     entries: bytes
     damages: Sequence[RowDamage]
     destroyed: int
+    adopted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableDamage:
+    """What the service itself found wrong with a row of a table that is made of the log."""
+
+    table: str
+    row: str
+    problem: str
 
 
 class Source(Protocol):
@@ -64,6 +75,10 @@ class Source(Protocol):
 
     async def rows(self, start: int, count: int) -> Rows | None:
         """Stored events, where the source can look at them; None where it sees the public log alone."""
+        ...
+
+    async def tables(self) -> Sequence[TableDamage]:
+        """What is wrong with the tables beside the log, where the source can look at them."""
         ...
 
 
@@ -88,6 +103,9 @@ class WebSource:
 
     async def rows(self, start: int, count: int) -> Rows | None:
         return None
+
+    async def tables(self) -> Sequence[TableDamage]:
+        return ()
 
     async def _get(self, path: str) -> bytes | None:
         try:
@@ -121,6 +139,9 @@ class DirectorySource:
 
     async def rows(self, start: int, count: int) -> Rows | None:
         return None
+
+    async def tables(self) -> Sequence[TableDamage]:
+        return ()
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -156,7 +177,17 @@ class RpcSource:
         request = log_pb2.CheckEntriesRequest(log_id=self.log_id, start=start, count=count)
         answer = await self._call("CheckEntries", request, log_pb2.CheckEntriesResponse)
         damages = [RowDamage(d.leaf_index, d.column, d.offset, d.problem) for d in answer.damages]
-        return Rows(answer.entries, damages, len(answer.destroyed))
+        return Rows(answer.entries, damages, len(answer.destroyed), len(answer.adopted))
+
+    async def tables(self) -> Sequence[TableDamage]:
+        damages: list[TableDamage] = []
+        request = log_pb2.CheckTablesRequest(log_id=self.log_id)
+        while True:
+            answer = await self._call("CheckTables", request, log_pb2.CheckTablesResponse)
+            damages += [TableDamage(each.table, each.row, each.problem) for each in answer.damages]
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return damages
 
     async def logs(self) -> Sequence[log_pb2.LogInfo]:
         """All logs of the service."""

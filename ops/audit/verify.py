@@ -84,6 +84,7 @@ class Verdict:
     checkpoint: Checkpoint | None = None
     findings: list[Finding] = field(default_factory=list)
     destroyed: int = 0
+    adopted: int = 0
     cosigners: tuple[str, ...] = ()
 
     @property
@@ -131,6 +132,8 @@ class Verification:
                 return verdict
             self._advanced(progress, checkpoint.size)
         await self._last(checkpoint)
+        for damage in await self._source.tables():
+            self._find(f"table {damage.table}, row {damage.row}", -1, damage.problem)
         return verdict
 
     async def _bundle(self, bundle: Bundle) -> None:
@@ -240,6 +243,7 @@ class Verification:
         if rows is None:
             return
         self._verdict.destroyed += rows.destroyed
+        self._verdict.adopted += rows.adopted
         for damage in rows.damages:
             if damage.leaf_index < 0:
                 resource = damage.column

@@ -19,6 +19,7 @@ from services.audit.retention import PolicyUnusable, Retention, read_policy
 from services.audit.sequencer import AppendLimits
 from services.audit.service import PRODUCER, AuditService, Parts, own_trail
 from services.audit.settings import AuditSettings
+from services.audit.tags import RowTags
 from services.audit.tiles import ForkFound
 from services.runtime.checks import AccessChecks
 from services.runtime.jobs import Job, Jobs, Lease
@@ -91,7 +92,7 @@ def _derivations(service: Service[AuditSettings], keys: DossierKeys, log: AuditL
         )
         for number in range(log.log_count)
     ]
-    outbox = Outbox(service.pool, _delivery(service), metrics, Lease(service.pool, "notices"))
+    outbox = Outbox(service.pool, RowTags(service.keyring), _delivery(service), metrics, Lease(service.pool, "notices"))
     return [*(each.run for each in derivations), outbox.run]
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from dmp.audit.v1 import audit_pb2, log_pb2
+from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit import retention_store, tree_store
+from services.audit import tree_store
+from services.audit.endings import Endings, is_destroyed, read_endings, under_way
 from services.audit.entry import Entry, EntryDigests, prepare
+from services.audit.findings import Checked, Damage
 from services.audit.leaf import LEAF_BYTES, LEAF_VERSION, ClearPart, EventPlace, commitment, open_clear
+from services.audit.rules import PRODUCER, SYSTEM_HEALTH_ID
+from services.audit.tags import Place
+from services.audit.told import Destroyed, Told, told_in
 from services.audit.tree import LogTree
 from services.audit.tree_store import StoredRow
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
@@ -20,36 +24,10 @@ from services.runtime.errors import DmpError
 from services.runtime.postgres import Connection, Pool
 from services.runtime.sealing import SealBroken
 from services.runtime.tlog.checkpoint import parse
-from services.runtime.tlog.layout import encode_bundle
 from services.runtime.tlog.note import NoteWrong, verified
 
 _ACQUIRE_SECONDS: Final = 5.0
 _UNKNOWN: Final = -1
-
-
-class Damage(NamedTuple):
-    """One thing that is wrong: the column, its first wrong byte (-1 if that cannot be told), and what."""
-
-    column: str
-    offset: int
-    problem: str
-
-
-@dataclass(slots=True)
-class Checked:
-    """What was found in a range of places."""
-
-    entries: list[bytes] = field(default_factory=list)
-    damages: list[tuple[int, Damage]] = field(default_factory=list)
-    destroyed: list[int] = field(default_factory=list)
-
-    def response(self) -> log_pb2.CheckEntriesResponse:
-        """As the contract says it."""
-        return log_pb2.CheckEntriesResponse(
-            entries=encode_bundle(self.entries),
-            damages=[log_pb2.EntryDamage(leaf_index=index, **damage._asdict()) for index, damage in self.damages],
-            destroyed=self.destroyed,
-        )
 
 
 class EntryChecker:
@@ -70,8 +48,9 @@ class EntryChecker:
             rows = {row.leaf_index: row for row in await tree_store.rows(conn, tree.log_id, start, start + count)}
             keys = await self._keys.for_read(conn, [row.health_id for row in rows.values()])
             checked = Checked(damages=[(_UNKNOWN, damage) for damage in await _check_head(conn, tree, size)])
-            given_up = await retention_store.furthest(conn, tree.log_id)
+            endings = await read_endings(conn, self._keys, self._digests.tags, tree.log_id, list(rows.values()), keys)
         high = max([min(size, start + count), *(index + 1 for index in rows)], default=start)
+        told: list[tuple[int, Told]] = []
         for index in range(start, high):
             row = rows.get(index)
             if row is None:
@@ -81,32 +60,52 @@ class EntryChecker:
             checked.entries.append(row.leaf)
             if index >= size:
                 checked.damages.append((index, Damage("leaf_index", _UNKNOWN, "beyond the head of the log")))
-            self._check(row, tree.log_id, keys, checked, given_up)
+            told += self._check(row, tree.log_id, keys, checked, endings)
+        await self._check_told(told, checked)
         return checked
 
-    def _check(self, row: StoredRow, log_id: int, keys: DossierKeyBatch, checked: Checked, given_up: int) -> None:
-        for damage in _check_leaf(row):
-            checked.damages.append((row.leaf_index, damage))
-        if row.leaf_index < given_up and not (row.sealed or row.actor_digest or row.content_digest):
-            checked.destroyed.append(row.leaf_index)
+    def _check(
+        self, row: StoredRow, log_id: int, keys: DossierKeyBatch, checked: Checked, endings: Endings
+    ) -> Iterator[tuple[int, Told]]:
+        """Checks a row; what it tells of this service's own acts, if that is what it is."""
+        checked.damages += [(row.leaf_index, damage) for damage in _check_leaf(row)]
+        if row.ended:
+            endings.check(row, checked)
             return
         try:
             key = keys[row.health_id]
         except DmpError as error:
             if error.reason == reasons.ERROR_REASON_CONTENT_DESTROYED:
-                checked.destroyed.append(row.leaf_index)
+                endings.check_destroyed(row, checked)
             else:
                 problem = "its dossier's key is missing or damaged (or the health id is)"
                 checked.damages.append((row.leaf_index, Damage("dossier_key.wrapped", _UNKNOWN, problem)))
             return
+        place = EventPlace(row.health_id, row.event_id.bytes, log_id)
         try:
-            part = open_clear(key, row.sealed, EventPlace(row.health_id, row.event_id.bytes, log_id))
+            part = open_clear(key, row.sealed, place)
         except SealBroken:
             offset = 0 if row.sealed[:1] != b"\x01" else _UNKNOWN
             problem = "does not open under its dossier, event and log"
             checked.damages.append((row.leaf_index, Damage("sealed", offset, problem)))
             return
         checked.damages += [(row.leaf_index, damage) for damage in self._check_clear(row, part)]
+        if row.health_id == SYSTEM_HEALTH_ID and row.producer == PRODUCER:
+            told = told_in(Place(log_id, row.leaf_index), part.clear)
+            if told is not None:
+                yield row.leaf_index, told
+
+    async def _check_told(self, told: Sequence[tuple[int, Told]], checked: Checked) -> None:
+        """Whether what is told to be destroyed is."""
+        said = [(index, each, each.act.health_id) for index, each in told if isinstance(each.act, Destroyed)]
+        if not said:
+            return
+        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+            keys = await self._keys.for_read(conn, [health_id for *_, health_id in said])
+        for index, each, health_id in said:
+            if not is_destroyed(keys, health_id) and not under_way(each):
+                problem = "says that a dossier is destroyed, and its key is there or its row is gone"
+                checked.damages.append((index, Damage("dossier_key.wrapped", _UNKNOWN, problem)))
 
     def _check_clear(self, row: StoredRow, part: ClearPart) -> Iterator[Damage]:
         expected = commitment(part)
@@ -156,8 +155,6 @@ async def _check_head(conn: Connection, tree: LogTree, size: int) -> list[Damage
     if state is None:
         return [Damage("checkpoint", _UNKNOWN, "there is no checkpoint")]
     found: list[Damage] = []
-    if await retention_store.furthest(conn, tree.log_id) > state.published_size:
-        found.append(Damage("given_up.next_leaf", _UNKNOWN, "is beyond what is published"))
     if size < state.size or await tree_store.events_of(conn, tree.log_id) != size:
         found.append(Damage("log_head.size", _UNKNOWN, "is not one past the last event, or less than the tree"))
     for column, content, expected in (

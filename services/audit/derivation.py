@@ -26,11 +26,13 @@ from google.protobuf.message import DecodeError
 from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit import derived_store
-from services.audit.derived_store import CountKey, NewNotice, UnderivedRow, WindowRow
+from services.audit import derived_store, notice_store
+from services.audit.derived_store import CountKey, UnderivedRow, WindowRow
 from services.audit.detectors import Detector, Finding, Measure, find
 from services.audit.leaf import EventPlace, open_clear
+from services.audit.notice_store import NewNotice, NewUnusual
 from services.audit.notices import emergency_text, item_aad, notice_aad, notice_id, waiting_text
+from services.audit.tags import RowTags
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import event_name, uuid8
@@ -119,6 +121,7 @@ class Derivation:
         self._pool = pool
         self._keys = keys
         self._keyring = keyring
+        self._tags = RowTags(keyring)
         self._log_id = log_id
         self._detectors = detectors
         self._lease = lease
@@ -155,14 +158,14 @@ class Derivation:
         """Looks at the next events; whether there may be more."""
         limit = 1 if self._one_by_one else _STEP
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-            start = await derived_store.next_leaf(conn, self._log_id)
+            start = await derived_store.next_leaf(conn, self._tags, self._log_id)
             rows = await derived_store.rows(conn, self._log_id, start, limit)
         if not rows:
             self._behind = self._one_by_one = 0
             return await self._try_again()
 
         async def move_on(conn: Connection) -> bool:
-            return await derived_store.move(conn, self._log_id, start, rows[-1].leaf_index + 1)
+            return await derived_store.move(conn, self._tags, self._log_id, start, rows[-1].leaf_index + 1)
 
         try:
             await self._derive(rows, move_on)
@@ -187,7 +190,8 @@ class Derivation:
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             if not await claim(conn):
                 return
-            await derived_store.count(conn, self._log_id, _counted(opened))
+            await derived_store.count(conn, self._tags, self._log_id, _counted(opened))
+            await derived_store.account(conn, self._tags, self._log_id, counted=len(opened))
             episodes = await self._notify(conn, opened)
             await self._detect(conn, opened, _Noted(firsts, episodes, namesakes))
 
@@ -195,7 +199,8 @@ class Derivation:
         _log.critical("event_set_aside", log=self._log_id, leaf_index=row.leaf_index, exc_info=error)
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             if await claim(conn):
-                await derived_store.set_aside(conn, self._log_id, row.leaf_index, type(error).__name__, _AGAIN)
+                kind = type(error).__name__
+                await derived_store.set_aside(conn, self._tags, self._log_id, row.leaf_index, kind, _AGAIN)
 
     async def _try_again(self) -> bool:
         """Looks at the first of the events set aside whose time has come; whether there was one."""
@@ -208,7 +213,7 @@ class Derivation:
             rows = await derived_store.row_at(conn, self._log_id, place)
 
         async def take_back(conn: Connection) -> bool:
-            return await derived_store.take_back(conn, self._log_id, place)
+            return await derived_store.take_back(conn, self._tags, self._log_id, place)
 
         try:
             await self._derive(rows, take_back)
@@ -216,8 +221,9 @@ class Derivation:
             if _passes(error):
                 raise
             _log.critical("event_still_set_aside", log=self._log_id, leaf_index=place, exc_info=error)
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-                await derived_store.set_aside(conn, self._log_id, place, type(error).__name__, _AGAIN)
+            kind = type(error).__name__
+            async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as held:
+                await derived_store.set_aside(held, self._tags, self._log_id, place, kind, _AGAIN)
         return True
 
     async def _open(self, rows: Sequence[UnderivedRow], keys: DossierKeyBatch) -> list[_Opened]:
@@ -270,8 +276,9 @@ class Derivation:
             sealed = seal(keys[row.health_id], text.encode(), notice_aad(row.health_id, number))
         except DmpError:
             return False
-        return await derived_store.add_notice(
+        return await notice_store.add_notice(
             conn,
+            self._tags,
             NewNotice(
                 row.health_id,
                 number,
@@ -302,6 +309,7 @@ class Derivation:
         # crosses the threshold; and what this step adds in an earlier hour counts for a later one.
         await derived_store.add_windows(
             conn,
+            self._tags,
             [
                 WindowRow(actors[subject], hour, mine.added["new_dossiers"], mine.added["break_glass"])
                 for (subject, hour), mine in acts.items()
@@ -342,10 +350,9 @@ class Derivation:
             sealed = seal(keys[row.health_id], content.SerializeToString(), item_aad(row.health_id, item))
         except DmpError:
             return
-        await conn.execute(
-            derived_store.ADD_UNUSUAL, item, row.health_id, self._log_id, row.leaf_index, finding.detector, sealed
-        )
-        self._unusual.add(1)
+        found = NewUnusual(item, row.health_id, self._log_id, row.leaf_index, finding.detector, sealed)
+        if await notice_store.add_unusual(conn, self._tags, found):
+            self._unusual.add(1)
 
 
 def _passes(error: Exception) -> bool:

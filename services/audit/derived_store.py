@@ -1,17 +1,27 @@
-"""Every statement on what is made of the trail: counts, notices, unusual accesses. No rule and no sealing here."""
+"""Every statement on what is made of the trail: how far it was looked at, counts, what actors did, what waits. No rule
+and no sealing here. Notices and unusual accesses are `notice_store`'s.
+
+Each row bears its tag (`services.audit.tags`), and each change of a row gives it another, if it had the right one.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
+from services.audit.tags import RowTags
 from services.runtime.postgres import Connection
 
-NEXT: Final = "SELECT next_leaf FROM derived WHERE log_id = $1"
-BEGIN: Final = "INSERT INTO derived (log_id) VALUES ($1) ON CONFLICT (log_id) DO NOTHING"
-MOVE: Final = "UPDATE derived SET next_leaf = $3 WHERE log_id = $1 AND next_leaf = $2"
+CURSOR: Final = "SELECT log_id, next_leaf, counted, notices, items, aside, tag FROM derived WHERE log_id = $1"
+HOLD: Final = """
+SELECT log_id, next_leaf, counted, notices, items, aside, tag FROM derived WHERE log_id = $1 FOR UPDATE
+"""
+BEGIN: Final = "INSERT INTO derived (log_id, tag) VALUES ($1, $2) ON CONFLICT (log_id) DO NOTHING"
+KEEP: Final = """
+UPDATE derived SET next_leaf = $2, counted = $3, notices = $4, items = $5, aside = $6, tag = $7 WHERE log_id = $1
+"""
 ROWS: Final = """
 SELECT leaf_index, health_id, event_id, actor_digest, event_time, sealed
 FROM event WHERE log_id = $1 AND leaf_index >= $2 ORDER BY leaf_index LIMIT $3
@@ -20,10 +30,13 @@ ROWS_AT: Final = """
 SELECT leaf_index, health_id, event_id, actor_digest, event_time, sealed
 FROM event WHERE log_id = $1 AND leaf_index = ANY($2::bigint[])
 """
+ASIDE: Final = """
+SELECT log_id, leaf_index, error_type, since, next_attempt_at, tag FROM set_aside WHERE log_id = $1 AND leaf_index = $2
+"""
 SET_ASIDE: Final = """
-INSERT INTO set_aside (log_id, leaf_index, error_type, next_attempt_at) VALUES ($1, $2, $3, now() + $4::interval)
+INSERT INTO set_aside (log_id, leaf_index, error_type, since, next_attempt_at, tag) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (log_id, leaf_index) DO UPDATE
-SET error_type = excluded.error_type, next_attempt_at = excluded.next_attempt_at
+SET error_type = excluded.error_type, next_attempt_at = excluded.next_attempt_at, tag = excluded.tag
 """
 TAKE_BACK: Final = "DELETE FROM set_aside WHERE log_id = $1 AND leaf_index = $2"
 ALL_SET_ASIDE: Final = """
@@ -42,6 +55,14 @@ INSERT INTO day_count (log_id, day, action, outcome, access_mode, event_count)
 SELECT $1::bigint, * FROM unnest($2::date[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
 ON CONFLICT (log_id, day, action, outcome, access_mode)
 DO UPDATE SET event_count = day_count.event_count + excluded.event_count
+RETURNING log_id, day, action, outcome, access_mode, event_count, tag
+"""
+TAG_COUNTS: Final = """
+UPDATE day_count SET tag = made.tag
+FROM unnest($2::date[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[])
+     AS made (day, action, outcome, access_mode, tag)
+WHERE day_count.log_id = $1 AND day_count.day = made.day AND day_count.action = made.action
+  AND day_count.outcome = made.outcome AND day_count.access_mode = made.access_mode
 """
 COUNTS: Final = """
 SELECT day, action, outcome, access_mode, sum(event_count)::bigint
@@ -49,7 +70,7 @@ FROM day_count WHERE log_id = ANY($1::bigint[]) AND day BETWEEN $2 AND $3
 GROUP BY day, action, outcome, access_mode ORDER BY day, action, outcome, access_mode
 """
 WINDOW: Final = """
-SELECT actor, hour, new_dossiers, break_glass FROM actor_window WHERE actor = ANY($1::bytea[]) AND hour > $2
+SELECT actor, hour, new_dossiers, break_glass, tag FROM actor_window WHERE actor = ANY($1::bytea[]) AND hour > $2
 """
 ADD_WINDOW: Final = """
 INSERT INTO actor_window (actor, hour, new_dossiers, break_glass)
@@ -57,65 +78,25 @@ SELECT * FROM unnest($1::bytea[], $2::timestamptz[], $3::bigint[], $4::bigint[])
 ON CONFLICT (actor, hour) DO UPDATE
 SET new_dossiers = actor_window.new_dossiers + excluded.new_dossiers,
     break_glass = actor_window.break_glass + excluded.break_glass
+RETURNING actor, hour, new_dossiers, break_glass, tag
+"""
+TAG_WINDOWS: Final = """
+UPDATE actor_window SET tag = made.tag FROM unnest($1::bytea[], $2::timestamptz[], $3::bytea[]) AS made (actor, hour, tag)
+WHERE actor_window.actor = made.actor AND actor_window.hour = made.hour
 """
 PURGE_WINDOW: Final = "DELETE FROM actor_window WHERE hour < $1"
-# Events come in the order of the log, which is not quite that of their times: one that happened just before the first
-# of its episode, and comes after it, belongs to it as well.
-EPISODE: Final = """
-SELECT notice_id FROM notice
-WHERE health_id = $1 AND kind = $2 AND recipient = $3 AND actor_digest = $4
-  AND happened_at > $5::timestamptz - interval '8 hours' AND happened_at < $5::timestamptz + interval '8 hours'
-ORDER BY happened_at <= $5 DESC, happened_at DESC LIMIT 1
-"""
-JOIN_EPISODE: Final = """
-UPDATE notice SET leaves = leaves || $3::bigint
-WHERE health_id = $1 AND notice_id = $2 AND cardinality(leaves) < 50 AND NOT leaves @> ARRAY[$3::bigint]
-"""
-ADD_NOTICE: Final = """
-INSERT INTO notice (health_id, notice_id, kind, recipient, actor_digest, log_id, leaves, happened_at, sealed)
-VALUES ($1, $2, $3, $4, $5, $6, ARRAY[$7::bigint], $8, $9) ON CONFLICT (health_id, notice_id) DO NOTHING
-"""
-NOTICES: Final = """
-SELECT health_id, notice_id, kind, recipient, log_id, leaves, created_at, delivered_at, sealed, attempts
-FROM notice WHERE health_id = ANY($1::bigint[]) AND recipient = ANY($2::bigint[]) AND notice_id < $3
-ORDER BY notice_id DESC LIMIT $4
-"""
-DUE: Final = """
-SELECT health_id, notice_id, kind, recipient, log_id, leaves, created_at, delivered_at, sealed, attempts
-FROM notice WHERE delivered_at IS NULL AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT $1
-"""
-DELIVERED: Final = (
-    "UPDATE notice SET delivered_at = now(), attempts = attempts + 1 WHERE health_id = $1 AND notice_id = $2"
-)
-FAILED: Final = """
-UPDATE notice SET attempts = attempts + 1, next_attempt_at = now() + $3::interval
-WHERE health_id = $1 AND notice_id = $2
-"""
-ADD_UNUSUAL: Final = """
-INSERT INTO unusual_access (item_id, health_id, log_id, leaf_index, detector, sealed)
-VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (item_id) DO NOTHING
-"""
-UNUSUAL: Final = """
-SELECT item_id, health_id, log_id, leaf_index, detector, detected_at, sealed, decision, decided_at, decided_by
-FROM unusual_access
-WHERE (decision <> 0) = $1 AND (detected_at, item_id) > ($2, $3)
-ORDER BY detected_at, item_id LIMIT $4
-"""
-ONE_UNUSUAL: Final = """
-SELECT item_id, health_id, log_id, leaf_index, detector, detected_at, sealed, decision, decided_at, decided_by
-FROM unusual_access WHERE item_id = $1
-"""
-DECIDE: Final = """
-UPDATE unusual_access SET decision = $2, decided_at = now(), decided_by = $3 WHERE item_id = $1 AND decision = 0
-"""
-EVENT_IDS: Final = "SELECT leaf_index, event_id FROM event WHERE log_id = $1 AND leaf_index = ANY($2::bigint[])"
-SECRECY: Final = "SELECT secret FROM event WHERE log_id = $1 AND leaf_index = $2"
-DESTROYED_AT: Final = "SELECT destroyed_at FROM dossier_key WHERE health_id = $1"
-FORGET: Final = (
-    "UPDATE event SET actor_digest = '', content_digest = '' WHERE log_id = $1 AND health_id = $2",
-    "DELETE FROM notice WHERE health_id = $1",
-    "DELETE FROM unusual_access WHERE health_id = $1",
-)
+
+
+class DerivedRow(NamedTuple):
+    """How far a log was looked at, and how much was made of it; the last value of a row is its tag, here and below."""
+
+    log_id: int
+    next_leaf: int
+    counted: int
+    notices: int
+    items: int
+    aside: int
+    tag: bytes
 
 
 class UnderivedRow(NamedTuple):
@@ -129,48 +110,16 @@ class UnderivedRow(NamedTuple):
     sealed: bytes
 
 
-class NoticeRow(NamedTuple):
-    """A notice as it is kept."""
+class DayRow(NamedTuple):
+    """What was counted of one day."""
 
-    health_id: int
-    notice_id: uuid.UUID
-    kind: int
-    recipient: int
     log_id: int
-    leaves: list[int]
-    created_at: datetime
-    delivered_at: datetime | None
-    sealed: bytes
-    attempts: int
-
-
-class UnusualRow(NamedTuple):
-    """An item of the work list as it is kept."""
-
-    item_id: uuid.UUID
-    health_id: int
-    log_id: int
-    leaf_index: int
-    detector: str
-    detected_at: datetime
-    sealed: bytes
-    decision: int
-    decided_at: datetime | None
-    decided_by: str | None
-
-
-class NewNotice(NamedTuple):
-    """A notice to add."""
-
-    health_id: int
-    notice_id: uuid.UUID
-    kind: int
-    recipient: int
-    actor_digest: bytes
-    log_id: int
-    leaf_index: int
-    happened_at: datetime
-    sealed: bytes
+    day: date
+    action: str
+    outcome: int
+    access_mode: int
+    event_count: int
+    tag: bytes
 
 
 class WindowRow(NamedTuple):
@@ -180,23 +129,64 @@ class WindowRow(NamedTuple):
     hour: datetime
     new_dossiers: int
     break_glass: int
+    tag: bytes = b""
+
+
+class AsideRow(NamedTuple):
+    """An event that could not be looked at."""
+
+    log_id: int
+    leaf_index: int
+    error_type: str
+    since: datetime
+    next_attempt_at: datetime
+    tag: bytes
 
 
 CountKey = tuple[date, str, int, int]
 
 
-async def next_leaf(conn: Connection, log_id: int) -> int:
+async def next_leaf(conn: Connection, tags: RowTags, log_id: int) -> int:
     """The first event not looked at."""
-    found: int | None = await conn.fetchval(NEXT, log_id)
+    found = await conn.fetchrow(CURSOR, log_id)
     if found is None:
-        await conn.execute(BEGIN, log_id)
+        await _begin(conn, tags, log_id)
         return 0
-    return found
+    return DerivedRow(*found).next_leaf
 
 
-async def move(conn: Connection, log_id: int, old: int, new: int) -> bool:
+async def hold(conn: Connection, tags: RowTags, log_id: int) -> DerivedRow:
+    """How far a log was looked at, held until the transaction ends: nothing is made of it meanwhile."""
+    found = await conn.fetchrow(HOLD, log_id)
+    if found is None:
+        await _begin(conn, tags, log_id)
+        found = await conn.fetchrow(HOLD, log_id)
+        assert found is not None
+    return DerivedRow(*found)
+
+
+async def move(conn: Connection, tags: RowTags, log_id: int, old: int, new: int) -> bool:
     """Moves on; False if another process did."""
-    return bool(await conn.execute(MOVE, log_id, old, new) == "UPDATE 1")
+    row = await hold(conn, tags, log_id)
+    if row.next_leaf != old:
+        return False
+    await _keep(conn, tags, row, row._replace(next_leaf=new))
+    return True
+
+
+async def account(
+    conn: Connection, tags: RowTags, log_id: int, *, counted: int = 0, notices: int = 0, items: int = 0, aside: int = 0
+) -> None:
+    """Takes down, in the transaction that adds or deletes them, how many more there are; negative for fewer."""
+    if counted or notices or items or aside:
+        row = await hold(conn, tags, log_id)
+        more = row._replace(
+            counted=row.counted + counted,
+            notices=row.notices + notices,
+            items=row.items + items,
+            aside=row.aside + aside,
+        )
+        await _keep(conn, tags, row, more)
 
 
 async def rows(conn: Connection, log_id: int, start: int, limit: int) -> list[UnderivedRow]:
@@ -209,14 +199,25 @@ async def row_at(conn: Connection, log_id: int, leaf_index: int) -> list[Underiv
     return [UnderivedRow(*record) for record in await conn.fetch(ROWS_AT, log_id, [leaf_index])]
 
 
-async def set_aside(conn: Connection, log_id: int, leaf_index: int, error_type: str, again: timedelta) -> None:
-    """Keeps an event for later; one that is kept already waits so long again."""
-    await conn.execute(SET_ASIDE, log_id, leaf_index, error_type, again)
+async def set_aside(
+    conn: Connection, tags: RowTags, log_id: int, leaf_index: int, error_type: str, again: timedelta
+) -> None:
+    """Keeps an event for later; one that is kept already waits so long again. In a transaction."""
+    now = datetime.now(UTC)
+    record = await conn.fetchrow(ASIDE, log_id, leaf_index)
+    before = None if record is None else AsideRow(*record)
+    since, tag = (now, b"") if before is None else (before.since, before.tag)
+    after = (log_id, leaf_index, error_type, since, now + again)
+    await conn.execute(SET_ASIDE, *after, tags.anew("set_aside", None if before is None else before[:-1], tag, after))
+    await account(conn, tags, log_id, aside=int(before is None))
 
 
-async def take_back(conn: Connection, log_id: int, leaf_index: int) -> bool:
-    """Keeps it no longer; False if another process did that."""
-    return bool(await conn.execute(TAKE_BACK, log_id, leaf_index) == "DELETE 1")
+async def take_back(conn: Connection, tags: RowTags, log_id: int, leaf_index: int) -> bool:
+    """Keeps it no longer; False if another process did that. In a transaction."""
+    await hold(conn, tags, log_id)
+    taken = bool(await conn.execute(TAKE_BACK, log_id, leaf_index) == "DELETE 1")
+    await account(conn, tags, log_id, aside=-int(taken))
+    return taken
 
 
 async def all_set_aside(conn: Connection, log_id: int) -> list[tuple[int, bool]]:
@@ -230,12 +231,19 @@ async def first_times(conn: Connection, log_id: int, seen: Sequence[UnderivedRow
     return {record[0] for record in await conn.fetch(FIRST_TIMES, log_id, *columns)} if seen else set()
 
 
-async def count(conn: Connection, log_id: int, counts: Mapping[CountKey, int]) -> None:
+async def count(conn: Connection, tags: RowTags, log_id: int, counts: Mapping[CountKey, int]) -> None:
     """Adds to the counts of days, in one order so that two processes do not deadlock."""
-    if counts:
-        ordered = sorted(counts.items())
-        keys = zip(*(key for key, _ in ordered), strict=True)
-        await conn.execute(COUNT, log_id, *(list(column) for column in keys), [number for _, number in ordered])
+    if not counts:
+        return
+    ordered = sorted(counts.items())
+    keys = zip(*(key for key, _ in ordered), strict=True)
+    records = await conn.fetch(COUNT, log_id, *(list(column) for column in keys), [number for _, number in ordered])
+    made = []
+    for after in (DayRow(*record) for record in records):
+        before = after._replace(event_count=after.event_count - counts[after[1:5]])
+        known = before[:-1] if before.event_count or before.tag else None
+        made.append((*after[1:5], tags.anew("day_count", known, after.tag, after[:-1])))
+    await conn.execute(TAG_COUNTS, log_id, *(list(column) for column in zip(*made, strict=True)))
 
 
 async def counts(
@@ -250,10 +258,22 @@ async def windows(conn: Connection, actors: Sequence[bytes], since: datetime) ->
     return [WindowRow(*record) for record in await conn.fetch(WINDOW, actors, since)] if actors else []
 
 
-async def add_windows(conn: Connection, added: Sequence[WindowRow]) -> None:
+async def add_windows(conn: Connection, tags: RowTags, added: Sequence[WindowRow]) -> None:
     """Adds to what actors did."""
-    if added:
-        await conn.execute(ADD_WINDOW, *(list(column) for column in zip(*sorted(added), strict=True)))
+    if not added:
+        return
+    columns = zip(*(row[:-1] for row in sorted(added)), strict=True)
+    records = await conn.fetch(ADD_WINDOW, *(list(column) for column in columns))
+    more = {(row.actor, row.hour): row for row in added}
+    made = []
+    for after in (WindowRow(*record) for record in records):
+        by = more[after.actor, after.hour]
+        before = after._replace(
+            new_dossiers=after.new_dossiers - by.new_dossiers, break_glass=after.break_glass - by.break_glass
+        )
+        known = before[:-1] if before.new_dossiers or before.break_glass or before.tag else None
+        made.append((after.actor, after.hour, tags.anew("actor_window", known, after.tag, after[:-1])))
+    await conn.execute(TAG_WINDOWS, *(list(column) for column in zip(*made, strict=True)))
 
 
 async def purge_windows(conn: Connection, before: datetime) -> None:
@@ -261,61 +281,9 @@ async def purge_windows(conn: Connection, before: datetime) -> None:
     await conn.execute(PURGE_WINDOW, before)
 
 
-async def add_notice(conn: Connection, notice: NewNotice) -> bool:
-    """Joins the event to the actor's episode less than eight hours from it, or adds a notice; whether it was added."""
-    episode = await conn.fetchval(
-        EPISODE, notice.health_id, notice.kind, notice.recipient, notice.actor_digest, notice.happened_at
-    )
-    if episode is not None:
-        await conn.execute(JOIN_EPISODE, notice.health_id, episode, notice.leaf_index)
-        return False
-    return bool(await conn.execute(ADD_NOTICE, *notice) == "INSERT 0 1")
+async def _begin(conn: Connection, tags: RowTags, log_id: int) -> None:
+    await conn.execute(BEGIN, log_id, tags.make("derived", (log_id, 0, 0, 0, 0, 0)))
 
 
-async def notices(
-    conn: Connection, health_ids: Sequence[int], recipients: Sequence[int], before: uuid.UUID, limit: int
-) -> list[NoticeRow]:
-    """Notices about dossiers to these recipients, newest first."""
-    return [NoticeRow(*record) for record in await conn.fetch(NOTICES, health_ids, recipients, before, limit)]
-
-
-async def due(conn: Connection, limit: int) -> list[NoticeRow]:
-    """Notices to deliver now."""
-    return [NoticeRow(*record) for record in await conn.fetch(DUE, limit)]
-
-
-async def unusual(
-    conn: Connection, *, decided: bool, after: tuple[datetime, uuid.UUID], limit: int
-) -> list[UnusualRow]:
-    """The work list, oldest first, after an item."""
-    return [UnusualRow(*record) for record in await conn.fetch(UNUSUAL, decided, *after, limit)]
-
-
-async def one_unusual(conn: Connection, item_id: uuid.UUID) -> UnusualRow | None:
-    """One item."""
-    record = await conn.fetchrow(ONE_UNUSUAL, item_id)
-    return None if record is None else UnusualRow(*record)
-
-
-async def forget(conn: Connection, log_id: int, health_id: int) -> None:
-    """Overwrites the digests of a dossier's events, and deletes what was made of them."""
-    blank, notices_, unusual_ = FORGET
-    await conn.execute(blank, log_id, health_id)
-    await conn.execute(notices_, health_id)
-    await conn.execute(unusual_, health_id)
-
-
-async def event_ids(conn: Connection, log_id: int, leaves: Sequence[int]) -> dict[int, uuid.UUID]:
-    """The ids of the events at these places."""
-    return {record[0]: record[1] for record in await conn.fetch(EVENT_IDS, log_id, leaves)}
-
-
-async def is_secret(conn: Connection, log_id: int, leaf_index: int) -> bool:
-    """Whether the event at a place was of a secret connection."""
-    return bool(await conn.fetchval(SECRECY, log_id, leaf_index))
-
-
-async def destroyed_at(conn: Connection, health_id: int) -> datetime:
-    """When the key of a dossier, whose key is destroyed, was."""
-    at: datetime = await conn.fetchval(DESTROYED_AT, health_id)
-    return at
+async def _keep(conn: Connection, tags: RowTags, before: DerivedRow, after: DerivedRow) -> None:
+    await conn.execute(KEEP, *after[:-1], tags.anew("derived", before[:-1], before.tag, after[:-1]))

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from dmp.audit.v1 import audit_pb2
+from services.audit.tags import RowTags
 from services.runtime.errors import invalid
 from services.runtime.identifiers import uuid8
 from services.runtime.keyring import Keyring
@@ -42,6 +43,7 @@ class EntryDigests:
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
+        self.tags = RowTags(keyring)
 
     def actor(self, health_id: int, subject: str) -> bytes:
         """By which the acts of one subject in one dossier are found; across dossiers these have nothing in common."""
@@ -53,8 +55,12 @@ class EntryDigests:
 
     def event_id(self, use: str, value: bytes) -> bytes:
         """An event id that is always the same for a value, and tells nothing of it: for events that are made again."""
-        digest = self._keyring.digest(_EVENT_ID, use.encode() + b"\x00" + value)
-        return uuid8(digest).bytes
+        return self.event_ids(use, value)[0]
+
+    def event_ids(self, use: str, value: bytes) -> list[bytes]:
+        """What `event_id` gave under each live generation of the keyring, oldest first."""
+        content = use.encode() + b"\x00" + value
+        return [uuid8(digest).bytes for digest in self._keyring.digests(_EVENT_ID, content)]
 
     def contents(self, clear: bytes) -> list[bytes]:
         """What `content` gave under each live generation of the keyring."""

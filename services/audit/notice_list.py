@@ -8,9 +8,9 @@ from typing import Final
 from dmp.audit.v1 import notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit import derived_store
-from services.audit.derived_store import NoticeRow
+from services.audit import notice_store
 from services.audit.listing import DEFAULT_PAGE
+from services.audit.notice_store import NoticeRow
 from services.audit.notices import notice_aad
 from services.audit.rules import TrailFilter
 from services.runtime.context import Call
@@ -48,12 +48,12 @@ class NoticeList:
         size = request.page_size or DEFAULT_PAGE
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-                rows = await derived_store.notices(conn, dossiers, recipients, before, size + 1)
+                rows = await notice_store.notices(conn, dossiers, recipients, before, size + 1)
                 keys = await self._keys.for_read(conn, dossiers)
                 ids: _EventIds = {}
                 for log_id in {row.log_id for row in rows[:size]}:
                     leaves = [leaf for row in rows[:size] if row.log_id == log_id for leaf in row.leaves]
-                    ids[log_id] = await derived_store.event_ids(conn, log_id, leaves)
+                    ids[log_id] = await notice_store.event_ids(conn, log_id, leaves)
         except Exception as error:
             raise translate(error) from error
         response = notice_pb2.ListNoticesResponse(

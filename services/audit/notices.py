@@ -20,14 +20,15 @@ import structlog
 
 from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
-from services.audit import derived_store
-from services.audit.derived_store import NoticeRow
+from services.audit import notice_store
 from services.audit.french import paris, spoken_day, who
+from services.audit.notice_store import NoticeRow
+from services.audit.tags import RowTags
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import format_health_id
 from services.runtime.jobs import Lease
 from services.runtime.metrics import Metrics
-from services.runtime.postgres import Pool, is_transient
+from services.runtime.postgres import Pool, is_transient, transaction
 
 _log = structlog.get_logger("notices")
 
@@ -143,8 +144,9 @@ class SmtpDelivery:
 class Outbox:
     """Delivers what is due, on the process that holds the lease."""
 
-    def __init__(self, pool: Pool, delivery: Delivery, metrics: Metrics, lease: Lease) -> None:
+    def __init__(self, pool: Pool, tags: RowTags, delivery: Delivery, metrics: Metrics, lease: Lease) -> None:
         self._pool = pool
+        self._tags = tags
         self._delivery = delivery
         self._lease = lease
         self._outcomes = metrics.counter("dmp_audit_notices_total")
@@ -169,7 +171,7 @@ class Outbox:
     async def step(self) -> int:
         """Tries each notice that is due; how many were delivered."""
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-            due = await derived_store.due(conn, _AT_ONCE)
+            due = await notice_store.due(conn, _AT_ONCE)
         delivered = 0
         for notice in due:
             outcome = "ok"
@@ -182,13 +184,17 @@ class Outbox:
                     seconds=min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(notice.attempts, _MOST_DOUBLINGS))
                 )
                 _log.warning("notice_not_delivered", event_id=str(notice.notice_id), error_type=_kind(error))
-                await self._pool.execute(derived_store.FAILED, notice.health_id, notice.notice_id, delay)
+                await self._tried(notice, delay)
                 self._outcomes.add(1, "failed")
                 continue
-            await self._pool.execute(derived_store.DELIVERED, notice.health_id, notice.notice_id)
+            await self._tried(notice)
             self._outcomes.add(1, outcome)
             delivered += outcome == "ok"
         return delivered
+
+    async def _tried(self, notice: NoticeRow, again: timedelta | None = None) -> None:
+        async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
+            await notice_store.tried(conn, self._tags, notice.health_id, notice.notice_id, again)
 
 
 def _kind(error: Exception) -> str:

@@ -8,18 +8,21 @@ from typing import Final
 
 from dmp.audit.v1 import audit_pb2, log_pb2, notice_pb2
 from services.audit import derived_store, tree_store
+from services.audit.adopting import Adoption
 from services.audit.append import AuditLog
 from services.audit.checking import EntryChecker
 from services.audit.destroying import destroy_dossier
 from services.audit.entry import EntryDigests
 from services.audit.logs import Logs
+from services.audit.table_checks import TableChecker
+from services.audit.tags import Place
 from services.audit.tiles import ForkFound
-from services.audit.trail_rpcs import PRODUCER
 from services.audit.tree import LogTree
 from services.audit.work_list import PREFIX, WorkList
 from services.runtime.context import Call
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError, invalid, unavailable
+from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Pool, translate
 from services.runtime.tlog.layout import Bundle, Tile
 from services.runtime.trail import Trail, build_event
@@ -39,6 +42,8 @@ class OperationRpcs:
     _pool: Pool
     _logs: Logs
     _checker: EntryChecker
+    _tables: TableChecker
+    _tokens: PageTokens
     _work: WorkList
 
     async def ListLogs(self, request: log_pb2.ListLogsRequest, call: Call) -> log_pb2.ListLogsResponse:
@@ -98,6 +103,34 @@ class OperationRpcs:
         await self._record(call, len(checked.entries))
         return checked.response()
 
+    async def CheckTables(self, request: log_pb2.CheckTablesRequest, call: Call) -> log_pb2.CheckTablesResponse:
+        """The tables beside the log, part by part; recorded like the check of entries."""
+        validate(request)
+        scope = page_scope(b"audit.CheckTables", call.actor.subject.encode(), bytes([request.log_id % 256]))
+        part = self._tokens.read(request.page_token, scope) if request.page_token else b""
+        try:
+            checked = await self._tables.check(self._tree(request.log_id), part)
+        except Exception as error:
+            raise _translated(error) from error
+        await self._record(call, checked.rows)
+        return log_pb2.CheckTablesResponse(
+            damages=[log_pb2.TableDamage(**damage._asdict()) for damage in checked.damages],
+            row_count=checked.rows,
+            next_page_token=self._tokens.issue(scope, checked.next_part) if checked.next_part else "",
+        )
+
+    async def AdoptRows(self, request: log_pb2.AdoptRowsRequest, call: Call) -> log_pb2.AdoptRowsResponse:
+        """Takes over what bears no tag; the event that it is done is durable first."""
+        validate(request)
+        event = build_event(call, outcome=audit_pb2.OUTCOME_SUCCESS, actor=call.actor)
+        receipt = await self._trail.record(event, call.remaining())
+        place = Place(receipt.log_id, receipt.leaf_index)
+        try:
+            taken = await Adoption(self._pool, self._keys, self._digests, self._log.log_count, place).run()
+        except Exception as error:
+            raise _translated(error) from error
+        return log_pb2.AdoptRowsResponse(row_count=taken.events, key_count=taken.keys, derived_count=taken.derived)
+
     async def CountEvents(self, request: audit_pb2.CountEventsRequest, call: Call) -> audit_pb2.CountEventsResponse:
         """Counts by day, over all logs."""
         validate(request)
@@ -151,7 +184,7 @@ class OperationRpcs:
     ) -> audit_pb2.DestroyDossierResponse:
         """Destroys a dossier's clear parts for ever."""
         validate(request)
-        at = await destroy_dossier(self._pool, self._keys, self._digests, self._log, PRODUCER, request.health_id)
+        at = await destroy_dossier(self._pool, self._keys, self._digests, self._log, request.health_id)
         response = audit_pb2.DestroyDossierResponse()
         response.destroy_time.FromDatetime(at)
         return response

@@ -1,8 +1,9 @@
 """How long what happened can be read: by policy (`retention.csv`), by kind of event. Entries are kept for ever.
 
-A job gives up clear parts whose time has come: sealed bytes and keyed digests become empty, the leaf stays, and so do
-every tile, every checkpoint and every receipt that was handed out. It goes along each log once for each kind, behind a
-cursor; what it did is an event itself, and verification takes an empty clear part for given up only before the cursor.
+A job gives up clear parts whose time has come: sealed bytes and keyed digests go, the leaf stays, and so do every tile,
+every checkpoint and every receipt that was handed out. It goes along each log once for each kind, behind a cursor. First
+an event names the leaves and the period (`told`); then each row is emptied and names that event, and verification takes
+an empty clear part for given up only where such an event lists it and it was old enough when that was said.
 
 A producer's clock may be wrong, so consecutive events are due together: up to the last that is old enough, when most of
 those before it are. One wrong clock neither stops nor hastens it.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Final
@@ -21,14 +22,14 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import context_pb2
-from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit import ending_store, notice_store
 from services.audit import retention_store as store
 from services.audit.append import AuditLog
 from services.audit.entry import EntryDigests
 from services.audit.leaf import EventPlace, open_clear
-from services.audit.retention_store import AgedRow
-from services.audit.rules import SYSTEM_HEALTH_ID
+from services.audit.told import Expired, Teller, said
+from services.audit.tree_store import StoredRow
+from services.runtime import faults
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.postgres import Pool, transaction
@@ -37,7 +38,6 @@ from services.runtime.sealing import SealBroken
 _ACQUIRE_SECONDS: Final = 5.0
 STEP: Final = 2000
 """Events looked at together."""
-PRODUCER: Final = "audit"
 
 
 class PolicyUnusable(Exception):
@@ -94,72 +94,65 @@ class Retention:
     ) -> None:
         self._pool = pool
         self._keys = keys
-        self._digests = digests
-        self._log = log
+        self._tags = digests.tags
+        self._teller = Teller(pool, keys, digests, log)
+        self._log_count = log.log_count
         self._policy = tuple(policy)
 
     async def run(self, now: datetime) -> None:
         """Gives up what is due at `now`. May be cancelled and repeated."""
-        for log_id in range(self._log.log_count):
+        for log_id in range(self._log_count):
             for kind in self._policy:
-                cutoff = kind.cutoff(now)
-                if cutoff is not None:
-                    await self._run(log_id, kind, cutoff)
+                if kind.months:
+                    await self._run(log_id, kind, now)
 
-    async def _run(self, log_id: int, kind: Kind, cutoff: datetime) -> None:
+    async def _run(self, log_id: int, kind: Kind, now: datetime) -> None:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             reached = await store.cursor(conn, log_id, kind.name)
-        while (end := await self._step(log_id, kind, cutoff, reached)) > reached:
+        while (end := await self._step(log_id, kind, now, reached)) > reached:
             reached = end
         limited = [each.name for each in self._policy if each.months]
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
-            await store.forget_notices(conn, log_id, min(await store.cursors(conn, log_id, limited)))
+            before = min(await store.cursors(conn, log_id, limited))
+            await notice_store.forget_before(conn, self._tags, log_id, before)
 
-    async def _step(self, log_id: int, kind: Kind, cutoff: datetime, start: int) -> int:
+    async def _step(self, log_id: int, kind: Kind, now: datetime, start: int) -> int:
         """Where the cursor is then: where it was, when nothing more is due."""
+        cutoff = kind.cutoff(now)
+        assert cutoff is not None
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             rows = due(await store.aged(conn, log_id, start, STEP), cutoff)
             if not rows:
                 return start
             keys = await self._keys.for_read(conn, [row.health_id for row in rows])
-        mine = [row.leaf_index for row in rows if self._is(kind, row, log_id, keys)]
+        mine = [row for row in rows if self._is(kind, row, log_id, keys)]
         end = rows[-1].leaf_index + 1
+        leaves, ends = [row.leaf_index for row in mine], list[bytes]()
         if mine:
-            await self._tell(log_id, kind, start, end)
+            told = await self._teller.expired(
+                Expired(log_id, kind.name, kind.months, start, end, frozenset(leaves)), now
+            )
+            faults.point("retention.told")
+            ends = [self._tags.end(row.kept(log_id, b""), told.place) for row in mine]
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
-            await store.give_up(conn, log_id, kind.name, mine, end)
+            await ending_store.give_up(conn, log_id, leaves, ends)
+            await store.move(conn, self._tags, log_id, kind.name, end)
         return end
 
-    def _is(self, kind: Kind, row: AgedRow, log_id: int, keys: DossierKeyBatch) -> bool:
-        """Whether the event is of the kind. What does not open is left for those who verify."""
-        if not row.sealed:
+    def _is(self, kind: Kind, row: StoredRow, log_id: int, keys: DossierKeyBatch) -> bool:
+        """Whether the event is of the kind. What does not open is left for those who verify; and what tells why others
+        are gone is never given up, whatever a policy says."""
+        if row.ended:
             return False
         try:
             part = open_clear(keys[row.health_id], row.sealed, EventPlace(row.health_id, row.event_id.bytes, log_id))
-            action = audit_pb2.AuditEvent.FromString(part.clear).action
+            event = audit_pb2.AuditEvent.FromString(part.clear)
         except (DmpError, SealBroken, DecodeError):
             return False
-        return kind_of(action, self._policy) is kind
-
-    async def _tell(self, log_id: int, kind: Kind, start: int, end: int) -> None:
-        """An event says what is given up, before it is: once, though the step may be repeated."""
-        name = f"logs/{log_id}/retention/{kind.name}/{start}-{end - 1}"
-        event = audit_pb2.AuditEvent(
-            event_id=self._digests.event_id("retention", name.encode()),
-            health_id=SYSTEM_HEALTH_ID,
-            action="trace.expire",
-            actor=context_pb2.ActingContext(actor_kind=context_pb2.ACTOR_KIND_SYSTEM, subject=PRODUCER),
-            objects=[name],
-            outcome=audit_pb2.OUTCOME_SUCCESS,
-            basis=audit_pb2.ACCESS_BASIS_LAW,
-        )
-        event.event_time.FromDatetime(datetime.now(UTC))
-        [receipt] = await self._log.append(PRODUCER, audit_pb2.BatchAppendEventsRequest(events=[event]))
-        if isinstance(receipt, DmpError) and receipt.reason != reasons.ERROR_REASON_EVENT_CONFLICT:
-            raise receipt
+        return said(event) is None and kind_of(event.action, self._policy) is kind
 
 
-def due(rows: Sequence[AgedRow], cutoff: datetime) -> Sequence[AgedRow]:
+def due(rows: Sequence[StoredRow], cutoff: datetime) -> Sequence[StoredRow]:
     """Those, from the first on, that were kept long enough: the last of them was, and most of the others."""
     old = end = 0
     for number, row in enumerate(rows, 1):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from dmp.consent.v1 import consent_pb2
 
+PRODUCER = "audit"
+"""The producer of this service's own events, which no certificate states."""
 SYSTEM_HEALTH_ID = 0
 """The health id of events about no dossier; their clear parts are sealed under a key row of this id."""
 

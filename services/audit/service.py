@@ -15,8 +15,9 @@ from services.audit.listing import TrailReader
 from services.audit.logs import Logs
 from services.audit.notice_list import NoticeList
 from services.audit.operation_rpcs import OperationRpcs
-from services.audit.rules import SYSTEM_HEALTH_ID
-from services.audit.trail_rpcs import PRODUCER, TrailRpcs
+from services.audit.rules import PRODUCER, SYSTEM_HEALTH_ID
+from services.audit.table_checks import TableChecker
+from services.audit.trail_rpcs import TrailRpcs
 from services.audit.work_list import WorkList
 from services.runtime.checks import AccessChecks
 from services.runtime.context import Call
@@ -56,8 +57,10 @@ class AuditService(TrailRpcs, OperationRpcs):
         self._checks = checks
         self._trail = trail
         self._notices = NoticeList(parts.pool, parts.keys, parts.tokens)
-        self._work = WorkList(parts.pool, parts.keys, parts.tokens)
+        self._work = WorkList(parts.pool, parts.keys, parts.digests.tags, parts.tokens)
         self._checker = EntryChecker(parts.pool, parts.keys, parts.digests)
+        self._tables = TableChecker(parts.pool, parts.keys, parts.digests, parts.log.log_count)
+        self._tokens = parts.tokens
 
     async def BatchAppendEvents(
         self, request: audit_pb2.BatchAppendEventsRequest, call: Call

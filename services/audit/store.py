@@ -95,6 +95,7 @@ ONE: Final = """
 SELECT leaf_index, event_id, sealed, event_time, health_id
 FROM event WHERE log_id = $1 AND event_id = $2 AND sealed <> ''
 """
+PLACES: Final = "SELECT leaf_index FROM event WHERE log_id = $1 AND event_id = $2 AND producer = $3"
 
 ALWAYS: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 """A period that leaves nothing out."""
@@ -227,3 +228,8 @@ async def find_one(conn: Connection, log_id: int, health_id: int, event_id: uuid
     """The events of a dossier under an id: one for each producer that used it, so nearly always at most one."""
     records = await conn.fetch(ONE, log_id, event_id)
     return [SealedEvent(*record[:4]) for record in records if record[4] == health_id]
+
+
+async def places_of(conn: Connection, log_id: int, event_id: bytes, producer: str) -> list[int]:
+    """Where a producer's event is in a log: at most one place."""
+    return [record[0] for record in await conn.fetch(PLACES, log_id, uuid.UUID(bytes=event_id), producer)]

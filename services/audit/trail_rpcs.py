@@ -17,16 +17,13 @@ from services.audit.french import group_key, summarize
 from services.audit.listing import DEFAULT_PAGE, Place, Reader, TrailReader, place_after
 from services.audit.logs import Logs
 from services.audit.notice_list import NoticeList
-from services.audit.rules import TrailFilter, trail_filter
+from services.audit.rules import PRODUCER, TrailFilter, trail_filter
 from services.runtime.checks import AccessChecks, refusal
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import child_of, event_name
 from services.runtime.trail import Trail, build_event
 from services.runtime.validation import validate
-
-PRODUCER: Final = "audit"
-"""The producer of this service's own events, which no certificate states."""
 
 T = TypeVar("T")
 _SUMMARIZED: Final = 1000

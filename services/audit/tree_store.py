@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from services.audit.tags import Value
 from services.runtime.postgres import Connection
 from services.runtime.tlog.layout import Grown, Tile
 
@@ -35,6 +36,10 @@ LAST: Final = "SELECT max(leaf_index) FROM event WHERE log_id = $1"
 ROWS: Final = """
 SELECT leaf_index, health_id, event_id, producer, event_time, secret, actor_digest, content_digest, leaf, sealed
 FROM event WHERE log_id = $1 AND leaf_index >= $2 AND leaf_index < $3 ORDER BY leaf_index
+"""
+ROWS_AT: Final = """
+SELECT leaf_index, health_id, event_id, producer, event_time, secret, actor_digest, content_digest, leaf, sealed
+FROM event WHERE log_id = $1 AND leaf_index = ANY($2::bigint[])
 """
 PUT_TILES: Final = """
 INSERT INTO tile (log_id, level, number, hashes)
@@ -73,6 +78,18 @@ class StoredRow(NamedTuple):
     content_digest: bytes
     leaf: bytes
     sealed: bytes
+
+    @property
+    def ended(self) -> bool:
+        """Whether its clear part is gone: then its actor's digest is its end (`services.audit.tags`)."""
+        return not self.content_digest
+
+    def kept(self, log_id: int, sealed: bytes) -> tuple[Value, ...]:
+        """What its end vouches for."""
+        return (
+            *(log_id, self.leaf_index, self.health_id, self.event_id, self.producer, self.event_time, self.secret),
+            *(self.leaf, sealed),
+        )
 
 
 async def begin(conn: Connection, log_id: int, root: bytes, signed: bytes) -> None:
@@ -128,3 +145,8 @@ async def events_of(conn: Connection, log_id: int) -> int:
 async def rows(conn: Connection, log_id: int, low: int, high: int) -> list[StoredRow]:
     """The events at these places, every column, in order."""
     return [StoredRow(*record) for record in await conn.fetch(ROWS, log_id, low, high)]
+
+
+async def rows_at(conn: Connection, log_id: int, leaves: Sequence[int]) -> list[StoredRow]:
+    """The events at these places that there are, every column."""
+    return [StoredRow(*record) for record in await conn.fetch(ROWS_AT, log_id, leaves)]

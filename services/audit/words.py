@@ -197,6 +197,7 @@ OF_THE_PLATFORM: Final = frozenset(
         "contracts.read",
         "denial.apply",
         "relay.calls",
+        "log.adopt",
         "log.check",
         "log.read",
         "partner.register",

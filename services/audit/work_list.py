@@ -8,15 +8,16 @@ from typing import Final
 
 from dmp.audit.v1 import notice_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.audit import derived_store
-from services.audit.derived_store import NewNotice, UnusualRow
+from services.audit import derived_store, notice_store
 from services.audit.listing import DEFAULT_PAGE
+from services.audit.notice_store import NewNotice, UnusualRow
 from services.audit.notices import item_aad, notice_aad, unusual_text
+from services.audit.tags import RowTags
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, uuid7
 from services.runtime.paging import PageTokens, page_scope
-from services.runtime.postgres import Pool, transaction, translate
+from services.runtime.postgres import Connection, Pool, transaction, translate
 from services.runtime.sealing import SealBroken, open_sealed, seal
 
 PREFIX: Final = "unusualAccesses/"
@@ -28,8 +29,9 @@ _MICROSECOND: Final = 1_000_000
 class WorkList:
     """Unusual accesses that wait for a person, and those that were decided."""
 
-    def __init__(self, pool: Pool, keys: DossierKeys, tokens: PageTokens) -> None:
+    def __init__(self, pool: Pool, keys: DossierKeys, tags: RowTags, tokens: PageTokens) -> None:
         self._pool = pool
+        self._tags = tags
         self._keys = keys
         self._tokens = tokens
 
@@ -42,7 +44,7 @@ class WorkList:
         size = request.page_size or DEFAULT_PAGE
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
-                rows = await derived_store.unusual(conn, decided=request.decided, after=after, limit=size + 1)
+                rows = await notice_store.unusual(conn, decided=request.decided, after=after, limit=size + 1)
                 keys = await self._keys.for_read(conn, [row.health_id for row in rows])
         except Exception as error:
             raise translate(error) from error
@@ -56,18 +58,29 @@ class WorkList:
         was decided otherwise."""
         try:
             async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
-                changed = await conn.execute(derived_store.DECIDE, item_id, decision, operator) == "UPDATE 1"
-                row = await derived_store.one_unusual(conn, item_id)
+                row = await self._held(conn, item_id)
+                changed = row is not None and not row.decision
+                if row is not None and changed:
+                    row = await notice_store.decide(conn, self._tags, row, decision, operator)
                 if row is None or row.decision != decision:
                     raise DmpError(reasons.ERROR_REASON_UNUSUAL_ACCESS_NOT_FOUND)
                 keys = await self._keys.for_write(conn, [row.health_id])
                 item = _item(row, keys)
                 if changed and decision == notice_pb2.UNUSUAL_DECISION_CONFIRMED and row.health_id:
-                    secret = await derived_store.is_secret(conn, row.log_id, row.leaf_index)
-                    await derived_store.add_notice(conn, _told(row, item.explanation, keys, secret=secret))
+                    secret = await notice_store.is_secret(conn, row.log_id, row.leaf_index)
+                    notice = _told(row, item.explanation, keys, secret=secret)
+                    await notice_store.add_notice(conn, self._tags, notice)
                 return item
         except Exception as error:
             raise translate(error) from error
+
+    async def _held(self, conn: Connection, item_id: uuid.UUID) -> UnusualRow | None:
+        """An item that nobody else decides or deletes until the transaction ends."""
+        row = await notice_store.one_unusual(conn, item_id)
+        if row is None:
+            return None
+        await derived_store.hold(conn, self._tags, row.log_id)
+        return await notice_store.one_unusual(conn, item_id)
 
 
 def _item(row: UnusualRow, keys: DossierKeyBatch) -> notice_pb2.UnusualAccess:

@@ -110,6 +110,7 @@ AuditAction = Literal[
     "event.report",
     "gateway.call",
     "host.list_dossiers",
+    "log.adopt",
     "log.check",
     "log.read",
     "notice.read",

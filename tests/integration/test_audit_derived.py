@@ -120,7 +120,7 @@ async def test_notices_leave_by_mail_until_they_are_taken_and_say_nothing_of_car
         delivery = SmtpDelivery(
             "127.0.0.1", mailbox.port, "dmp@notices.test", "{health_id}.{recipient}@notices.test", start_tls=False
         )
-        outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
+        outbox = Outbox(audit.log.pool, audit.log.digests.tags, delivery, Metrics(), Lease(audit.log.pool, "notices"))
         assert await outbox.step() == 1
         assert await outbox.step() == 0, "the refused one waits"
         await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
@@ -151,7 +151,7 @@ async def test_patients_are_written_to_where_identity_says_and_others_read_in_th
 
     with mail_server() as mailbox:
         delivery = SmtpDelivery("127.0.0.1", mailbox.port, "dmp@notices.test", start_tls=False, email_of=email_of)
-        outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
+        outbox = Outbox(audit.log.pool, audit.log.digests.tags, delivery, Metrics(), Lease(audit.log.pool, "notices"))
         await outbox.step()
         assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL") == 1
         await audit.log.pool.execute("UPDATE notice SET next_attempt_at = now()")
@@ -185,7 +185,12 @@ async def test_attending_physicians_are_written_to_each_in_words_of_their_own(au
             email_of=email_of,
             physicians_of=physicians_of,
         )
-        assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 2
+        assert (
+            await Outbox(
+                audit.log.pool, audit.log.digests.tags, delivery, Metrics(), Lease(audit.log.pool, "notices")
+            ).step()
+            == 2
+        )
     mails = mailbox.mails()
     assert mails.keys() == {"claire@example.test", "mt@medecin.test", "other@medecin.test"}
     for to, mail in mails.items():
@@ -211,7 +216,7 @@ async def test_a_physician_who_cannot_be_written_to_keeps_no_other_from_being_to
         delivery = SmtpDelivery(
             "127.0.0.1", mailbox.port, "dmp@notices.test", start_tls=False, physicians_of=physicians_of
         )
-        outbox = Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices"))
+        outbox = Outbox(audit.log.pool, audit.log.digests.tags, delivery, Metrics(), Lease(audit.log.pool, "notices"))
         await outbox.step()
         assert await audit.log.pool.fetchval(waiting) == 1, "while consent is silent the notice waits"
         unknown = False
@@ -229,7 +234,12 @@ async def test_an_address_that_cannot_be_written_to_delays_its_notice_alone(audi
         return "claire@example.test\r\nBcc: everybody@example.test"
 
     delivery = SmtpDelivery("127.0.0.1", free_port(), "dmp@notices.test", start_tls=False, email_of=email_of)
-    assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 0
+    assert (
+        await Outbox(
+            audit.log.pool, audit.log.digests.tags, delivery, Metrics(), Lease(audit.log.pool, "notices")
+        ).step()
+        == 0
+    )
     assert await audit.log.pool.fetchval("SELECT count(*) FROM notice WHERE delivered_at IS NULL AND attempts = 1") == 1
 
 
@@ -368,4 +378,9 @@ async def test_a_destroyed_dossier_is_gone_from_every_table_and_the_tree_stays_w
 async def test_a_line_in_the_log_tells_of_nobody(audit: Asked) -> None:
     places(await audit.log.append(happened(mode=context_pb2.ACCESS_MODE_BREAK_GLASS, said="coma")))
     await audit.derive()
-    assert await Outbox(audit.log.pool, LogDelivery(), Metrics(), Lease(audit.log.pool, "n")).step() == 2
+    assert (
+        await Outbox(
+            audit.log.pool, audit.log.digests.tags, LogDelivery(), Metrics(), Lease(audit.log.pool, "n")
+        ).step()
+        == 2
+    )

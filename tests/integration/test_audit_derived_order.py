@@ -24,7 +24,12 @@ async def test_an_address_that_fails_for_months_is_tried_again_and_ends_nothing(
     await audit.derive()
     await audit.log.pool.execute("UPDATE notice SET attempts = 5000")
     delivery = SmtpDelivery("127.0.0.1", free_port(), "dmp@notices.test", "{recipient}@notices.test", start_tls=False)
-    assert await Outbox(audit.log.pool, delivery, Metrics(), Lease(audit.log.pool, "notices")).step() == 0
+    assert (
+        await Outbox(
+            audit.log.pool, audit.log.digests.tags, delivery, Metrics(), Lease(audit.log.pool, "notices")
+        ).step()
+        == 0
+    )
     again = "SELECT count(*) FROM notice WHERE attempts = 5001 AND next_attempt_at > now() + interval '59 minutes'"
     assert await audit.log.pool.fetchval(again) == 2
 

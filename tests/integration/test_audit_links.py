@@ -111,7 +111,7 @@ async def test_reading_the_trail_is_in_both(linked: Asked) -> None:
 
 async def test_a_destroyed_dossier_of_the_person_hides_nothing_of_the_one_that_lives_on(linked: Asked) -> None:
     log = linked.log
-    await destroy_dossier(log.pool, log.keys, log.digests, log.log, "audit", OTHER_DOSSIER)
+    await destroy_dossier(log.pool, log.keys, log.digests, log.log, OTHER_DOSSIER)
     expected = [f"document.{number}" for number in range(0, 2 * COUNT, 2)]
     assert [event.event.action for event in await listed(linked, 3)] == expected[::-1]
 

@@ -10,9 +10,10 @@ import pytest
 
 from ops.audit.monitor import Alarm, Grown, Monitor
 from ops.audit.receipts import check_receipt
-from ops.audit.sources import DirectorySource, RowDamage, Rows
+from ops.audit.sources import DirectorySource, RowDamage, Rows, TableDamage
 from ops.audit.verify import Progress, Verdict, Verification
 from services.audit.checking import EntryChecker
+from services.audit.table_checks import TableChecker
 from services.runtime.tlog.layout import Bundle, Tile, bundle_path, tile_path
 from services.runtime.tlog.note import COSIGNATURE, NoteWrong, Signer, parse_note
 from services.runtime.tlog.policy import Policy, parse_policy
@@ -44,6 +45,9 @@ class Published:
     async def rows(self, start: int, count: int) -> Rows | None:
         return None
 
+    async def tables(self) -> list[TableDamage]:
+        return []
+
 
 class Stored(Published):
     """As the service answers by RPC: the published files, and what it finds in its tables."""
@@ -52,11 +56,21 @@ class Stored(Published):
         super().__init__(files)
         self.log = log
         self.checker = EntryChecker(log.pool, log.keys, log.digests)
+        self.checks = TableChecker(log.pool, log.keys, log.digests, log.log.log_count)
 
     async def rows(self, start: int, count: int) -> Rows | None:
         answer = (await self.checker.check(self.log.logs.trees[0], start, count)).response()
         damages = [RowDamage(d.leaf_index, d.column, d.offset, d.problem) for d in answer.damages]
-        return Rows(answer.entries, damages, len(answer.destroyed))
+        return Rows(answer.entries, damages, len(answer.destroyed), len(answer.adopted))
+
+    async def tables(self) -> list[TableDamage]:
+        found, part = list[TableDamage](), b""
+        while True:
+            checked = await self.checks.check(self.log.logs.trees[0], part)
+            found += [TableDamage(*each) for each in checked.damages]
+            part = checked.next_part
+            if not part:
+                return found
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +244,7 @@ async def test_destroyed_clear_parts_are_told_and_are_no_damage(log: LogUnderTes
     from services.audit.destroying import destroy_dossier
 
     files = await published(log, 20)
-    await destroy_dossier(log.pool, log.keys, log.digests, log.log, "audit", DOSSIER)
+    await destroy_dossier(log.pool, log.keys, log.digests, log.log, DOSSIER)
     found = await verdict(Stored(log, files))
     assert found.findings == []
     assert found.destroyed == 4

@@ -102,6 +102,16 @@ class AuditServiceStub(object):
                 request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesRequest.SerializeToString,
                 response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesResponse.FromString,
                 _registered_method=True)
+        self.CheckTables = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/CheckTables',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckTablesRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckTablesResponse.FromString,
+                _registered_method=True)
+        self.AdoptRows = channel.unary_unary(
+                '/dmp.audit.v1.AuditService/AdoptRows',
+                request_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.AdoptRowsRequest.SerializeToString,
+                response_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.AdoptRowsResponse.FromString,
+                _registered_method=True)
         self.DestroyDossier = channel.unary_unary(
                 '/dmp.audit.v1.AuditService/DestroyDossier',
                 request_serializer=dmp_dot_audit_dot_v1_dot_audit__pb2.DestroyDossierRequest.SerializeToString,
@@ -231,6 +241,23 @@ class AuditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckTables(self, request, context):
+        """CheckTables checks, part by part, what is kept beside the log: the keys of dossiers,
+        counts, notices, unusual accesses, cursors. Each row must be what this service kept,
+        and none may be missing where that can be told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptRows(self, request, context):
+        """AdoptRows takes what was kept before rows bore tags as it is, once, after an upgrade.
+        That it was done, and by whom, is in the log; verification tells what was adopted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DestroyDossier(self, request, context):
         """DestroyDossier destroys the clear parts of a dossier's events, and what was made
         of them, for ever. The log and every proof stay valid. Doing it again changes nothing.
@@ -329,6 +356,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.CheckEntries,
                     request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesRequest.FromString,
                     response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesResponse.SerializeToString,
+            ),
+            'CheckTables': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckTables,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckTablesRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.CheckTablesResponse.SerializeToString,
+            ),
+            'AdoptRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptRows,
+                    request_deserializer=dmp_dot_audit_dot_v1_dot_log__pb2.AdoptRowsRequest.FromString,
+                    response_serializer=dmp_dot_audit_dot_v1_dot_log__pb2.AdoptRowsResponse.SerializeToString,
             ),
             'DestroyDossier': grpc.unary_unary_rpc_method_handler(
                     servicer.DestroyDossier,
@@ -703,6 +740,60 @@ class AuditService(object):
             '/dmp.audit.v1.AuditService/CheckEntries',
             dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesRequest.SerializeToString,
             dmp_dot_audit_dot_v1_dot_log__pb2.CheckEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckTables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/CheckTables',
+            dmp_dot_audit_dot_v1_dot_log__pb2.CheckTablesRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.CheckTablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dmp.audit.v1.AuditService/AdoptRows',
+            dmp_dot_audit_dot_v1_dot_log__pb2.AdoptRowsRequest.SerializeToString,
+            dmp_dot_audit_dot_v1_dot_log__pb2.AdoptRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,15 @@ class AuditServiceStub:
     sealed clear part against what the entry commits to. It returns the entries and
     what is wrong, never a clear part.
     """
+    CheckTables: _aio.UnaryUnaryMultiCallable[_log_pb2.CheckTablesRequest, _log_pb2.CheckTablesResponse]
+    """CheckTables checks, part by part, what is kept beside the log: the keys of dossiers,
+    counts, notices, unusual accesses, cursors. Each row must be what this service kept,
+    and none may be missing where that can be told.
+    """
+    AdoptRows: _aio.UnaryUnaryMultiCallable[_log_pb2.AdoptRowsRequest, _log_pb2.AdoptRowsResponse]
+    """AdoptRows takes what was kept before rows bore tags as it is, once, after an upgrade.
+    That it was done, and by whom, is in the log; verification tells what was adopted.
+    """
     DestroyDossier: _aio.UnaryUnaryMultiCallable[_audit_pb2.DestroyDossierRequest, _audit_pb2.DestroyDossierResponse]
     """DestroyDossier destroys the clear parts of a dossier's events, and what was made
     of them, for ever. The log and every proof stay valid. Doing it again changes nothing.
@@ -212,6 +221,27 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """CheckEntries checks stored events against their entries: every column, and the
         sealed clear part against what the entry commits to. It returns the entries and
         what is wrong, never a clear part.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckTables(
+        self,
+        request: _log_pb2.CheckTablesRequest,
+        context: _aio.ServicerContext[_log_pb2.CheckTablesRequest, _abc.Awaitable[_log_pb2.CheckTablesResponse]],
+    ) -> _abc.Awaitable[_log_pb2.CheckTablesResponse]:
+        """CheckTables checks, part by part, what is kept beside the log: the keys of dossiers,
+        counts, notices, unusual accesses, cursors. Each row must be what this service kept,
+        and none may be missing where that can be told.
+        """
+
+    @_abc_1.abstractmethod
+    def AdoptRows(
+        self,
+        request: _log_pb2.AdoptRowsRequest,
+        context: _aio.ServicerContext[_log_pb2.AdoptRowsRequest, _abc.Awaitable[_log_pb2.AdoptRowsResponse]],
+    ) -> _abc.Awaitable[_log_pb2.AdoptRowsResponse]:
+        """AdoptRows takes what was kept before rows bore tags as it is, once, after an upgrade.
+        That it was done, and by whom, is in the log; verification tells what was adopted.
         """
 
     @_abc_1.abstractmethod

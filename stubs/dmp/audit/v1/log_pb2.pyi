@@ -300,6 +300,7 @@ class CheckEntriesResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     DAMAGES_FIELD_NUMBER: _builtins.int
     DESTROYED_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
     entries: _builtins.bytes
     """entries are the stored entries, each after its length in two bytes, big-endian;
     an absent one has the length 0.
@@ -310,7 +311,15 @@ class CheckEntriesResponse(_message.Message):
 
     @_builtins.property
     def destroyed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """destroyed are the leaves whose clear part was destroyed by law."""
+        """destroyed are the leaves whose clear part was destroyed by law, or given up in its
+        time, as an event of the log says.
+        """
+
+    @_builtins.property
+    def adopted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """adopted are the leaves whose clear part was gone when rows had no ends yet, and was
+        taken as it was (AdoptRows).
+        """
 
     def __init__(
         self,
@@ -318,10 +327,11 @@ class CheckEntriesResponse(_message.Message):
         entries: _builtins.bytes = ...,
         damages: _abc.Iterable[Global___EntryDamage] | None = ...,
         destroyed: _abc.Iterable[_builtins.int] | None = ...,
+        adopted: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damages", b"damages", "destroyed", b"destroyed", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "damages", b"damages", "destroyed", b"destroyed", "entries", b"entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,3 +370,143 @@ class EntryDamage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EntryDamage: _TypeAlias = EntryDamage  # noqa: Y015
+
+@_typing.final
+class CheckTablesRequest(_message.Message):
+    """CheckTablesRequest asks for a part of the tables that are made of the logs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    log_id: _builtins.int
+    """log_id is the log."""
+    page_token: _builtins.str
+    """page_token continues; empty for the beginning."""
+    def __init__(
+        self,
+        *,
+        log_id: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_id", b"log_id", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckTablesRequest: _TypeAlias = CheckTablesRequest  # noqa: Y015
+
+@_typing.final
+class CheckTablesResponse(_message.Message):
+    """CheckTablesResponse holds what is wrong with the rows of one part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAMAGES_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """row_count is how many rows were looked at."""
+    next_page_token: _builtins.str
+    """next_page_token continues; empty at the end."""
+    @_builtins.property
+    def damages(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableDamage]:
+        """damages are what is wrong."""
+
+    def __init__(
+        self,
+        *,
+        damages: _abc.Iterable[Global___TableDamage] | None = ...,
+        row_count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damages", b"damages", "next_page_token", b"next_page_token", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckTablesResponse: _TypeAlias = CheckTablesResponse  # noqa: Y015
+
+@_typing.final
+class TableDamage(_message.Message):
+    """TableDamage is one thing that is wrong with a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """table is the table, such as `notice`."""
+    row: _builtins.str
+    """row names the row, by its key."""
+    problem: _builtins.str
+    """problem says what is wrong; never a clear value."""
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        row: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "row", b"row", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableDamage: _TypeAlias = TableDamage  # noqa: Y015
+
+@_typing.final
+class AdoptRowsRequest(_message.Message):
+    """AdoptRowsRequest asks to take what was kept before rows bore tags as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id makes the call idempotent."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptRowsRequest: _TypeAlias = AdoptRowsRequest  # noqa: Y015
+
+@_typing.final
+class AdoptRowsResponse(_message.Message):
+    """AdoptRowsResponse says how much that was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    KEY_COUNT_FIELD_NUMBER: _builtins.int
+    DERIVED_COUNT_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """row_count is how many rows of the logs had ended without saying why."""
+    key_count: _builtins.int
+    """key_count is how many dossiers had been destroyed."""
+    derived_count: _builtins.int
+    """derived_count is how many rows of other tables had no tag."""
+    def __init__(
+        self,
+        *,
+        row_count: _builtins.int = ...,
+        key_count: _builtins.int = ...,
+        derived_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["derived_count", b"derived_count", "key_count", b"key_count", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptRowsResponse: _TypeAlias = AdoptRowsResponse  # noqa: Y015
