@@ -173,9 +173,7 @@ def verify(
     if verdict.destroyed:
         _out.print(f"{verdict.destroyed} clear parts were destroyed by law, each as an event of the log says")
     if verdict.adopted:
-        _out.print(
-            f"{verdict.adopted} clear parts were gone before rows said why (the events log.adopt tell who adopted)"
-        )
+        _out.print(f"{verdict.adopted} clear parts were gone before rows said why (events log.adopt)")
 
 
 @app.command()

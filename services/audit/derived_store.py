@@ -81,7 +81,8 @@ SET new_dossiers = actor_window.new_dossiers + excluded.new_dossiers,
 RETURNING actor, hour, new_dossiers, break_glass, tag
 """
 TAG_WINDOWS: Final = """
-UPDATE actor_window SET tag = made.tag FROM unnest($1::bytea[], $2::timestamptz[], $3::bytea[]) AS made (actor, hour, tag)
+UPDATE actor_window SET tag = made.tag
+FROM unnest($1::bytea[], $2::timestamptz[], $3::bytea[]) AS made (actor, hour, tag)
 WHERE actor_window.actor = made.actor AND actor_window.hour = made.hour
 """
 PURGE_WINDOW: Final = "DELETE FROM actor_window WHERE hour < $1"
@@ -157,12 +158,12 @@ async def next_leaf(conn: Connection, tags: RowTags, log_id: int) -> int:
 
 async def hold(conn: Connection, tags: RowTags, log_id: int) -> DerivedRow:
     """How far a log was looked at, held until the transaction ends: nothing is made of it meanwhile."""
-    found = await conn.fetchrow(HOLD, log_id)
-    if found is None:
+    found = await conn.fetch(HOLD, log_id)
+    if not found:
         await _begin(conn, tags, log_id)
-        found = await conn.fetchrow(HOLD, log_id)
-        assert found is not None
-    return DerivedRow(*found)
+        found = await conn.fetch(HOLD, log_id)
+    [row] = found
+    return DerivedRow(*row)
 
 
 async def move(conn: Connection, tags: RowTags, log_id: int, old: int, new: int) -> bool:

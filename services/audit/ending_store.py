@@ -31,7 +31,8 @@ FROM unnest($2::bigint[], $3::bytea[]) AS made (leaf_index, actor_digest)
 WHERE event.log_id = $1 AND event.leaf_index = made.leaf_index AND event.content_digest <> ''
 """
 AGES: Final = """
-SELECT count(*), count(*) FILTER (WHERE event_time < $4), coalesce(bool_or(event_time < $4 AND leaf_index = $3 - 1), false)
+SELECT count(*), count(*) FILTER (WHERE event_time < $4),
+       coalesce(bool_or(event_time < $4 AND leaf_index = $3 - 1), false)
 FROM event WHERE log_id = $1 AND leaf_index >= $2 AND leaf_index < $3
 """
 BARE: Final = """

@@ -96,7 +96,7 @@ async def read_endings(
     rows: Sequence[StoredRow],
     known: DossierKeyBatch,
 ) -> Endings:
-    """What the log tells of those of the rows that have ended, or whose dossier's key is destroyed; `known` are keys."""
+    """What the log tells of the rows that have ended, or whose dossier's key is destroyed; `known` are their keys."""
     places: dict[int, Place] = {}
     for row in rows:
         place = tags.ended_by(row.kept(log_id, row.sealed), row.actor_digest) if row.ended else None

@@ -1,9 +1,9 @@
 """How long what happened can be read: by policy (`retention.csv`), by kind of event. Entries are kept for ever.
 
 A job gives up clear parts whose time has come: sealed bytes and keyed digests go, the leaf stays, and so do every tile,
-every checkpoint and every receipt that was handed out. It goes along each log once for each kind, behind a cursor. First
-an event names the leaves and the period (`told`); then each row is emptied and names that event, and verification takes
-an empty clear part for given up only where such an event lists it and it was old enough when that was said.
+every checkpoint and every receipt that was handed out. It goes along each log once for each kind, behind a cursor. An
+event names the leaves and the period (`told`); then each row is emptied and names that event, and verification takes an
+empty clear part for given up only where such an event lists it and it was old enough when that was said.
 
 A producer's clock may be wrong, so consecutive events are due together: up to the last that is old enough, when most of
 those before it are. One wrong clock neither stops nor hastens it.
@@ -103,23 +103,22 @@ class Retention:
         """Gives up what is due at `now`. May be cancelled and repeated."""
         for log_id in range(self._log_count):
             for kind in self._policy:
-                if kind.months:
-                    await self._run(log_id, kind, now)
+                cutoff = kind.cutoff(now)
+                if cutoff is not None:
+                    await self._run(log_id, kind, now, cutoff)
 
-    async def _run(self, log_id: int, kind: Kind, now: datetime) -> None:
+    async def _run(self, log_id: int, kind: Kind, now: datetime, cutoff: datetime) -> None:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             reached = await store.cursor(conn, log_id, kind.name)
-        while (end := await self._step(log_id, kind, now, reached)) > reached:
+        while (end := await self._step(log_id, kind, now, cutoff, reached)) > reached:
             reached = end
         limited = [each.name for each in self._policy if each.months]
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             before = min(await store.cursors(conn, log_id, limited))
             await notice_store.forget_before(conn, self._tags, log_id, before)
 
-    async def _step(self, log_id: int, kind: Kind, now: datetime, start: int) -> int:
+    async def _step(self, log_id: int, kind: Kind, now: datetime, cutoff: datetime, start: int) -> int:
         """Where the cursor is then: where it was, when nothing more is due."""
-        cutoff = kind.cutoff(now)
-        assert cutoff is not None
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             rows = due(await store.aged(conn, log_id, start, STEP), cutoff)
             if not rows:

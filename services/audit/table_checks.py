@@ -1,5 +1,5 @@
-"""Checking the tables that are made of the logs, part by part: that each row is what this service kept, and that none is
-missing where that can be told. It returns names of rows, no contents.
+"""Checking the tables that are made of the logs, part by part: that each row is what this service kept, and that none
+is missing where that can be told. It returns names of rows, no contents.
 
     every row         its tag is that of its columns
     derived           counts, notices, findings and what is set aside are as many as were taken down
@@ -108,7 +108,7 @@ class TableChecker:
         told = await find_told(conn, self._keys, ids, self._log_count)
         if told is None:
             return "the key is gone, and no event of the log says that the dossier was destroyed"
-        return "the place of the event that tells of the destruction is not kept: from before it was (dmp audit adopt), or gone"
+        return "the place of the event that tells of it is not kept: from before it was (dmp audit adopt), or gone"
 
     async def _log(self, tree: LogTree) -> TablePart:
         """What is taken down of one log, against what there is, all of one moment."""

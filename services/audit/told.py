@@ -3,9 +3,9 @@
 They are events about no dossier, so nothing in a tile tells that they are these; their clear parts are kept for ever.
 
     dossier.destroy   the dossier `objects[0]` is destroyed
-    trace.expire      of `objects[0]` (logs/{log}/retention/{kind}/{first}-{last}) the clear parts of the leaves that the
-                      other objects list, as `0-5,7` counted from the first, are given up; `changes` say after how many
-                      months that kind is
+    trace.expire      of `objects[0]` (logs/{log}/retention/{kind}/{first}-{last}) the clear parts of the leaves that
+                      the other objects list, as `0-5,7` counted from the first, are given up; `changes` say after how
+                      many months that kind is
     log.adopt         what was kept before rows bore tags is taken as it is; the actor is the operator who wished it
 """
 
@@ -115,14 +115,18 @@ class Teller:
     async def destroyed(self, health_id: int, at: datetime) -> Told:
         """That a dossier is destroyed: as it was told first, else at this time."""
         value = health_id.to_bytes(8, "big")
-        return await self._once("destroyed", value, lambda event_id: destroyed(event_id, health_id, at))
+        return await self._once(
+            "destroyed", value, Destroyed(health_id), lambda event_id: destroyed(event_id, health_id, at)
+        )
 
     async def expired(self, act: Expired, at: datetime) -> Told:
         """That clear parts are given up: as it was told first, else at this time."""
         value = expired(b"", act, datetime.fromtimestamp(0, UTC)).SerializeToString(deterministic=True)
-        return await self._once("retention", value, lambda event_id: expired(event_id, act, at))
+        return await self._once("retention", value, act, lambda event_id: expired(event_id, act, at))
 
-    async def _once(self, use: str, value: bytes, make: Callable[[bytes], audit_pb2.AuditEvent]) -> Told:
+    async def _once(
+        self, use: str, value: bytes, act: Destroyed | Expired, make: Callable[[bytes], audit_pb2.AuditEvent]
+    ) -> Told:
         ids = self._digests.event_ids(use, value)
         earlier = await self._find(ids)
         if earlier is not None:
@@ -134,10 +138,8 @@ class Teller:
             if earlier is None:
                 raise receipt
             return earlier
-        event.producer = PRODUCER
-        told = _told(Place(receipt.log_id, receipt.leaf_index), event)
-        assert told is not None
-        return told
+        place = Place(receipt.log_id, receipt.leaf_index)
+        return Told(place, event.event_time.ToDatetime(UTC), act)
 
     async def _find(self, event_ids: Iterable[bytes]) -> Told | None:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:

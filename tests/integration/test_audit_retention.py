@@ -163,7 +163,7 @@ async def test_a_step_that_is_repeated_is_told_once_and_finished(audit: Asked) -
     places(await log.append(*(happened("document.search") for _ in range(3))))
     teller = Teller(log.pool, log.keys, log.digests, log.log)
     first = await teller.expired(Expired(0, "search", 12, 0, 3, frozenset(range(3))), NOW + years(2))
-    await at(audit, NOW + years(3))
+    await at(audit, NOW + years(2.5))
     assert (await verified(audit)).destroyed == 3
     ends = await log.pool.fetch("SELECT actor_digest FROM event WHERE leaf_index < 3")
     assert {row["actor_digest"][:12] for row in ends} == {bytes(4) + first.place.leaf_index.to_bytes(8, "big")}
