@@ -32,6 +32,7 @@ from services.audit.detectors import Detector, Finding, Measure, find
 from services.audit.leaf import EventPlace, open_clear
 from services.audit.notice_store import NewNotice, NewUnusual
 from services.audit.notices import emergency_text, item_aad, notice_aad, notice_id, waiting_text
+from services.audit.sights import Opened, first_sights
 from services.audit.tags import RowTags
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError
@@ -62,27 +63,11 @@ _KEPT: Final = timedelta(hours=49)
 _ACTOR: Final = "dmp/audit/actor-window/v1"
 _EMERGENCIES: Final = frozenset({audit_pb2.ACCESS_BASIS_BREAK_GLASS, audit_pb2.ACCESS_BASIS_REGULATION})
 """Whatever such an access reached, be it a summary or a list of medicines, its patient and MT are told (domain §3)."""
-_ACCESSES: Final = frozenset({"document.get", "document.read", "document.search"})
-_CARERS: Final = frozenset(
-    {
-        context_pb2.ACTOR_KIND_PROFESSIONAL,
-        context_pb2.ACTOR_KIND_STRUCTURE,
-        context_pb2.ACTOR_KIND_STRUCTURE_STAFF,
-    }
-)
 WAITING_ACTION: Final = "document.waiting"
 """The event by which the document service says that an announced document waits unread for two weeks."""
 _BOTH: Final = (notice_pb2.NOTICE_RECIPIENT_PATIENT, notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN)
 _PATIENT: Final = (notice_pb2.NOTICE_RECIPIENT_PATIENT,)
 _PHYSICIAN: Final = (notice_pb2.NOTICE_RECIPIENT_ATTENDING_PHYSICIAN,)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """An event and where it is."""
-
-    row: UnderivedRow
-    event: audit_pb2.AuditEvent
 
 
 class _Noted(NamedTuple):
@@ -97,7 +82,7 @@ class _Noted(NamedTuple):
 class _Acts:
     """What one actor did in the events of one step."""
 
-    last: _Opened
+    last: Opened
     added: Counter[Measure] = field(default_factory=Counter)
 
 
@@ -185,7 +170,7 @@ class Derivation:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             keys = await self._keys.for_read(conn, [row.health_id for row in rows])
             opened = await self._open(rows, keys)
-            firsts = await derived_store.first_times(conn, self._log_id, [o.row for o in opened if _is_access(o.event)])
+            firsts = await first_sights(conn, keys, self._log_id, opened)
         namesakes = await self._namesakes(opened, firsts)
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             if not await claim(conn):
@@ -226,21 +211,21 @@ class Derivation:
                 await derived_store.set_aside(held, self._tags, self._log_id, place, kind, _AGAIN)
         return True
 
-    async def _open(self, rows: Sequence[UnderivedRow], keys: DossierKeyBatch) -> list[_Opened]:
+    async def _open(self, rows: Sequence[UnderivedRow], keys: DossierKeyBatch) -> list[Opened]:
         """The events that can be opened; a destroyed one is passed over, a damaged one found by verification."""
-        opened: list[_Opened] = []
+        opened: list[Opened] = []
         for number, row in enumerate(rows):
             if number % _PIECE == 0:
                 await asyncio.sleep(0)
             try:
                 place = EventPlace(row.health_id, row.event_id.bytes, self._log_id)
                 part = open_clear(keys[row.health_id], row.sealed, place)
-                opened.append(_Opened(row, audit_pb2.AuditEvent.FromString(part.clear)))
+                opened.append(Opened(row, audit_pb2.AuditEvent.FromString(part.clear)))
             except (DmpError, SealBroken, DecodeError):
                 continue
         return opened
 
-    async def _namesakes(self, opened: Sequence[_Opened], firsts: set[int]) -> set[int]:
+    async def _namesakes(self, opened: Sequence[Opened], firsts: set[int]) -> set[int]:
         """The places at which somebody with the patient's name entered a dossier for the first time.
 
         Raises DmpError when that cannot be told now: the step is tried again, and nothing is kept of it.
@@ -251,7 +236,7 @@ class Derivation:
         same = await self._same_names([(o.row.health_id, o.event.actor.subject_name) for o in first])
         return {o.row.leaf_index for o, is_same in zip(first, same, strict=True) if is_same}
 
-    async def _notify(self, conn: Connection, opened: Sequence[_Opened]) -> set[int]:
+    async def _notify(self, conn: Connection, opened: Sequence[Opened]) -> set[int]:
         """Adds the notices of these events; the places at which an emergency episode began."""
         wanted = [each for each in opened if _notice_kind(each.event)]
         if not wanted:
@@ -268,7 +253,7 @@ class Derivation:
         return episodes
 
     async def _add_notice(
-        self, conn: Connection, keys: DossierKeyBatch, each: _Opened, kind: int, recipient: int, text: str
+        self, conn: Connection, keys: DossierKeyBatch, each: Opened, kind: int, recipient: int, text: str
     ) -> bool:
         row = each.row
         number = notice_id(row.event_id, recipient)
@@ -292,7 +277,7 @@ class Derivation:
             ),
         )
 
-    async def _detect(self, conn: Connection, opened: Sequence[_Opened], noted: _Noted) -> None:
+    async def _detect(self, conn: Connection, opened: Sequence[Opened], noted: _Noted) -> None:
         acts: dict[tuple[str, datetime], _Acts] = {}
         for each in opened:
             added = _measured(each, noted)
@@ -336,7 +321,7 @@ class Derivation:
                     found["break_glass", hours] += row.break_glass
         return dict(found)
 
-    async def _report(self, conn: Connection, each: _Opened, finding: Finding) -> None:
+    async def _report(self, conn: Connection, each: Opened, finding: Finding) -> None:
         row = each.row
         digest = sha256(f"{self._log_id}/{row.leaf_index}/{finding.detector}".encode()).digest()
         item = uuid8(digest)
@@ -360,16 +345,10 @@ def _passes(error: Exception) -> bool:
     return is_transient(error) or (isinstance(error, DmpError) and error.code in _NOT_NOW)
 
 
-def _counted(opened: Sequence[_Opened]) -> Counter[CountKey]:
+def _counted(opened: Sequence[Opened]) -> Counter[CountKey]:
     return Counter(
         (each.row.event_time.date(), each.event.action, each.event.outcome, each.event.actor.access_mode)
         for each in opened
-    )
-
-
-def _is_access(event: audit_pb2.AuditEvent) -> bool:
-    return (
-        event.action in _ACCESSES and event.outcome == audit_pb2.OUTCOME_SUCCESS and event.actor.actor_kind in _CARERS
     )
 
 
@@ -390,7 +369,7 @@ def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]
     return _BOTH if emergency else _PATIENT
 
 
-def _measured(each: _Opened, noted: _Noted) -> Counter[Measure]:
+def _measured(each: Opened, noted: _Noted) -> Counter[Measure]:
     measured: Counter[Measure] = Counter()
     if each.row.leaf_index in noted.firsts:
         measured["new_dossiers"] = 1

@@ -42,13 +42,24 @@ TAKE_BACK: Final = "DELETE FROM set_aside WHERE log_id = $1 AND leaf_index = $2"
 ALL_SET_ASIDE: Final = """
 SELECT leaf_index, next_attempt_at <= now() FROM set_aside WHERE log_id = $1 ORDER BY next_attempt_at
 """
-FIRST_TIMES: Final = """
-SELECT leaf_index
-FROM unnest($2::bigint[], $3::bytea[], $4::bigint[]) AS seen (health_id, actor_digest, leaf_index)
-WHERE NOT EXISTS (
-    SELECT FROM event
-    WHERE event.log_id = $1 AND event.health_id = seen.health_id AND event.actor_digest = seen.actor_digest
-      AND event.leaf_index < seen.leaf_index)
+# The acts of an actor in a dossier before a place, the last ones or the first.
+LATEST: Final = """
+SELECT asked.leaf_index, earlier.event_id, earlier.sealed
+FROM unnest($2::bigint[], $3::bytea[], $4::bigint[]) AS asked (health_id, actor_digest, leaf_index)
+CROSS JOIN LATERAL (
+    SELECT event.event_id, event.sealed FROM event
+    WHERE event.log_id = $1 AND event.health_id = asked.health_id AND event.actor_digest = asked.actor_digest
+      AND event.leaf_index < asked.leaf_index
+    ORDER BY event.leaf_index DESC LIMIT $5) AS earlier
+"""
+EARLIEST: Final = """
+SELECT asked.leaf_index, earlier.event_id, earlier.sealed
+FROM unnest($2::bigint[], $3::bytea[], $4::bigint[]) AS asked (health_id, actor_digest, leaf_index)
+CROSS JOIN LATERAL (
+    SELECT event.event_id, event.sealed FROM event
+    WHERE event.log_id = $1 AND event.health_id = asked.health_id AND event.actor_digest = asked.actor_digest
+      AND event.leaf_index < asked.leaf_index
+    ORDER BY event.leaf_index LIMIT $5) AS earlier
 """
 COUNT: Final = """
 INSERT INTO day_count (log_id, day, action, outcome, access_mode, event_count)
@@ -108,6 +119,13 @@ class UnderivedRow(NamedTuple):
     event_id: uuid.UUID
     actor_digest: bytes
     event_time: datetime
+    sealed: bytes
+
+
+class EarlierRow(NamedTuple):
+    """What an actor did before in a dossier, still sealed."""
+
+    event_id: uuid.UUID
     sealed: bytes
 
 
@@ -226,10 +244,16 @@ async def all_set_aside(conn: Connection, log_id: int) -> list[tuple[int, bool]]
     return [(place, due) for place, due in await conn.fetch(ALL_SET_ASIDE, log_id)]
 
 
-async def first_times(conn: Connection, log_id: int, seen: Sequence[UnderivedRow]) -> set[int]:
-    """The places of those events before which their actor had not been in their dossier."""
+async def earlier(
+    conn: Connection, statement: str, log_id: int, seen: Sequence[UnderivedRow], limit: int
+) -> dict[int, list[EarlierRow]]:
+    """At most `limit` earlier acts of the same actors in the same dossiers, by the places of these events; `statement`
+    is LATEST or EARLIEST."""
     columns = ([r.health_id for r in seen], [r.actor_digest for r in seen], [r.leaf_index for r in seen])
-    return {record[0] for record in await conn.fetch(FIRST_TIMES, log_id, *columns)} if seen else set()
+    found: dict[int, list[EarlierRow]] = {}
+    for leaf_index, *act in await conn.fetch(statement, log_id, *columns, limit):
+        found.setdefault(leaf_index, []).append(EarlierRow(*act))
+    return found
 
 
 async def count(conn: Connection, tags: RowTags, log_id: int, counts: Mapping[CountKey, int]) -> None:

@@ -76,7 +76,7 @@ class Integrator:
         """Checks the log against all that was ever given out. ForkFound if it may not go on."""
         await self.tree.begin()
         await self.tree.check()
-        seen = await self._witnesses.seen(self.tree.origin)
+        seen = await self._witnesses.seen(self.tree.origin, self.tree.signer.verifier)
         if len(seen) < len([each for each in self.tree.policy.witnesses.values() if each.url]):
             _log.error("witness_missing_at_start", log=self.tree.log_id)
         async with self.tree.pool.acquire(timeout=ACQUIRE_SECONDS) as conn:
@@ -186,7 +186,9 @@ class Integrator:
         note = parse_note(state.signed)
         checkpoint = Checkpoint(tree.origin, state.size, state.root)
         try:
-            cosigned, names = await self._witnesses.cosign(checkpoint, note, lambda old: self._prove(old, state.size))
+            cosigned, names = await self._witnesses.cosign(
+                tree.signer.verifier, checkpoint, note, lambda old: self._prove(old, state.size)
+            )
         except WitnessAhead as ahead:
             return await self._catch_up(ahead)
         self._say_witnessed(tree.policy.met(names))

@@ -1,7 +1,10 @@
 """Asking witnesses to cosign (c2sp.org/tlog-witness), as the client of their protocol. No tree is read here.
 
 A witness that does not answer is left alone for a while: the log goes on without it. One that answers that it knows
-another tree stops the log: either its database is older than what was published, or it has been changed.
+another tree is asked to show it: a checkpoint under the log's own signature that this tree does not continue stops the
+log, whoever shows it, for then its database is older than what was published, or was changed. A witness that only says
+so stops the log too, unless the others cosigned and meet the quorum without it: then it lies or is broken, and is left
+alone like a silent one (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -20,8 +23,9 @@ import structlog
 
 from services.audit.tiles import ForkFound
 from services.runtime.tlog.checkpoint import Checkpoint, parse
-from services.runtime.tlog.note import Note, NoteWrong, Signature, parse_signatures, verified
+from services.runtime.tlog.note import Note, NoteWrong, Signature, Verifier, parse_signatures, verified
 from services.runtime.tlog.policy import Named, Policy
+from services.runtime.tlog.tree import ProofWrong, verify_consistency
 
 Prove = Callable[[int], Awaitable[list[bytes]]]
 """The consistency proof to the checkpoint from an older size."""
@@ -58,37 +62,67 @@ class Witnesses:
     _standing: dict[str, _Standing] = field(default_factory=dict)
     _client: httpx.AsyncClient | None = None
 
-    async def cosign(self, checkpoint: Checkpoint, note: Note, prove: Prove) -> tuple[Note, tuple[str, ...]]:
+    async def cosign(
+        self, log_key: Verifier, checkpoint: Checkpoint, note: Note, prove: Prove
+    ) -> tuple[Note, tuple[str, ...]]:
         """The note with the cosignatures that were had in time, and the names of the witnesses who gave them.
 
         Raises ForkFound when a witness knows a tree that this one does not continue; WitnessAhead when it is larger.
         """
         asked = [(name, witness) for name, witness in self.policy.witnesses.items() if witness.url]
         answers = await asyncio.gather(*(self._ask(name, witness, checkpoint, note, prove) for name, witness in asked))
-        signatures = [(name, each) for (name, _), each in zip(asked, answers, strict=True) if each is not None]
-        return (
-            Note(note.text, (*note.signatures, *(each for _, each in signatures))),
-            tuple(name for name, _ in signatures),
-        )
+        signatures = [(n, each) for (n, _), each in zip(asked, answers, strict=True) if isinstance(each, Signature)]
+        names = tuple(name for name, _ in signatures)
+        for (name, witness), each in zip(asked, answers, strict=True):
+            if isinstance(each, ForkFound):
+                await self._judge(name, witness, each, names, log_key, checkpoint, prove)
+        return Note(note.text, (*note.signatures, *(each for _, each in signatures))), names
 
-    async def seen(self, origin: str) -> dict[str, Checkpoint]:
-        """The newest checkpoint of the log that each witness gives out; those that do not answer are left out."""
+    async def seen(self, origin: str, log_key: Verifier) -> dict[str, Checkpoint]:
+        """The newest checkpoint of the log that each witness shows; those that show none under the log's own signature
+        are left out."""
         found: dict[str, Checkpoint] = {}
         for name, witness in self.policy.witnesses.items():
-            if not witness.url:
-                continue
-            try:
-                path = f"{witness.url}/{sha256(origin.encode()).hexdigest()}/checkpoint"
-                response = await self._http().get(path, timeout=max(self.timeout, 2.0))
-                if response.status_code != 200:
-                    continue
-                checkpoint, note = parse(response.content)
-                if checkpoint.origin == origin and verified(note, [witness.key]):
-                    found[name] = checkpoint
-                    self._standing_of(name).size = checkpoint.size
-            except (httpx.HTTPError, NoteWrong) as error:
-                _log.warning("witness_silent", peer=name, error_type=type(error).__name__)
+            checkpoint = await self._shown(name, witness, origin, log_key) if witness.url else None
+            if checkpoint is not None:
+                found[name] = checkpoint
+                self._standing_of(name).size = checkpoint.size
         return found
+
+    async def _shown(self, name: str, witness: Named, origin: str, log_key: Verifier) -> Checkpoint | None:
+        """The newest checkpoint of the log that a witness shows, with its signature and that of the log."""
+        try:
+            path = f"{witness.url}/{sha256(origin.encode()).hexdigest()}/checkpoint"
+            response = await self._http().get(path, timeout=max(self.timeout, 2.0))
+            if response.status_code != 200:
+                return None
+            checkpoint, note = parse(response.content)
+            signed = len(verified(note, [witness.key])) == len(verified(note, [log_key])) == 1
+        except (httpx.HTTPError, NoteWrong) as error:
+            _log.warning("witness_silent", peer=name, error_type=type(error).__name__)
+            return None
+        return checkpoint if signed and checkpoint.origin == origin else None
+
+    async def _judge(
+        self,
+        name: str,
+        witness: Named,
+        said: ForkFound,
+        others: Sequence[str],
+        log_key: Verifier,
+        checkpoint: Checkpoint,
+        prove: Prove,
+    ) -> None:
+        """Whether what a witness said stops the log: then it is raised."""
+        shown = await self._shown(name, witness, checkpoint.origin, log_key)
+        if shown is not None and shown.size > checkpoint.size:
+            raise _ahead(name, shown.size, checkpoint)
+        if shown is not None and not await _continues(shown, checkpoint, prove):
+            raise said
+        if not others or self.policy.quorum == "none" or not self.policy.met(others):
+            raise said
+        self._standing_of(name).ask_at = time.monotonic() + _LEFT_ALONE
+        _log.error("witness_contradicts", peer=name)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -105,7 +139,8 @@ class Witnesses:
 
     async def _ask(
         self, name: str, witness: Named, checkpoint: Checkpoint, note: Note, prove: Prove
-    ) -> Signature | None:
+    ) -> Signature | ForkFound | None:
+        """Its cosignature, or that it contradicts; None when it does not answer, or not as it should."""
         standing = self._standing_of(name)
         if time.monotonic() < standing.ask_at:
             return None
@@ -116,13 +151,15 @@ class Witnesses:
                     standing.size = _known_size(name, response, checkpoint)
                     response = await self._add(witness, standing.size, checkpoint, note, prove)
             if response.status_code == 422:
-                raise ForkFound(
+                return ForkFound(
                     f"{checkpoint.origin}: the witness {name} cosigned a tree of {standing.size} events that is not "
                     "the beginning of this one"
                 )
             response.raise_for_status()
             cosigned = Note(note.text, parse_signatures(response.text))
             [(_, signature)] = verified(cosigned, [witness.key])
+        except WitnessAhead as ahead:
+            return ahead
         except (httpx.HTTPError, TimeoutError, NoteWrong, ValueError) as error:
             standing.ask_at = time.monotonic() + _LEFT_ALONE
             _log.error("witness_failed", peer=name, error_type=type(error).__name__)
@@ -144,9 +181,23 @@ def _known_size(name: str, response: httpx.Response, checkpoint: Checkpoint) -> 
         raise ValueError("not a witness's answer")
     size = int(text)
     if size > checkpoint.size:
-        raise WitnessAhead(
-            f"{checkpoint.origin}: the witness {name} has cosigned a tree of {size} events and this one has "
-            f"{checkpoint.size}: the database is older than what was published (a restored backup?)",
-            size,
-        )
+        raise _ahead(name, size, checkpoint)
     return size
+
+
+def _ahead(name: str, size: int, checkpoint: Checkpoint) -> WitnessAhead:
+    return WitnessAhead(
+        f"{checkpoint.origin}: the witness {name} has cosigned a tree of {size} events and this one has "
+        f"{checkpoint.size}: the database is older than what was published (a restored backup?)",
+        size,
+    )
+
+
+async def _continues(shown: Checkpoint, checkpoint: Checkpoint, prove: Prove) -> bool:
+    """Whether the tree of a checkpoint begins with one that is no larger."""
+    proof = await prove(shown.size) if 0 < shown.size < checkpoint.size else []
+    try:
+        verify_consistency(shown.size, shown.root, checkpoint.size, checkpoint.root, proof)
+    except ProofWrong:
+        return False
+    return True

@@ -8,6 +8,7 @@ from dmp.audit.v1 import audit_pb2, notice_pb2
 from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.audit.notices import Outbox, SmtpDelivery
+from services.audit.sights import classes
 from services.runtime.identifiers import dossier_name
 from services.runtime.jobs import Lease
 from services.runtime.metrics import Metrics
@@ -58,6 +59,36 @@ async def test_what_is_unusual_is_found_across_the_hours_of_one_step(audit: Aske
     items = (await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)).unusual_accesses
     assert [(each.detector, each.subject) for each in items] == [("break_glass_rate", NURSE)]
     assert "6 accès en urgence en 24 heures" in items[0].explanation
+
+
+async def found_of(audit: Asked, detector: str) -> list[str]:
+    work = await audit.ask("ListUnusualAccesses", notice_pb2.ListUnusualAccessesRequest(), OPERATOR)
+    return [each.explanation for each in work.unusual_accesses if each.detector == detector]
+
+
+async def test_whatever_shows_a_dossier_counts_also_after_acts_that_show_nothing(audit: Asked) -> None:
+    """As software does it: ask how one stands, declare the authorisation, look; and each looks at something else."""
+    ways = sorted(action for action, sight in classes().items() if sight)
+    before = ("dossier.check", "authorization.grant", "document.submit")
+    for number in range(30):
+        dossier = DOSSIER + number
+        acts = [happened(action, health_id=dossier, subject=NURSE) for action in before]
+        seen = [happened(ways[(number + more) % len(ways)], health_id=dossier, subject=NURSE) for more in range(3)]
+        places(await audit.log.append(*acts, *seen))
+    await audit.derive()
+    assert len(await found_of(audit, "many_dossiers")) == 1
+    counted = await audit.log.pool.fetchval("SELECT sum(new_dossiers) FROM actor_window")
+    assert counted == 30, "each dossier once, however much is looked at in it"
+
+
+async def test_a_first_sight_is_found_behind_any_number_of_acts_that_show_nothing_and_is_one(audit: Asked) -> None:
+    fed = [happened("document.submit", subject=NURSE) for _ in range(150)]
+    for batch in (fed, [happened(subject=NURSE)], [happened("document.submit", subject=NURSE) for _ in range(3)]):
+        places(await audit.log.append(*batch))
+        await audit.derive()
+    places(await audit.log.append(*(happened(subject=NURSE) for _ in range(3))))
+    await audit.derive()
+    assert await audit.log.pool.fetchval("SELECT sum(new_dossiers) FROM actor_window") == 1
 
 
 async def test_an_unusual_access_of_a_secret_connection_is_not_told_to_whom_it_is_secret(audit: Asked) -> None:

@@ -120,7 +120,7 @@ async def test_one_witness_watches_each_log_on_its_own(audit: Asked, tmp_path: P
         await work.step()
         content = await mine.checkpoint()
         assert independent_verifier.signed_by(content, key.verifier.text())
-        assert set(await witnesses.seen(tree.origin)) == {"w"}
+        assert set(await witnesses.seen(tree.origin, tree.signer.verifier)) == {"w"}
         await work.close()
     assert len({(await tree.checkpoint()).split(b"\n")[2] for tree in audit.log.logs.trees}) == LOGS
 

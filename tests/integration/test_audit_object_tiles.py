@@ -22,7 +22,7 @@ from services.audit.tree import LogTree
 from services.audit.witnesses import Prove
 from services.runtime.errors import DmpError, unavailable
 from services.runtime.tlog.checkpoint import Checkpoint, parse
-from services.runtime.tlog.note import Note
+from services.runtime.tlog.note import Note, Verifier
 from tests import independent_verifier
 from tests.audit_log import LogUnderTest, empty, migrated
 from tests.integration.test_audit_tree import LocalWitness, fill, integrator, witnessed
@@ -172,10 +172,12 @@ async def test_a_witness_that_was_asked_for_more_by_another_process_meanwhile_is
     reached, gate = asyncio.Event(), asyncio.Event()
 
     class Slow(LocalWitness):
-        async def cosign(self, checkpoint: Checkpoint, note: Note, prove: Prove) -> tuple[Note, tuple[str, ...]]:
+        async def cosign(
+            self, log_key: Verifier, checkpoint: Checkpoint, note: Note, prove: Prove
+        ) -> tuple[Note, tuple[str, ...]]:
             reached.set()
             await gate.wait()
-            return await super().cosign(checkpoint, note, prove)
+            return await super().cosign(log_key, checkpoint, note, prove)
 
     await fill(log, 10)
     late = witnessed(log, Slow(tmp_path / "w.sqlite"))
