@@ -148,9 +148,13 @@ class Witnesses:
             async with asyncio.timeout(self.timeout):
                 response = await self._add(witness, standing.size, checkpoint, note, prove)
                 if response.status_code == 409:
-                    standing.size = _known_size(name, response, checkpoint)
-                    response = await self._add(witness, standing.size, checkpoint, note, prove)
-            if response.status_code == 422:
+                    known = _known_size(name, response, checkpoint)
+                    if known != standing.size:
+                        standing.size = known
+                        response = await self._add(witness, known, checkpoint, note, prove)
+            # The size that it knows, and a conflict all the same: it knows another tree of this size.
+            conflict = response.status_code == 409 and standing.size == checkpoint.size
+            if response.status_code == 422 or (conflict and _known_size(name, response, checkpoint) == standing.size):
                 return ForkFound(
                     f"{checkpoint.origin}: the witness {name} cosigned a tree of {standing.size} events that is not "
                     "the beginning of this one"

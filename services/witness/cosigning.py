@@ -79,8 +79,8 @@ class Witness:
         size, root = (0, EMPTY_ROOT) if before is None else (before.size, before.root)
         if asked.old != size:
             return Answer(409, f"{size}\n".encode(), SIZE_TYPE)
-        if checkpoint.size == 0 and checkpoint.root != EMPTY_ROOT:
-            return _refusal(422, "the root of an empty tree is the hash of nothing")
+        if asked.old == checkpoint.size and checkpoint.root != root:
+            return Answer(409, f"{size}\n".encode(), SIZE_TYPE)  # another tree of the same size
         try:
             verify_consistency(size, root, checkpoint.size, checkpoint.root, asked.proof)
         except ProofWrong as error:

@@ -97,7 +97,8 @@ def test_it_remembers_over_a_restart(tmp_path: Path) -> None:
 def test_it_never_cosigns_a_fork_or_a_rewrite(witness: Witness) -> None:
     tree, other = Tree(), Tree("forged")
     assert witness.add_checkpoint(body(0, [], tree.to(10))).status == 200
-    assert witness.add_checkpoint(body(10, [], other.to(10))).status == 422
+    same_size = witness.add_checkpoint(body(10, [], other.to(10)))
+    assert (same_size.status, same_size.body, same_size.content_type) == (409, b"10\n", SIZE_TYPE)
     forged = other.to(20)
     assert witness.add_checkpoint(body(10, other.proof(10), forged)).status == 422
     assert witness.add_checkpoint(body(10, [], forged)).status == 422
@@ -114,7 +115,7 @@ def test_it_never_cosigns_a_fork_or_a_rewrite(witness: Witness) -> None:
         (body(2, [], Checkpoint(LOG.name, 1, bytes(32))), 400),
         (body(0, [bytes(32)] * 64, Checkpoint(LOG.name, 1, bytes(32))), 400),
         (body(0, [bytes(32)], Checkpoint(LOG.name, 1, bytes(32))), 422),
-        (body(0, [], Checkpoint(LOG.name, 0, bytes(32))), 422),
+        (body(0, [], Checkpoint(LOG.name, 0, bytes(32))), 409),
         (body(0, [], Checkpoint("unknown.test", 1, bytes(32))), 404),
         (body(0, [], Checkpoint(LOG.name, 1, bytes(32)), Signer.generate(LOG.name)), 403),
         (body(0, [], Checkpoint(LOG.name, 1, bytes(32)), KEY), 403),
