@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from services.audit import ending_store, table_store, tree_store
 from services.audit.derived_store import DerivedRow
+from services.audit.endings import is_destroyed
 from services.audit.entry import EntryDigests
 from services.audit.findings import TableDamage
 from services.audit.table_store import KEPT, Kept, KeyRow, Row
@@ -67,14 +68,26 @@ class TableChecker:
     async def _rows(self, number: int, table: Kept, after: Sequence[Any]) -> TablePart:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             rows = await table_store.page(conn, table, after, PAGE)
-        damages = [
-            TableDamage(table.name, row_name(table, row), "is not what was kept there" if row[-1] else _NO_TAG)
-            for row in rows
-            if not _holds(self._digests, table, row)
-        ]
+            damages = [
+                TableDamage(table.name, row_name(table, row), "is not what was kept there" if row[-1] else _NO_TAG)
+                for row in rows
+                if not _holds(self._digests, table, row)
+            ]
+            if table is table_store.DESTRUCTION:
+                damages += await self._not_destroyed(conn, [int(str(row[0])) for row in rows])
         if len(rows) < PAGE:
             return TablePart(damages, len(rows), _part(number + 1))
         return TablePart(damages, len(rows), _part(number, rows[-1][: len(table.begin)]))
+
+    async def _not_destroyed(self, conn: Connection, health_ids: Sequence[int]) -> list[TableDamage]:
+        """Dossiers that were destroyed, and whose key's row does not say so, or is gone: another key could be made."""
+        keys = await self._keys.for_read(conn, health_ids)
+        problem = "the dossier was destroyed, and its key is there or its row is gone"
+        return [
+            TableDamage("dossier_key", dossier_name(max(health_id, 0)), problem)
+            for health_id in health_ids
+            if not is_destroyed(keys, health_id)
+        ]
 
     async def _dossier_keys(self, after: int) -> TablePart:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
@@ -91,8 +104,6 @@ class TableChecker:
                     problem = _unfounded(row, None if known is None else told.get(known.place))
                     if known is None:
                         problem = await self._untold(conn, row)
-                elif known is not None:
-                    problem = "a dossier was destroyed, and its key is there"
                 elif row.health_id not in usable:
                     problem = "wrapped does not open (or the health id was changed)"
                 if problem:

@@ -56,7 +56,16 @@ DOCUMENT_POINTS: Final = (
     "move.committed",
 )
 """Further points of the document service, at which it is killed alone (`test_document_kills`)."""
-AUDIT_POINTS: Final = ("integrate.before_commit", "integrate.after_commit", "publish.before", "publish.after")
+AUDIT_POINTS: Final = (
+    "integrate.before_commit",
+    "integrate.after_commit",
+    "publish.before",
+    "publish.after",
+    "destroy.told",
+    "destroy.key_gone",
+    "destroy.ended",
+    "retention.told",
+)
 """Those of the audit service (`test_audit_faults`)."""
 ALONE: Final = frozenset({*DOCUMENT_POINTS, *AUDIT_POINTS})
 assert {point for points in POINTS_OF.values() for point in points} | ALONE == POINTS
