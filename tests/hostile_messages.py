@@ -135,6 +135,8 @@ def _trail(name: str) -> dict[str, Message]:
         "GetTile": log_pb2.GetTileRequest(width=1),
         "GetEntryBundle": log_pb2.GetEntryBundleRequest(width=1),
         "CheckEntries": log_pb2.CheckEntriesRequest(count=3),
+        "CheckTables": log_pb2.CheckTablesRequest(),
+        "AdoptRows": log_pb2.AdoptRowsRequest(request_id="rubbish-adopt"),
         "DestroyDossier": audit_pb2.DestroyDossierRequest(health_id=_NOBODY, request_id="rubbish-destroy"),
         "ListNotices": notice_pb2.ListNoticesRequest(parent=name, page_size=3),
         "ListUnusualAccesses": notice_pb2.ListUnusualAccessesRequest(page_size=3),
