@@ -106,7 +106,7 @@ class OperationRpcs:
     async def CheckTables(self, request: log_pb2.CheckTablesRequest, call: Call) -> log_pb2.CheckTablesResponse:
         """The tables beside the log, part by part; recorded like the check of entries."""
         validate(request)
-        scope = page_scope(b"audit.CheckTables", call.actor.subject.encode(), bytes([request.log_id % 256]))
+        scope = page_scope(b"audit.CheckTables", call.actor.subject.encode(), request.log_id.to_bytes(4, "big"))
         part = self._tokens.read(request.page_token, scope) if request.page_token else b""
         try:
             checked = await self._tables.check(self._tree(request.log_id), part)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final, NamedTuple
 
+from services.audit.notice_store import HOLD_NOTICE
 from services.audit.tags import Value
 from services.runtime.postgres import Connection
 
@@ -58,11 +59,6 @@ TAG_UNUSUAL_ACCESS: Final = "UPDATE unusual_access SET tag = $2 WHERE item_id = 
 TAG_ACTOR_WINDOW: Final = "UPDATE actor_window SET tag = $3 WHERE actor = $1 AND hour = $2 AND tag = ''"
 TAG_SET_ASIDE: Final = "UPDATE set_aside SET tag = $3 WHERE log_id = $1 AND leaf_index = $2 AND tag = ''"
 TAG_GIVEN_UP: Final = "UPDATE given_up SET tag = $3 WHERE log_id = $1 AND kind = $2 AND tag = ''"
-HELD_NOTICE: Final = """
-SELECT health_id, notice_id, kind, recipient, actor_digest, log_id, leaves, happened_at, created_at, sealed, attempts,
-       next_attempt_at, delivered_at, tag
-FROM notice WHERE health_id = $1 AND notice_id = $2 FOR UPDATE
-"""
 COUNTED: Final = "SELECT coalesce(sum(event_count), 0)::bigint FROM day_count WHERE log_id = $1"
 NOTICES: Final = "SELECT count(*) FROM notice WHERE log_id = $1"
 ITEMS: Final = "SELECT count(*) FROM unusual_access WHERE log_id = $1"
@@ -157,7 +153,7 @@ async def strays(conn: Connection, log_count: int) -> list[str]:
 
 async def held_notice(conn: Connection, key: Sequence[Value]) -> Row | None:
     """A notice that nobody else changes until the transaction ends."""
-    record = await conn.fetchrow(HELD_NOTICE, *key)
+    record = await conn.fetchrow(HOLD_NOTICE, *key)
     return None if record is None else tuple(record)
 
 
