@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from services.audit import derived_store, ending_store, table_store
+from services.audit import derived_store, ending_store, table_store, tree_store
 from services.audit.entry import EntryDigests
 from services.audit.table_store import Kept, Row
 from services.audit.tags import Place
@@ -52,16 +52,16 @@ class Adoption:
 
     async def _events(self, log_id: int) -> int:
         """Rows that have ended get the end that names this adoption."""
-        start = taken = 0
-        while True:
+        taken = 0
+        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+            size = await tree_store.size_of(conn, log_id)
+        for start in range(0, size, _AT_ONCE):
             async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
-                rows = await ending_store.bare(conn, log_id, start, _AT_ONCE)
+                rows = await ending_store.bare(conn, log_id, start, start + _AT_ONCE)
                 ends = [self._tags.end(row.kept(log_id, row.sealed), self._place) for row in rows]
                 await ending_store.clothe(conn, log_id, [row.leaf_index for row in rows], ends)
             taken += len(rows)
-            if len(rows) < _AT_ONCE:
-                return taken
-            start = rows[-1].leaf_index + 1
+        return taken
 
     async def _destroyed(self) -> int:
         """Keys that are gone are known by the event that told of it, where there is one, else by this adoption."""

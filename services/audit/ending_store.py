@@ -37,8 +37,9 @@ FROM event WHERE log_id = $1 AND leaf_index >= $2 AND leaf_index < $3
 """
 BARE: Final = """
 SELECT leaf_index, health_id, event_id, producer, event_time, secret, actor_digest, content_digest, leaf, sealed
-FROM event WHERE log_id = $1 AND leaf_index >= $2 AND content_digest = '' AND actor_digest = ''
-ORDER BY leaf_index LIMIT $3
+FROM event
+WHERE log_id = $1 AND leaf_index >= $2 AND leaf_index < $3 AND content_digest = '' AND actor_digest = ''
+ORDER BY leaf_index
 """
 CLOTHE: Final = """
 UPDATE event SET actor_digest = made.actor_digest
@@ -95,9 +96,9 @@ async def ages(conn: Connection, log_id: int, start: int, end_: int, cutoff: dat
     return (record[0], record[1], record[2]) if record is not None else (0, 0, False)
 
 
-async def bare(conn: Connection, log_id: int, start: int, limit: int) -> list[StoredRow]:
-    """Rows from a place on whose clear part is gone and that do not say why."""
-    return [StoredRow(*record) for record in await conn.fetch(BARE, log_id, start, limit)]
+async def bare(conn: Connection, log_id: int, start: int, end_: int) -> list[StoredRow]:
+    """Rows from a place on, before another, whose clear part is gone and that do not say why."""
+    return [StoredRow(*record) for record in await conn.fetch(BARE, log_id, start, end_)]
 
 
 async def clothe(conn: Connection, log_id: int, leaves: Sequence[int], ends: Sequence[bytes]) -> None:

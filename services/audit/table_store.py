@@ -63,12 +63,22 @@ COUNTED: Final = "SELECT coalesce(sum(event_count), 0)::bigint FROM day_count WH
 NOTICES: Final = "SELECT count(*) FROM notice WHERE log_id = $1"
 ITEMS: Final = "SELECT count(*) FROM unusual_access WHERE log_id = $1"
 ASIDE: Final = "SELECT count(*) FROM set_aside WHERE log_id = $1"
-TILES: Final = "SELECT count(*) FROM tile WHERE log_id = $1"
-STRAY: Final[Mapping[str, str]] = {
-    "log_head": "SELECT log_id FROM log_head WHERE log_id < 0 OR log_id >= $1 LIMIT 1",
-    "event": "SELECT log_id FROM event WHERE log_id < 0 OR log_id >= $1 LIMIT 1",
-    "checkpoint": "SELECT log_id FROM checkpoint WHERE log_id < 0 OR log_id >= $1 LIMIT 1",
-    "tile": "SELECT log_id FROM tile WHERE log_id < 0 OR log_id >= $1 LIMIT 1",
+# Beyond what a tree has: a level with too many tiles, or one that it does not reach.
+TILE_BEYOND: Final = """
+SELECT has.level FROM unnest($2::bigint[], $3::bigint[]) AS has (level, tiles)
+WHERE EXISTS (SELECT FROM tile WHERE tile.log_id = $1 AND tile.level = has.level AND tile.number >= has.tiles)
+   OR EXISTS (SELECT FROM tile WHERE tile.log_id = $1 AND tile.level = has.level AND tile.number < 0)
+"""
+TILE_LEVELS: Final = "SELECT min(level), max(level) FROM tile WHERE log_id = $1"
+LOGS_OF_HEADS: Final = "SELECT min(log_id), max(log_id) FROM log_head"
+LOGS_OF_EVENTS: Final = "SELECT min(log_id), max(log_id) FROM event"
+LOGS_OF_CHECKPOINTS: Final = "SELECT min(log_id), max(log_id) FROM checkpoint"
+LOGS_OF_TILES: Final = "SELECT min(log_id), max(log_id) FROM tile"
+_LOGS_OF: Final[Mapping[str, str]] = {
+    "log_head": LOGS_OF_HEADS,
+    "event": LOGS_OF_EVENTS,
+    "checkpoint": LOGS_OF_CHECKPOINTS,
+    "tile": LOGS_OF_TILES,
 }
 
 Row = tuple[Value, ...]
@@ -141,14 +151,22 @@ async def amounts(conn: Connection, log_id: int) -> Amounts:
     return Amounts(*[await conn.fetchval(each, log_id) or 0 for each in (COUNTED, NOTICES, ITEMS, ASIDE)])
 
 
-async def tiles(conn: Connection, log_id: int) -> int:
-    """How many tiles are stored."""
-    return await conn.fetchval(TILES, log_id) or 0
+async def has_more_tiles(conn: Connection, log_id: int, tiles: Sequence[int]) -> bool:
+    """Whether there are other tiles than so many of each level, from level 0 on."""
+    record = await conn.fetchrow(TILE_LEVELS, log_id)
+    if record is not None and record[0] is not None and not 0 <= record[0] <= record[1] < len(tiles):
+        return True
+    return bool(await conn.fetch(TILE_BEYOND, log_id, list(range(len(tiles))), tiles))
 
 
 async def strays(conn: Connection, log_count: int) -> list[str]:
     """The tables that hold rows of a log that there is not."""
-    return [table for table, statement in STRAY.items() if await conn.fetchrow(statement, log_count) is not None]
+    found = []
+    for table, statement in _LOGS_OF.items():
+        record = await conn.fetchrow(statement)
+        if record is not None and record[0] is not None and not 0 <= record[0] <= record[1] < log_count:
+            found.append(table)
+    return found
 
 
 async def held_notice(conn: Connection, key: Sequence[Value]) -> Row | None:

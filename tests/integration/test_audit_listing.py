@@ -15,7 +15,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
-from services.audit import store
+from services.audit import derived_store, ending_store, store, table_store
 from services.audit.leaf import EventPlace, open_clear
 from services.audit.rules import SYSTEM_HEALTH_ID
 from services.audit.service import AuditService, own_trail
@@ -297,6 +297,11 @@ async def test_a_page_is_two_statements_and_its_record_one_whatever_its_size(
         (store.FIND, "event_once"),
         (store.APPEND, "dossier_key_pkey"),
         (store.HEADS, "event_pkey"),
+        (derived_store.LATEST, "event_trail_of_actor"),
+        (derived_store.EARLIEST, "event_trail_of_actor"),
+        (ending_store.UNENDED, "event_trail"),
+        (ending_store.BARE, "event_pkey"),
+        (table_store.LOGS_OF_EVENTS, "event_pkey"),
     ],
 )
 async def test_each_query_uses_the_index_made_for_it(

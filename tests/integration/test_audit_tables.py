@@ -379,6 +379,6 @@ async def test_what_was_emptied_after_an_adoption_is_found_and_a_later_one_does_
     await audit.log.integrate()
     end = audit.log.digests.tags.end
     async with audit.log.pool.acquire() as conn:
-        [row] = await ending_store.bare(conn, 0, 0, 10)
+        [row] = await ending_store.bare(conn, 0, 0, 2)
         await ending_store.clothe(conn, 0, [1], [end(row.kept(0, b""), Place(0, 0))])
     assert ["names an event" in each for each in await problems(audit)] == [True]
