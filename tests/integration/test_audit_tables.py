@@ -36,6 +36,8 @@ NOT_OF_THE_TRAIL: Final = {
     "job": "when a job last ran: says nothing of the trail",
     "schema_migration": "compared with the program's own at each start",
 }
+PICKED: Final = {"event": (0, 1, 5), "dossier_key": (1, 3), "unusual_access": (0, 1)}
+"""Rows of each sort, in the order of their keys: given up, open, destroyed; there, gone; decided, not decided."""
 POLICY = read_policy("kind,actions,months\nsearch,document.search,12\nrest,*,240\n")
 
 
@@ -158,7 +160,7 @@ async def altered(audit: Asked, table: str, column: str, row: Mapping[str, Any],
     """Changes one value of a row, each way, and verifies; how often the database took it."""
     taken = 0
     for value in alterations(row[column], chance):
-        if value == row[column]:
+        if value == row[column] or (taken and not CAMPAIGN):
             continue
         try:
             ctid = await audit.log.pool.fetchval(
@@ -192,10 +194,9 @@ async def test_every_column_of_every_row_of_every_table_counts(audit: Asked) -> 
         assert rows, f"{table} is empty in this test"
         for column in columns[table]:
             taken = 0
-            for number in range(len(rows)):
-                if not CAMPAIGN and number and table not in ("event", "dossier_key", "unusual_access"):
-                    break
-                [row] = await audit.log.pool.fetch(f"SELECT ctid, * FROM {table} ORDER BY 2, 3 OFFSET {number} LIMIT 1")  # noqa: S608
+            for number in range(len(rows)) if CAMPAIGN else PICKED.get(table, (0,)):
+                one = f"SELECT ctid, * FROM {table} ORDER BY 2, 3 OFFSET {number} LIMIT 1"  # noqa: S608
+                [row] = await audit.log.pool.fetch(one)
                 taken += await altered(audit, table, column, dict(row), chance)
             assert taken, (table, column)
     assert (await verified(audit)).sound
