@@ -42,6 +42,7 @@ TABLES = (
     "checkpoint",
     "tile",
     "lease",
+    "job",
     "derived",
     "day_count",
     "notice",
