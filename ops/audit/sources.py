@@ -18,6 +18,8 @@ from ops.local.registrations import OPERATOR
 from ops.session import Session, Statement
 from services.runtime.tlog.layout import CHECKPOINT_PATH, Bundle, Tile, bundle_path, tile_path
 
+_MOST_DAMAGES: Final = 1000
+"""Rows that are wrong beyond these are not asked for: they say no more."""
 OPERATOR_STATEMENT: Final = Statement.of(OPERATOR, actor="operator", subject="operator-verify")
 
 
@@ -186,7 +188,7 @@ class RpcSource:
             answer = await self._call("CheckTables", request, log_pb2.CheckTablesResponse)
             damages += [TableDamage(each.table, each.row, each.problem) for each in answer.damages]
             request.page_token = answer.next_page_token
-            if not request.page_token:
+            if not request.page_token or len(damages) >= _MOST_DAMAGES:
                 return damages
 
     async def logs(self) -> Sequence[log_pb2.LogInfo]:

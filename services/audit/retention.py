@@ -74,8 +74,8 @@ def read_policy(text: str | None = None) -> tuple[Kind, ...]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PolicyUnusable(f"the table has the columns kind, actions, months: {error}") from None
     for kind in kinds:
-        if not kind.name or not kind.actions or not 0 <= kind.months <= 12_000:
-            raise PolicyUnusable(f"{kind.name}: a kind has a name, actions, and 0 to 12,000 months")
+        if not 0 < len(kind.name) <= 64 or "/" in kind.name or not kind.actions or not 0 <= kind.months <= 12_000:
+            raise PolicyUnusable(f"{kind.name}: a kind has a name without /, actions, and 0 to 12,000 months")
     if len({kind.name for kind in kinds}) != len(kinds) or not kinds or "*" not in kinds[-1].actions:
         raise PolicyUnusable("each kind once, the last of them for every action (*)")
     return kinds

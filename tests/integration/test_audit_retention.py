@@ -199,6 +199,7 @@ def test_every_action_is_of_one_kind_and_an_unusable_policy_is_refused() -> None
         "kind,actions,months\nsearch,document.search,12\n",
         "kind,actions,months\nall,*,12\nall,*,12\n",
         "kind,actions,months\nall,*,many\n",
+        "kind,actions,months\na/b,*,12\n",
     ):
         with pytest.raises(PolicyUnusable):
             read_policy(text)
