@@ -138,7 +138,7 @@ def alterations(value: Any, chance: random.Random) -> Iterator[Any]:
         case bool():
             yield not value
         case int():
-            yield from (value ^ 1, value ^ 2, value + 4)
+            yield from (value ^ 1, value ^ 2, value + 4, value ^ 1 << 40)
         case bytes():
             for at in range(len(value)) if CAMPAIGN else [chance.randrange(len(value))] if value else []:
                 yield value[:at] + bytes([value[at] ^ 1 << chance.randrange(8)]) + value[at + 1 :]
