@@ -3,8 +3,9 @@ measured. grpcio's client costs 60 to 90 µs of CPU a call, a sixth of a whole r
 of that. An answer is the bytes of its message. Headers are decoded of calls that end without one alone: how they ended
 is raised as `CallEnded`.
 
-A `LightChannel` is used as a `grpc.aio.Channel` is by `load.Unary`. It is no client for anything but a bench: calls
-have no timers of their own (the server ends them), and requests must fit a stream's first window.
+A `LightChannel` is used as a `grpc.aio.Channel` is by `load.Unary`. Calls beyond the streams that the server allows on
+a connection wait for others to end, as with any client. It is no client for anything but a bench: calls have no timers
+of their own (the server ends them), and requests must fit a stream's first window.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ops.local.pki import Identity
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK, _PADDED = 0x1, 0x4, 0x1, 0x8
-_HEADER_TABLE, _NO_PUSH, _STREAM_WINDOW = 1, 2, 4
+_HEADER_TABLE, _NO_PUSH, _MOST_STREAMS, _STREAM_WINDOW = 1, 2, 3, 4
 """Settings. Without a table (0) each block of headers can be read alone, or passed over."""
 _LARGEST_WINDOW: Final = (1 << 31) - 1
 _FIRST_WINDOW: Final = 65_535
@@ -92,6 +93,7 @@ class _Connection(asyncio.Protocol):
         self._rest = b""
         self._out: list[bytes] = []
         self._window = _FIRST_WINDOW
+        self._streams = _LARGEST_WINDOW
         self._waiting: deque[tuple[_Answer, bytes, bytes]] = deque()
         self._taken = 0
         self._lost = False
@@ -117,11 +119,18 @@ class _Connection(asyncio.Protocol):
         answer: _Answer = self._loop.create_future()
         if self._lost:
             answer.set_exception(WrongAnswer("the connection was lost"))
-        elif self._waiting or len(request) + _PREFIX > self._window:
+        elif self._waiting or not self._may_send(request):
             self._waiting.append((answer, block, request))
         else:
             self._send(answer, block, request)
         return answer
+
+    def _may_send(self, request: bytes) -> bool:
+        return len(request) + _PREFIX <= self._window and len(self._calls) < self._streams
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self._may_send(self._waiting[0][2]):
+            self._send(*self._waiting.popleft())
 
     def _send(self, answer: _Answer, block: bytes, request: bytes) -> None:
         stream, size = self._next, len(request)
@@ -171,27 +180,36 @@ class _Connection(asyncio.Protocol):
 
     def _ended(self, stream: int, block: bytes) -> None:
         answer, parts = self._calls.pop(stream, (None, []))
+        if self._waiting:
+            self._send_waiting()
         if answer is None or answer.done():
             return
         if parts:
             answer.set_result(b"".join(parts)[_PREFIX:])
             return
-        trailers = {str(name): str(value) for name, value in Decoder().decode(block)}
+        trailers = _read(block)
         answer.set_exception(CallEnded(int(trailers.get("grpc-status", "2")), trailers))
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind in (_SETTINGS, _PING) and not flags & _ACK:
+            if kind == _SETTINGS:
+                self._set(payload)
             self._transport.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         elif kind == _WINDOW_UPDATE and stream == 0:
             self._window += int.from_bytes(payload, "big")
-            while self._waiting and len(self._waiting[0][2]) + _PREFIX <= self._window:
-                self._send(*self._waiting.popleft())
+            self._send_waiting()
         elif kind == _RST_STREAM:
             answer, _ = self._calls.pop(stream, (None, []))
             if answer is not None and not answer.done():
                 answer.set_exception(WrongAnswer("the stream was reset"))
+            self._send_waiting()
         elif kind == _GOAWAY:
             self._fail_all("the server goes away")
+
+    def _set(self, payload: bytes) -> None:
+        for at in range(0, len(payload), 6):
+            if int.from_bytes(payload[at : at + 2], "big") == _MOST_STREAMS:
+                self._streams = int.from_bytes(payload[at + 2 : at + 6], "big")
 
     def _fail_all(self, why: str) -> None:
         failed = [answer for answer, _ in self._calls.values()] + [answer for answer, _, _ in self._waiting]
@@ -237,6 +255,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def _four(number: int) -> bytes:
     return number.to_bytes(4, "big")
+
+
+@lru_cache(maxsize=4096)
+def _read(block: bytes) -> Mapping[str, str]:
+    """The headers of a block, which has no state but its own. A server that pushes back says the same thing often."""
+    return {str(name): str(value) for name, value in Decoder().decode(block)}
 
 
 @lru_cache(maxsize=4096)

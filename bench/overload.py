@@ -7,9 +7,10 @@ the while. Exit status 1 when one of the promises of docs/decisions/0011 is not 
     overload   twice the peak, sent whether answered or not
     after      emergencies and a little everyday work, from the moment at which the overload ends
 
-Everyday and emergency calls come from two processes, so that who floods does not delay whom we time; the crowd is sent
-by `bench.light`, since grpcio's client cannot send twice the peak beside the platform. Everything else (databases,
-services, generators) shares the machine, as in `bench`.
+By default on the native transport behind Envoy, which is the deployment for load; `--transport grpcio` for the other,
+which has no cheap way to refuse. Everyday and emergency calls come from two processes, so that who floods does not
+delay whom we time; the crowd is sent by `bench.light`, since grpcio's client cannot send twice the peak beside the
+platform. Everything else (databases, services, generators) shares the machine, as in `bench`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import asyncio
 import base64
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import uvloop
 from rich.box import SIMPLE_HEAD
@@ -34,16 +35,18 @@ from bench.figures import percentile
 from bench.generator import Call, Outcome, in_a_process
 from bench.generator import Plan as Load
 from bench.ground import fresh_state
-from bench.machine import load_before
+from bench.machine import cpu_seconds, load_before
 from bench.population import Extent, Population, populate
+from bench.usage import usage_of
 from bench.workloads import GET, bearer
 from dmp.document.v1 import document_pb2
 from ops.endpoints import publish
 from ops.local.registrations import INTERNAL
-from ops.local.stack import Stack
+from ops.local.stack import Stack, terminator_name
 from ops.migrations import migrate
 from ops.session import Session, Statement
-from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
+from services.runtime.limits import BATCH, EMERGENCY, NAMES, TRAFFIC_HEADER
+from services.runtime.settings import Transport
 
 EMERGENCIES_A_SECOND: Final = 20.0
 LOOPS: Final = 256
@@ -61,6 +64,10 @@ MOST_GROWTH: Final = 1.10
 MOST_RECOVERY: Final = 5.0
 """Seconds after the overload until calls take no longer than twice what they take alone."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_SECTIONS: Final[Mapping[Transport, tuple[str, str]]] = {
+    "native": ("overload", ""),
+    "grpcio": ("overload_grpcio", ", on grpcio"),
+}
 _WATCHED: Final = ("document", "consent", "audit")
 
 
@@ -82,7 +89,11 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was found: rates in calls a second, latencies in seconds, memory in bytes over the overload."""
+    """What was found: rates in calls a second, latencies in seconds, memory in bytes over the overload.
+
+    `served_seconds` of CPU does the platform use for a call at its peak; `refused_seconds` for one that it pushed back
+    in the overload, if those that it served then cost the same.
+    """
 
     peak: float
     sustained: float
@@ -93,6 +104,8 @@ class Findings:
     overload: tuple[float, ...]
     after: tuple[tuple[float, float], ...]
     memory: tuple[int, ...]
+    served_seconds: float
+    refused_seconds: float
     failed: dict[str, int]
 
     @property
@@ -158,7 +171,7 @@ class Field:
         """Reads in regulation mode, now and then."""
         return replace(
             self._load,
-            calls=await self._calls("regulation"),
+            calls=await self._calls("regulation", ((TRAFFIC_HEADER, NAMES[EMERGENCY]),)),
             seconds=seconds,
             rate=EMERGENCIES_A_SECOND,
             connections=2,
@@ -180,8 +193,19 @@ class Field:
         )
 
     def memory(self) -> int:
-        """Resident bytes of the services that a read goes through."""
-        return sum(_resident(self._stack.pid(service)) for service in _WATCHED)
+        """Resident bytes of the services that a read goes through, and of what terminates TLS before them."""
+        return sum(map(_resident, self._pids()))
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the platform has used: all services, their terminators, PostgreSQL."""
+        return sum(usage_of(self._stack).seconds[1:]) + sum(map(cpu_seconds, self._terminators()))
+
+    def _pids(self) -> list[int]:
+        return [*map(self._stack.pid, _WATCHED), *self._terminators()]
+
+    def _terminators(self) -> list[int]:
+        files = [self._stack.state.process_file(terminator_name(service)) for service in _WATCHED]
+        return [int(file.read_text("ascii").split()[0]) for file in files if file.exists()]
 
     async def _calls(self, mode: str, more: tuple[tuple[str, str], ...] = ()) -> tuple[Call, ...]:
         headers = [
@@ -196,11 +220,11 @@ class Field:
         )
 
 
-async def measure(length: Length, out: Console) -> Findings:
+async def measure(length: Length, transport: Transport, out: Console) -> Findings:
     """All phases on a fresh platform."""
     async with contextlib.AsyncExitStack() as resources:
         state = await resources.enter_async_context(fresh_state())
-        stack = await resources.enter_async_context(Stack(state, migrate=migrate))
+        stack = await resources.enter_async_context(Stack(state, migrate=migrate, transport=transport))
         session = await resources.enter_async_context(Session(state, publish(stack)))
         out.print("feeding", style="dim")
         field = Field(stack, session, await populate(session, Extent(dossiers=150, large=0)))
@@ -208,7 +232,9 @@ async def measure(length: Length, out: Console) -> Findings:
         out.print("alone", style="dim")
         [alone] = await in_a_process([await field.emergencies(length.alone)])
         out.print("peak", style="dim")
+        used = field.cpu()
         [peak] = await in_a_process([await field.care(length.peak, loops=LOOPS)])
+        served = (field.cpu() - used) / len(peak.answered)
         out.print("flood of batch work", style="dim")
         flood = await field.care(length.flood, loops=FLOOD_LOOPS, batch=True)
         flooded, flooding = await _beside(flood, await field.emergencies(length.flood))
@@ -218,7 +244,9 @@ async def measure(length: Length, out: Console) -> Findings:
         care = await field.care(length.overload, rate=2 * peak_rate)
         emergencies = await field.emergencies(length.overload)
         calm = await field.care(length.after, rate=EMERGENCIES_A_SECOND)
+        used = field.cpu()
         overloaded, overloading = await _beside(care, emergencies)
+        beyond = field.cpu() - used - served * (len(overloading.answered) + len(overloaded.answered))
         [after] = await in_a_process([calm])
         return Findings(
             peak=peak_rate,
@@ -230,6 +258,8 @@ async def measure(length: Length, out: Console) -> Findings:
             overload=_took(overloaded),
             after=tuple(after.answered),
             memory=tuple(await watch),
+            served_seconds=served,
+            refused_seconds=max(0.0, beyond / len(overloading.refused)) if overloading.refused else 0.0,
             failed=_failed((alone, peak, flooded, flooding, overloaded, overloading, after)),
         )
 
@@ -285,23 +315,26 @@ def _summary(found: Findings) -> str:
     return (
         f"peak {found.peak:,.0f}/s; twice that offered: {found.sustained:,.0f}/s answered ({found.throughput:.2f}), "
         f"{found.refused:,.0f}/s pushed back, {found.unsent:,.0f}/s not sent; memory {found.growth:.2f} times; "
-        f"calm after {found.recovery:.1f} s"
+        f"calm after {found.recovery:.1f} s; CPU of a call {found.served_seconds * 1e6:,.0f} µs at the peak, "
+        f"of a refusal {found.refused_seconds * 1e6:,.0f} µs"
     )
 
 
 def main() -> int:
     """Run, print; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.overload", description="Measure the platform overloaded.")
+    parser.add_argument("--transport", choices=get_args(Transport), default="native", help="what serves gRPC")
     parser.add_argument("--quick", action="store_true", help="a short look")
     arguments = parser.parse_args()
     out, busy = Console(highlight=False, width=100), load_before()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(measure(Length.quick() if arguments.quick else Length(), out))
+        found = runner.run(measure(Length.quick() if arguments.quick else Length(), arguments.transport, out))
     shown = table(found)
     out.print(shown)
     if not arguments.quick:
         summary = _summary(found)
-        page.publish("overload", "Twice what it can do", shown, summary[0].upper() + summary[1:], busy=busy)
+        part, where = _SECTIONS[arguments.transport]
+        page.publish(part, f"Twice what it can do{where}", shown, summary[0].upper() + summary[1:], busy=busy)
     for said in found.shortcomings():
         out.print(said, style="red")
     return int(bool(found.shortcomings()))

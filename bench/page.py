@@ -25,6 +25,7 @@ PARTS: Final[Mapping[str, str]] = {
     "platform": "bench",
     "native": "bench.native",
     "overload": "bench.overload",
+    "overload_grpcio": "bench.overload --transport grpcio",
     "consent": "bench.consent",
     "audit": "bench.audit",
     "audit_loaded": "bench.audit --only-loaded",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ops.local import envoy_bounds
 from ops.local.pki import Identity
 from ops.local.state import StateError, write_whole
 from ops.local.supervisor import ProcessSpec
@@ -29,7 +30,6 @@ STREAMED: Final = ("/dmp.document.v1.DocumentService/UploadContent",)
 _FRAMES: Final = 64 << 10
 """Bytes of a request that are not its message."""
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
-_ROUTE: Final = {"cluster": "service", "timeout": "0s"}
 _SECONDS_TO_DRAIN: Final = 1
 _TOLD_WITHIN: Final = 0.2
 _ADMIN_TIMEOUT: Final = 2.0
@@ -90,11 +90,15 @@ class Terminator:
         except OSError:
             return  # it has ended, which drains it as well
 
+    def bootstrap(self) -> dict[str, Any]:
+        """Its configuration."""
+        return _bootstrap(self)
+
     def _write(self) -> Path:
         configuration = self.directory / "envoy.json"
         for name, secret in _secrets(self.identity).items():
             write_whole(self.directory / f"{name}.json", json.dumps({"resources": [secret]}, indent=2), mode=0o600)
-        write_whole(configuration, json.dumps(_bootstrap(self), indent=2), mode=0o600)
+        write_whole(configuration, json.dumps(self.bootstrap(), indent=2), mode=0o600)
         return configuration
 
 
@@ -124,7 +128,7 @@ def _bootstrap(terminator: Terminator) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": str(terminator.admin), "mode": 0o600}}},
         "static_resources": {
             "listeners": [_listener(terminator)],
-            "clusters": [_cluster(terminator)],
+            "clusters": [_cluster(terminator, each) for each in envoy_bounds.CLASSES],
         },
         "overload_manager": {
             "resource_monitors": [
@@ -222,7 +226,7 @@ def _http(max_message_bytes: int) -> dict[str, Any]:
                 "initial_connection_window_size": 16 << 20,
                 "connection_keepalive": {"interval": "30s", "timeout": "5s"},
             },
-            "local_reply_config": {"mappers": [_too_large()]},
+            "local_reply_config": {"mappers": [_too_large(), envoy_bounds.pushed_back()]},
             "route_config": {
                 "virtual_hosts": [
                     {
@@ -230,7 +234,7 @@ def _http(max_message_bytes: int) -> dict[str, Any]:
                         "domains": ["*"],
                         # Behind, a compressed message would be unpacked without bound.
                         "request_headers_to_remove": ["grpc-encoding"],
-                        "routes": [*map(_unbuffered, STREAMED), {"match": {"prefix": "/"}, "route": _ROUTE}],
+                        "routes": _routes(),
                     }
                 ]
             },
@@ -239,14 +243,12 @@ def _http(max_message_bytes: int) -> dict[str, Any]:
     }
 
 
-def _unbuffered(path: str) -> dict[str, Any]:
-    """The route of a stream, which may be longer than a message; the server behind bounds each of its messages."""
+def _routes() -> list[dict[str, Any]]:
+    """By class. A stream may be longer than a message; the server behind bounds each of its messages."""
     kind = f"{_TYPE}.filters.http.buffer.v3.BufferPerRoute"
-    return {
-        "match": {"path": path},
-        "route": _ROUTE,
-        "typed_per_filter_config": {"envoy.filters.http.buffer": {"@type": kind, "disabled": True}},
-    }
+    unbuffered = {"typed_per_filter_config": {"envoy.filters.http.buffer": {"@type": kind, "disabled": True}}}
+    streams = [route for path in STREAMED for route in envoy_bounds.routes({"path": path}, unbuffered)]
+    return [envoy_bounds.probes(), *streams, *envoy_bounds.routes({"prefix": "/"}, {})]
 
 
 def _bounded(max_message_bytes: int) -> dict[str, Any]:
@@ -303,7 +305,7 @@ def _router() -> dict[str, Any]:
     }
 
 
-def _cluster(terminator: Terminator) -> dict[str, Any]:
+def _cluster(terminator: Terminator, traffic: envoy_bounds.TrafficClass) -> dict[str, Any]:
     options = {
         "max_concurrent_streams": 1024,
         "initial_stream_window_size": 256 << 10,
@@ -311,12 +313,10 @@ def _cluster(terminator: Terminator) -> dict[str, Any]:
         "initial_connection_window_size": 256 << 20,
     }
     return {
-        "name": "service",
+        "name": traffic.cluster,
         "type": "STATIC",
         "connect_timeout": "1s",
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": 8, "max_pending_requests": 4096, "max_requests": 4096}]
-        },
+        "circuit_breakers": {"thresholds": [envoy_bounds.thresholds(traffic)]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": f"{_TYPE}.upstreams.http.v3.HttpProtocolOptions",
@@ -324,7 +324,7 @@ def _cluster(terminator: Terminator) -> dict[str, Any]:
             }
         },
         "load_assignment": {
-            "cluster_name": "service",
+            "cluster_name": traffic.cluster,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(terminator.socket)}}}}]}],
         },
     }

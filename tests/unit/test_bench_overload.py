@@ -18,6 +18,8 @@ KEPT = Findings(
     overload=(0.020,) * 100,
     after=((0.1, 0.5), (0.2, 0.3), (3.0, 0.01)),
     memory=(100, 120, 126, 130, 128, 130),
+    served_seconds=0.0004,
+    refused_seconds=0.00004,
     failed={},
 )
 

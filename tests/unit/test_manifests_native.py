@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ops.local.envoy import Terminator
+from ops.local.pki import Identity
 from ops.local.state import SERVICES, ServiceName
 from ops.manifests import K8S
 from tests.workloads import Rendering, container
@@ -80,6 +82,27 @@ def test_the_gateways_envoy_differs_in_the_certificate_that_it_does_not_demand_a
     )
     different = [(ours, theirs) for ours, theirs in zip(services, gateway, strict=True) if ours != theirs]
     assert [ours.replace("true", "false") == theirs for ours, theirs in different] == [True]
+
+
+@pytest.mark.parametrize("name", ["consent", "gateway"])
+def test_what_envoy_lets_through_and_pushes_back_is_what_the_tests_run_with(name: ServiceName) -> None:
+    """The local stack's Envoy is tried by tests/contract; this one must do the same with every request."""
+    (chain,) = listener(name)["filter_chains"]
+    deployed = chain["filters"][0]["typed_config"]
+    terminator = Terminator(
+        "dmp",
+        "0.0.0.0:8443",
+        Path("/run/dmp/grpc.sock"),
+        Identity("", Path("tls.crt"), Path("tls.key"), Path("ca.crt")),
+        Path("/etc/envoy"),
+        client_certificate=name != "gateway",
+    )
+    tried = terminator.bootstrap()["static_resources"]
+    manager = tried["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert {key: deployed[key] for key in manager if key != "codec_type"} == {
+        key: value for key, value in manager.items() if key != "codec_type"
+    }
+    assert yaml.safe_load(envoy_files(name)["envoy.yaml"])["static_resources"]["clusters"] == tried["clusters"]
 
 
 @each_workload
