@@ -201,7 +201,7 @@ class Field:
         return sum(usage_of(self._stack).seconds[1:]) + sum(map(cpu_seconds, self._terminators()))
 
     def _pids(self) -> list[int]:
-        return [*map(self._stack.pid, _WATCHED), *self._terminators()]
+        return [*(self._stack.pid(service) for service in _WATCHED), *self._terminators()]
 
     def _terminators(self) -> list[int]:
         files = [self._stack.state.process_file(terminator_name(service)) for service in _WATCHED]

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from grpc_health.v1.health import aio as health_aio
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
@@ -36,6 +35,7 @@ from services.runtime.authentication import Authenticator
 from services.runtime.context import Call
 from services.runtime.dispatcher import Dispatcher
 from services.runtime.errors import DmpError
+from services.runtime.health import Health
 from services.runtime.observation import Calls, SecurityLog
 from services.runtime.settings import ServiceSettings, Transport
 from services.runtime.telemetry import setup
@@ -139,7 +139,7 @@ class Served:
     servicer: Servicer
     server: Server
     limit: limits.Limit
-    health: health_aio.HealthServicer
+    health: Health
     recorded: list[audit_pb2.AuditEvent]
     terminator: Terminator | None
     _channels: list[grpc.aio.Channel] = field(default_factory=list)
@@ -181,13 +181,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served(transport: Transport, **more: Any) -> AsyncIterator[Served]:
-    """The service, behind a terminator where the transport needs one."""
+async def served(transport: Transport, *, beside: Served | None = None, **more: Any) -> AsyncIterator[Served]:
+    """The service, behind a terminator where the transport needs one; with `beside` of that one's authority."""
     async with AsyncExitStack() as resources:
         root = Path(tempfile.mkdtemp(prefix="dmp-served-"))
         resources.callback(shutil.rmtree, root)
         state = State.open(root)
-        authority = CertificateAuthority(state)
+        authority = CertificateAuthority(state) if beside is None else beside.authority
         mine, address, path = authority.service("document"), _free_address(), root / "document.sock"
         keys = ensure_token_keys(state)
         settings = ServiceSettings(

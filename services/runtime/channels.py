@@ -28,6 +28,7 @@ MARGIN: Final = 0.01
 """Seconds kept back from the deadline of the call being served, to answer in time."""
 _LOOK_AT_FILES_EVERY: Final = 1.0
 _URGENT: Final = (TRAFFIC_HEADER, NAMES[EMERGENCY])
+_WATCH_HEALTH: Final = '{"healthCheckConfig": {"serviceName": ""}}'
 _SCHEMES: Final = ("ipv4:", "ipv6:", "dns:", "unix:")
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -289,7 +290,8 @@ def _certificate_name(name: str, target: str) -> list[tuple[str, int | str]]:
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
-    """Fail fast, find a restarted peer within half a second, notice a dead connection within half a minute."""
+    """Leave a replica that says it stops; fail fast; find a restarted peer within half a second, notice a dead
+    connection within half a minute."""
     return [
         ("grpc.lb_policy_name", "round_robin"),
         ("grpc.enable_retries", 0),
@@ -304,6 +306,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.service_config_disable_resolution", 1),
+        ("grpc.service_config", _WATCH_HEALTH),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]

@@ -13,12 +13,12 @@ from typing import Any, Final, Protocol
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from services.runtime import tls
 from services.runtime.acceptance import AcceptingServer, Registered
 from services.runtime.boundary import RpcHandler, Rpcs
+from services.runtime.health import Health
 from services.runtime.settings import UNIX, ServiceSettings, SettingsError
 from services.runtime.terminator import behind_terminator
 
@@ -33,6 +33,19 @@ class Server(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A server that tells those who watch its health before it stops."""
+
+    server: Server
+    health: Health
+
+    async def stop(self, grace: float | None) -> None:
+        """As the server's, once they have been told."""
+        await self.health.leave()
+        await self.server.stop(grace)
+
+
 async def listen(
     settings: ServiceSettings,
     rpcs: Rpcs,
@@ -40,22 +53,23 @@ async def listen(
     *,
     serving: bool = True,
     client_certificate: bool = True,
-) -> tuple[Server, health_aio.HealthServicer]:
-    """A started server of `rpcs` and of health, and who tells its health.
+) -> tuple[Server, Health]:
+    """A started server of `rpcs` and of health, and who tells its health. To stop it tells that first.
 
     `services` are the full names that health and, if switched on, reflection know. `client_certificate` is false where
     callers are known by their token alone; on `native` it is the terminator that demands one.
     Raises SettingsError when it cannot listen.
     """
-    health = health_aio.HealthServicer()
+    health = Health()
     status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in ("", *services):
         await health.set(name, status)
     known = (*services, reflection.SERVICE_NAME) if settings.reflection else ()
     try:
         if settings.transport == "native":
-            return await _native(settings, rpcs, health, known), health
-        return await _grpcio(settings, rpcs, health, known, client_certificate=client_certificate), health
+            return _Told(await _native(settings, rpcs, health, known), health), health
+        server = await _grpcio(settings, rpcs, health, known, client_certificate=client_certificate)
+        return _Told(server, health), health
     except (RuntimeError, OSError) as error:
         raise SettingsError([f"DMP_LISTEN: cannot listen on {settings.listen}"]) from error
 
@@ -79,7 +93,7 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
 async def _grpcio(
     settings: ServiceSettings,
     rpcs: Rpcs,
-    health: health_aio.HealthServicer,
+    health: Health,
     reflected: Sequence[str],
     *,
     client_certificate: bool,
@@ -99,9 +113,7 @@ async def _grpcio(
     return accepting
 
 
-async def _native(
-    settings: ServiceSettings, rpcs: Rpcs, health: health_aio.HealthServicer, reflected: Sequence[str]
-) -> Server:
+async def _native(settings: ServiceSettings, rpcs: Rpcs, health: Health, reflected: Sequence[str]) -> Server:
     from services.runtime.native import NativeServer  # not needed, and on some systems not there, for grpcio
 
     path = settings.listen.removeprefix(UNIX)
@@ -117,7 +129,7 @@ async def _native(
     return _Both(server, behind)
 
 
-def _health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcHandler]:
+def _health_handlers(health: Health) -> dict[str, RpcHandler]:
     request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
     return {
         f"/{_HEALTH}/Check": grpc.unary_unary_rpc_method_handler(health.Check, request, response),
@@ -125,7 +137,7 @@ def _health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcHandler]
     }
 
 
-def _public_health_handlers(health: health_aio.HealthServicer) -> dict[str, RpcHandler]:
+def _public_health_handlers(health: Health) -> dict[str, RpcHandler]:
     """Health where anyone may connect: of the whole server, and without reading the request, however large it is."""
 
     async def check(_messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:

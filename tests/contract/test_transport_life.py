@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from dmp.document.v1 import document_pb2
 from ops.local.readiness import client_credentials
+from services.runtime.channels import Peer
 from services.runtime.context import Call
 from services.runtime.identifiers import dossier_name, new_health_id, uuid7
 from services.runtime.settings import Transport
@@ -141,3 +142,39 @@ async def test_a_stopping_server_finishes_what_it_has_begun_and_takes_nothing_ne
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         await asyncio.gather(*under_way)
         await stopping
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_peers_leave_a_server_that_stops_before_it_refuses_anybody(transport: Transport) -> None:
+    """Whom they have not left by then loses calls: those sent before its end is known, and too late for it."""
+    async with served(transport) as staying, served(transport, beside=staying) as leaving:
+        peer = Peer("document", f"{staying.address},{leaving.address}", staying.settings)
+        check, answers, enough = peer.unary_bytes("/grpc.health.v1.Health/Check"), list[int](), False
+
+        async def call_on() -> None:
+            while not enough:
+                answer = health_pb2.HealthCheckResponse.FromString(await check(b"", timeout=20))
+                answers.append(answer.status)
+
+        async def more(count: int) -> list[int]:
+            """What the next answers are."""
+            before = len(answers)
+            async with asyncio.timeout(30):
+                while len(answers) < before + count:
+                    await asyncio.sleep(0.01)
+            return answers[before:]
+
+        async with asyncio.TaskGroup() as callers:  # raises what any of them is told that is no answer
+            for _ in range(16):
+                callers.create_task(call_on())
+            async with asyncio.timeout(30):
+                while leaving.health.watched == 0:
+                    await more(10)
+            await leaving.health.enter_graceful_shutdown()
+            async with asyncio.timeout(30):  # it still answers, by saying that it does not serve: nobody asks it
+                while health_pb2.HealthCheckResponse.NOT_SERVING in await more(100):
+                    pass
+            await leaving.server.stop(5)
+            await more(200)
+            enough = True
+        await peer.close()

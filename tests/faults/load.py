@@ -41,15 +41,16 @@ _KINDS: Final = tuple(DocumentKind)
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How clients behave when they are not answered. `tries`: how often they ask at most, after which the failure is
-    a violation, and then only UNAVAILABLE is worth another try (0: they insist). `round_robin`: through one channel to
-    all replicas; else they pick one."""
+    a violation, and then only UNAVAILABLE is worth another try (0: they insist). `patience`: how many seconds a try may
+    take. `round_robin`: through one channel to all replicas; else they pick one."""
 
     tries: int = 0
+    patience: float = 3.0
     round_robin: bool = False
 
 
 INSISTENT: Final = Manner()
-ONE_RETRY: Final = Manner(tries=2, round_robin=True)
+ONE_RETRY: Final = Manner(tries=2, patience=10.0, round_robin=True)
 _PAUSE: Final = (0.05, 0.15)
 """Seconds between two tries."""
 
@@ -140,7 +141,7 @@ class Busy:
     ) -> None:
         asked.sent += 1
         try:
-            answer = await self._clients.ask(way, access, request, response, actor)
+            answer = await self._clients.ask(way, access, request, response, actor, timeout=self._manner.patience)
         except DmpError as error:
             if not self._worth_another_try(error):
                 self._history.refused(asked)
@@ -197,7 +198,13 @@ class Busy:
         way = self._chance.choice(self._ways(_GET))
         request = document_pb2.GetDocumentRequest(name=name)
         await self._clients.ask(
-            way, _GET, request, document_pb2.GetDocumentResponse, actor, request_id=asked.request_id
+            way,
+            _GET,
+            request,
+            document_pb2.GetDocumentResponse,
+            actor,
+            request_id=asked.request_id,
+            timeout=self._manner.patience,
         )
         return b""
 
@@ -205,7 +212,13 @@ class Busy:
         way = self._chance.choice(self._ways(_READ))
         request = document_pb2.ReadDocumentRequest(name=name)
         parts = await self._clients.stream(
-            way, _READ, request, document_pb2.ReadDocumentResponse, actor, request_id=asked.request_id
+            way,
+            _READ,
+            request,
+            document_pb2.ReadDocumentResponse,
+            actor,
+            request_id=asked.request_id,
+            timeout=self._manner.patience,
         )
         return b"".join(part.chunk for part in parts)
 

@@ -8,9 +8,8 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
 
-from services.runtime.health import health_port
+from services.runtime.health import Health, health_port
 from services.runtime.settings import SettingsError
 from tests.ports import free_port
 
@@ -31,7 +30,7 @@ async def ask(address: str, path: str = "/grpc.health.v1.Health/Check") -> int:
 
 
 async def test_it_answers_as_the_service_itself_does_to_the_end_of_draining() -> None:
-    health, address = health_aio.HealthServicer(), free_address()
+    health, address = Health(), free_address()
     async with health_port(address, health):
         await health.set("", NOT_SERVING)
         assert await ask(address) == NOT_SERVING
@@ -46,14 +45,14 @@ async def test_it_answers_as_the_service_itself_does_to_the_end_of_draining() ->
 
 async def test_no_other_method_is_reached_through_it() -> None:
     address = free_address()
-    async with health_port(address, health_aio.HealthServicer()):
+    async with health_port(address, Health()):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await ask(address, "/dmp.consent.v1.ConsentService/BatchCheckAccess")
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_without_an_address_there_is_no_such_port() -> None:
-    async with health_port(None, health_aio.HealthServicer()):
+    async with health_port(None, Health()):
         pass
 
 
@@ -62,7 +61,7 @@ async def test_a_port_that_is_taken_refuses_the_start_by_the_name_of_its_setting
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SettingsError, match="DMP_HEALTH_LISTEN"):
-            async with health_port(f"127.0.0.1:{taken.getsockname()[1]}", health_aio.HealthServicer()):
+            async with health_port(f"127.0.0.1:{taken.getsockname()[1]}", Health()):
                 pass
 
 
