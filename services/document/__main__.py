@@ -110,7 +110,7 @@ class DocumentService:
             uploads,
             Searcher(found, gate, authorship, criteria, opener, tokens, cursors, references, clock),
             reader,
-            ReadTogether(store, gate, authorship, clock),
+            ReadTogether(store, gate, authorship, reader.decided, clock),
             Lister(found, store, reader, gate, authorship, unique_ids, opener, tokens, clock),
             Changer(pool, keys, gate, authorship, both=limits.allow_masked_and_invisible, clock=clock, committed=told),
             Changes(found, gate, authorship, opener, cursors, watched, clock),

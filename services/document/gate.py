@@ -45,9 +45,13 @@ class Gate:
     ) -> consent_pb2.Decision:
         """Consent's yes. A no is recorded and raised; what keeps consent from deciding is raised."""
         decision = await self._checks.check(call, call.health_id, action)
-        if decision.permitted:
-            return decision
-        raise await self.denied(call, decision, refusal(decision), objects=objects)
+        await self.heed(call, decision, objects)
+        return decision
+
+    async def heed(self, call: Call, decision: consent_pb2.Decision, objects: Sequence[str] = ()) -> None:
+        """Return when consent has said yes. A no is recorded and raised."""
+        if not decision.permitted:
+            raise await self.denied(call, decision, refusal(decision), objects=objects)
 
     async def enter_or(
         self, call: Call, action: consent_pb2.Action.ValueType, lesser: consent_pb2.Action.ValueType

@@ -82,7 +82,15 @@ class Reader:
 
     async def get(self, call: Call, name: str) -> bytes:
         """The metadata of a document, a serialized Document, recorded."""
-        decision, found, plain = await self._unsealed_of(call, name, consent_pb2.ACTION_SEARCH)
+        decision, found = await self._asked(call, name, consent_pb2.ACTION_SEARCH)
+        return await self.decided(call, name, decision, found)
+
+    async def decided(
+        self, call: Call, name: str, decision: consent_pb2.Decision, found: FoundDocument | None
+    ) -> bytes:
+        """As `get`, from consent's answer, a no too, and the row that has the name's id; both read for this call."""
+        await self._gate.heed(call, decision, (name,))
+        found, plain = await self._unsealed(call, name, decision, found)
         asked, row = call.health_id, found.row
         shown_name = document_name(asked, row.document_id)
         try:
@@ -123,7 +131,8 @@ class Reader:
 
     async def open(self, call: Call, name: str, action: consent_pb2.Action.ValueType) -> Opened:
         """A document that the caller may know of: authorised, and not recorded yet. A refusal is recorded."""
-        decision, found, plain = await self._unsealed_of(call, name, action)
+        decision, asked = await self._asked(call, name, action)
+        found, plain = await self._unsealed(call, name, decision, asked)
         try:
             document, pointer = read_metadata(plain)
         except DmpError as error:
@@ -131,12 +140,11 @@ class Reader:
         document = as_asked(shown(document, found.row), found.row.health_id, call.health_id)
         return Opened(decision, document, pointer, found.row, found.key)
 
-    async def _unsealed_of(
+    async def _asked(
         self, call: Call, name: str, action: consent_pb2.Action.ValueType
-    ) -> tuple[consent_pb2.Decision, FoundDocument, bytes]:
-        """As `open`, with the metadata unsealed and not parsed."""
-        wanted = DocumentKey(call.health_id, uuid.UUID(name[-36:]))
-        row = self._rows.ask(wanted, timeout=call.remaining())
+    ) -> tuple[consent_pb2.Decision, FoundDocument | None]:
+        """Consent's yes, and the row that has the name's id. A no is recorded and raised."""
+        row = self._rows.ask(DocumentKey(call.health_id, uuid.UUID(name[-36:])), timeout=call.remaining())
         try:
             decision = await self._gate.enter(call, action, (name,))
             found = await row
@@ -145,14 +153,20 @@ class Reader:
             raise
         if isinstance(found, DmpError):
             raise found
+        return decision, found
+
+    async def _unsealed(
+        self, call: Call, name: str, decision: consent_pb2.Decision, found: FoundDocument | None
+    ) -> tuple[FoundDocument, bytes]:
+        """The document that the caller may know of, its metadata unsealed and not parsed. A refusal is recorded."""
         if found is None:
-            found = await self._named_otherwise(wanted, decision)
+            found = await self._named_otherwise(DocumentKey(call.health_id, uuid.UUID(name[-36:])), decision)
         reason = self._hidden(call, found, decision)
         if found is None or reason != VISIBLE:
             absent = DmpError(reasons.ERROR_REASON_DOCUMENT_NOT_FOUND)
             raise await self._gate.denied(call, decision, absent, reason=reason, objects=(name,))
         try:
-            return decision, found, unseal_metadata(found.key, found.row)
+            return found, unseal_metadata(found.key, found.row)
         except DmpError as error:  # destroyed or corrupted: said only to those who may know of it
             raise await self._gate.denied(call, decision, error, objects=(name,)) from None
 
@@ -177,11 +191,11 @@ class Reader:
 
     async def _content(self, call: Call, opened: Opened) -> OpenedContent:
         if max(opened.row.stored_size, opened.document.size) <= SMALL_CONTENT:
-            return await self._unsealed(call, opened)
+            return await self._unsealed_content(call, opened)
         async with self._large:
-            return await self._unsealed(call, opened)
+            return await self._unsealed_content(call, opened)
 
-    async def _unsealed(self, call: Call, opened: Opened) -> OpenedContent:
+    async def _unsealed_content(self, call: Call, opened: Opened) -> OpenedContent:
         wanted = DocumentKey(opened.row.health_id, opened.content.content_id)
         blob = await self._contents.get(wanted, opened.row.stored_size, call.remaining())
         size = opened.document.size

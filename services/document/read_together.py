@@ -1,15 +1,16 @@
 """GetDocument for many calls at once: one batch of checks beside one statement, then one append.
 
 Each call has its own decision, its own row and its own event, as if it had come alone. Only those are answered here
-whose document is plainly to be shown: of their own dossier, permitted, visible, whole. Every other one is left to
-`read.Reader`, which knows why not and records it.
+whose document is plainly to be shown: of their own dossier, permitted, visible, whole. With every other one
+`read.Reader` goes on from its decision and its row, alone: it knows why not, and records it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 from asyncpg.pgproto.pgproto import UUID
 
@@ -27,17 +28,27 @@ from services.runtime.errors import DmpError
 
 Named = tuple[Call, str]
 """A call and the name of the document that it asks for, whose form has been checked."""
-Shown = bytes | DmpError | None
-"""A serialized Document, the error that is the answer, or None: to be read alone."""
+Shown = bytes | DmpError | Callable[[], Awaitable[bytes]]
+"""A serialized Document, the error that is the answer, or what is left to do for either."""
+Decided = Callable[[Call, str, consent_pb2.Decision, FoundDocument | None], Awaitable[bytes]]
+"""`read.Reader.decided`: the metadata from consent's answer and the row, or the refusal, recorded."""
 
 
 class ReadTogether:
     """Reads the metadata of single documents for many calls."""
 
-    def __init__(self, store: DocumentStore, gate: Gate, authorship: Authorship, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: DocumentStore,
+        gate: Gate,
+        authorship: Authorship,
+        decided: Decided,
+        clock: Callable[[], datetime],
+    ) -> None:
         self._store = store
         self._gate = gate
         self._authorship = authorship
+        self._decided = decided
         self._clock = clock
 
     async def get(self, asked: Sequence[Named]) -> list[Shown]:
@@ -72,18 +83,19 @@ class ReadTogether:
     ) -> Shown:
         if isinstance(decision, DmpError):
             return decision
+        rest = partial(self._decided, call, name, decision, found)
         if not decision.permitted or found is None:
-            return None
+            return rest
         if call.deadline is not None and not call.remaining():
             return DmpError(reasons.ERROR_REASON_DEADLINE_EXCEEDED)
         row = found.row
         view = view_of_many(decision.filter, self._authorship.of_caller(call.actor), now)
         if hidden_because(row, view) != VISIBLE:
-            return None
+            return rest
         try:
             return shown_bytes(unseal_metadata(found.key, row), row, name)
         except DmpError:
-            return None
+            return rest
 
     async def _record(
         self, asked: Sequence[Named], decisions: Sequence[consent_pb2.Decision | DmpError], outcomes: list[Shown]

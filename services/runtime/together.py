@@ -5,7 +5,8 @@ it is for (docs/decisions/0035-served-together.md). Here calls are admitted one 
 token, place under the limit and routing fields; those that pass leave together for a handler that serves many.
 
 Only the plain case is served here. Whatever else there is about a call, a refusal above all, is not decided here: it
-is served alone, by the one handler that knows every case, as if it had come alone. So no rule is written twice.
+is served alone, by the one handler that knows every case, as if it had come alone; or that handler goes on with it from
+what has been read for it. So no rule is written twice.
 
 A batch is closed when it is handed to the handler: what comes later is in the next one (promise 2).
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -67,8 +68,10 @@ class Asked(NamedTuple):
     request: Any
 
 
-Outcome = bytes | DmpError | None
-"""The answer's bytes, the error that is the answer, or None: to be served alone."""
+Rest = Callable[[], Awaitable[bytes]]
+"""What is left to do for a call, which gives the answer or raises its error: a task of its own, in the call's place."""
+Outcome = bytes | DmpError | Rest | None
+"""The answer's bytes, the error that is the answer, the rest of the way to it, or None: to be served alone."""
 ServeMany = Callable[[Sequence[Asked]], Awaitable[Sequence[Outcome]]]
 """Serves many calls; an outcome for each, in their order. What it raises is the outcome of all."""
 
@@ -115,15 +118,20 @@ class Together:
         if admitted is None:
             arrival.alone()
         elif admitted.turn is not None:
-            task = asyncio.get_running_loop().create_task(self._in_turn(admitted, admitted.turn))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._in_turn(admitted, admitted.turn))
         else:
             self._enter(admitted)
 
     async def close(self) -> None:
         """Refuse new calls, answer those accepted."""
         await self._batches.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _in_turn(self, admitted: Admitted, turn: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -177,18 +185,32 @@ class Together:
         try:
             outcomes = await self._serve([each.asked for each in admitted]) if admitted else ()
             faults.point("reply.before")
-        except DmpError as error:
-            outcomes = [error] * len(admitted)
         except asyncio.CancelledError:
             for each in admitted:
                 self._end(each, unavailable("service"))
             raise
         except Exception as error:  # noqa: BLE001 - the boundary: nothing else may cross an RPC
-            _log.error("defect", method=self._path, exc_info=error)
-            outcomes = [DmpError(reasons.ERROR_REASON_INTERNAL)] * len(admitted)
+            outcomes = [self._error(error)] * len(admitted)
         for each, outcome in zip(admitted, outcomes, strict=True):
             self._end(each, outcome)
         return [None] * size
+
+    async def _rest(self, admitted: Admitted, rest: Rest) -> None:
+        try:
+            outcome: Outcome = await rest()
+            faults.point("reply.before")
+        except asyncio.CancelledError:
+            self._end(admitted, unavailable("service"))
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary, as above
+            outcome = self._error(error)
+        self._end(admitted, outcome)
+
+    def _error(self, error: Exception) -> DmpError:
+        if isinstance(error, DmpError):
+            return error
+        _log.error("defect", method=self._path, exc_info=error)
+        return DmpError(reasons.ERROR_REASON_INTERNAL)
 
     def _gone(self, admitted: Admitted) -> None:
         """Nothing is read, and so nothing recorded, for whom nobody waits any more."""
@@ -198,6 +220,9 @@ class Together:
         admitted.arrival.refuse(unavailable("client"))
 
     def _end(self, admitted: Admitted, outcome: Outcome) -> None:
+        if callable(outcome):
+            self._begin(self._rest(admitted, outcome))
+            return
         self._limit.leave(admitted.traffic, time.monotonic() - admitted.since)
         if outcome is None:
             self._calls.forget(admitted.watch)

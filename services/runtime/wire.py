@@ -15,6 +15,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SMALL: Final = tuple(
     bytes((number,)) if number < 0x80 else bytes((number & 0x7F | 0x80, number >> 7)) for number in range(1 << 14)
 )
+_MORE: Final = tuple(bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(1 << 14))
+"""Fourteen bits that are followed by more."""
 
 
 def embedded(tag: bytes, message: bytes) -> bytes:
@@ -44,12 +46,7 @@ def varint(number: int) -> bytes:
     """A number from 0 on, as protobuf writes it."""
     if number < 1 << 14:
         return _SMALL[number]
+    low = _MORE[number & 0x3FFF]
     if number < 1 << 28:
-        return b"%c%c%b" % (number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, _SMALL[number >> 14])
-    low = b"%c%c%c%c" % (
-        number & 0x7F | 0x80,
-        number >> 7 & 0x7F | 0x80,
-        number >> 14 & 0x7F | 0x80,
-        number >> 21 & 0x7F | 0x80,
-    )
-    return low + varint(number >> 28)
+        return low + _SMALL[number >> 14]
+    return b"%b%b%b" % (low, _MORE[number >> 14 & 0x3FFF], varint(number >> 28))

@@ -103,6 +103,31 @@ async def test_each_of_many_has_its_own_answer_refusal_or_way_alone(running: Ser
     await until(lambda: running.limit.taken == 0)
 
 
+async def test_what_is_left_to_do_for_one_call_keeps_it_in_its_place_and_no_other_waiting(running: Served) -> None:
+    batches, channel, names, found = Batches(), running.channel(), [a_name() for _ in range(8)], asyncio.Event()
+
+    async def late() -> bytes:
+        await found.wait()
+        return answer(names[0])
+
+    async def blocked() -> bytes:
+        raise DmpError(reasons.ERROR_REASON_BLOCKED)
+
+    async def defect() -> bytes:
+        raise ValueError
+
+    running.servicer.get_many = batches
+    batches.outcomes = {names[0]: late, names[1]: blocked, names[2]: defect}
+    calls = [asyncio.create_task(ask(running, channel, name, running.bearer())) for name in names]
+    told = await asyncio.gather(*calls[1:])
+    assert told == [reasons.ERROR_REASON_BLOCKED, reasons.ERROR_REASON_INTERNAL, *["together"] * 5]
+    await until(lambda: running.limit.taken == 1)
+    assert not calls[0].done()
+    found.set()
+    assert await calls[0] == "together"
+    await until(lambda: running.limit.taken == 0)
+
+
 async def test_a_call_that_comes_later_is_in_a_later_batch(running: Served) -> None:
     batches, channel = Batches(), running.channel()
     running.servicer.get_many = batches

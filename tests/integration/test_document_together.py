@@ -1,9 +1,10 @@
 """Metadata read for many calls at once, on a real PostgreSQL: what each gets, and what is recorded of it, is what it
-would be alone; and what is not plainly to be shown is left to be read alone."""
+would be alone; and with what is not plainly to be shown the reader of single documents goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import context_pb2
@@ -55,27 +56,48 @@ async def test_each_gets_and_leaves_what_it_would_alone(world: World) -> None:
     assert len({event.event_id for event in world.audit.events[before:]}) == 2 * len(names)
 
 
-async def test_what_is_not_plainly_to_be_shown_is_left_and_not_recorded(world: World) -> None:
-    shown, masked, deleted, damaged = [(await world.add()).name for _ in range(4)]
-    await world.change(masked, document_pb2.DOCUMENT_CHANGE_MASK)
-    await world.change(deleted, document_pb2.DOCUMENT_CHANGE_DELETE)
+async def test_what_is_not_plainly_to_be_shown_ends_as_it_would_alone_and_is_decided_once(world: World) -> None:
+    shown, masked, deleted, damaged, renamed = [await world.add() for _ in range(5)]
+    await world.change(masked.name, document_pb2.DOCUMENT_CHANGE_MASK)
+    await world.change(deleted.name, document_pb2.DOCUMENT_CHANGE_DELETE)
+    changed = await world.change(renamed.name, document_pb2.DOCUMENT_CHANGE_ARCHIVE)
     await world.pool.execute(
-        "UPDATE document SET version = 9 WHERE health_id = $1 AND document_id = $2", world.dossier, damaged[-36:]
+        "UPDATE document SET version = 9 WHERE health_id = $1 AND document_id = $2", world.dossier, damaged.name[-36:]
     )
-    world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_OWN)
-    unknown = f"{dossier_name(world.dossier)}/documents/{uuid7()}"
-    elsewhere = f"{dossier_name(new_health_id())}/documents/{shown[-36:]}"
-    malformed = f"{dossier_name(world.dossier)}/documents/nothing"
-    names = [shown, masked, deleted, damaged, unknown, elsewhere, malformed]
-    world.consent.any_dossier = True
-    before = len(world.audit.events)
+    world.consent.answer, world.consent.any_dossier = decision(masked=consent_pb2.MASKED_VIEW_OWN), True
+    here = f"{dossier_name(world.dossier)}/documents"
+    hidden = [masked.name, deleted.name, damaged.name, f"{here}/{uuid7()}"]
+    names = [*hidden, f"{dossier_name(new_health_id())}/documents/{shown.name[-36:]}", f"{here}/{changed.entry_id}"]
     stranger = professional("899700999999")
-    outcomes = await together(world, names, stranger)
-    assert [type(each) for each in outcomes] == [bytes, *[type(None)] * 6]
-    assert [list(event.objects) for event in world.audit.events[before:]] == [[shown]]
+
+    async def compared() -> list[str]:
+        """What each is told, when it is the same alone and together, and leaves the same event."""
+        before = len(world.audit.events)
+        alone = [await end(partial(world.get, name, stranger)) for name in names]
+        middle, asked = len(world.audit.events), len(world.consent.actions)
+        outcomes = await together(world, names, stranger)
+        assert len(world.audit.events) == middle, "nothing is said of them yet"
+        assert [await end(rest) for rest in outcomes if callable(rest)] == alone
+        assert len(world.consent.actions) == asked + len(names), "consent is not asked again"
+        events = list(map(without_its_own, world.audit.events))
+        assert events[before:middle] == events[middle:]
+        assert middle - before == len(names)
+        return alone
+
+    assert await compared() == ["DOCUMENT_NOT_FOUND"] * 2 + ["CONTENT_CORRUPTED"] + ["DOCUMENT_NOT_FOUND"] * 2 + [""]
     world.consent.answer = no(reasons.ERROR_REASON_BLOCKED)
-    assert await together(world, [shown, masked]) == [None, None]
-    assert len(world.audit.events) == before + 1
+    assert await compared() == ["BLOCKED"] * 6
+    [malformed] = await together(world, [f"{here}/nothing"], stranger)
+    assert malformed is None, "left to the handler that says what is wrong with it"
+
+
+async def end(rest: Callable[[], Awaitable[object]]) -> str:
+    """The reason of a refusal; empty without one."""
+    try:
+        await rest()
+    except DmpError as error:
+        return error.reason_name
+    return ""
 
 
 async def test_nothing_is_answered_that_is_not_decided_found_in_time_and_recorded(world: World) -> None:
