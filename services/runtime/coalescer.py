@@ -34,14 +34,14 @@ _NEVER: Final = float("inf")
 
 PACE = 0.002
 """Seconds at least between the batches of a request path (docs/decisions/0010)."""
-_LONGEST_PACE: Final = 0.012
-"""Seconds at most, however slow or full the batches are."""
+_LONGEST: Final = {False: 0.012, True: 0.006}
+"""Seconds at most, however slow or full the batches are; True where they go in turns."""
 _MANY: Final = 64
 """A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
-_COMING_BACK: Final = 0.005
-"""Seconds at most that a batch in turns waits for those who have just been answered,"""
-_COMING_BACK_PART: Final = 0.25
-"""and at most this part of the time that their answers took."""
+_LARGE: Final = 86
+"""One more batch in turns may be under way where so many wait: a third of 256."""
+_COMING_BACK: Final = (0.25, 0.005)
+"""Those who have just been answered are waited for so much of the time that it took, and so many seconds at most."""
 
 
 _Batch: TypeAlias = "dict[asyncio.Future[Result | DmpError], tuple[Item, float]]"
@@ -87,6 +87,7 @@ class Coalescer(Generic[Item, Result]):
         "_last_size",
         "_last_start",
         "_last_took",
+        "_longest",
         "_loop",
         "_max_batch",
         "_max_pending",
@@ -129,6 +130,7 @@ class Coalescer(Generic[Item, Result]):
         self._pace = pace
         self._turns = in_flight if in_turns else 1
         self._more = 1 if in_turns else 0
+        self._longest = _LONGEST[in_turns]
         self._last_start = float("-inf")
         self._last_size = 0
         self._last_took = 0.0
@@ -238,7 +240,7 @@ class Coalescer(Generic[Item, Result]):
     def _may_send(self) -> bool:
         """Whether a further batch may be under way."""
         free = self._in_flight - len(self._running)
-        return free > 0 or (free + self._more > 0 and len(self._pending) >= _MANY)
+        return free > 0 or (free + self._more > 0 and len(self._pending) >= _LARGE)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """The next batch leaves at the next turn of the loop, but not before its pace allows."""
@@ -261,12 +263,11 @@ class Coalescer(Generic[Item, Result]):
         if not self._pace:
             return 0.0
         unhurried = self._last_took / self._turns * (1 + self._last_size / _MANY)
-        return max(self._pace, min(unhurried, _LONGEST_PACE))
+        return max(self._pace, min(unhurried, self._longest))
 
     def _flush(self) -> None:
         """Sends what waits, as far as ``in_flight`` allows."""
-        self._flush_due = False
-        self._gathering = None
+        self._flush_due, self._gathering = False, None
         while self._pending and self._may_send():
             loop = asyncio.get_running_loop()
             taken = self._take()
@@ -328,7 +329,7 @@ class Coalescer(Generic[Item, Result]):
         answered = len(self._running.pop(task))
         if self._more and not self._running:
             self._coming_back = min(answered + len(self._pending), self._max_batch)
-            patience = min(self._last_took * _COMING_BACK_PART, _COMING_BACK)
+            patience = min(self._last_took * _COMING_BACK[0], _COMING_BACK[1])
             self._coming_back_until = asyncio.get_running_loop().time() + patience
         if task.cancelled():
             self._closing = True

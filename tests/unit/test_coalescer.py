@@ -303,18 +303,18 @@ async def test_batches_in_turns_leave_room_for_a_large_one_more() -> None:
     await turns()
     calls.append(asyncio.create_task(coalescer.submit(2)))
     await turns()
-    calls += [asyncio.create_task(coalescer.submit(number)) for number in range(63)]
+    calls += [asyncio.create_task(coalescer.submit(number)) for number in range(85)]
     await turns()
     assert [len(batch) for batch in peer.batches] == [1, 1], "they wait while two batches are in flight"
-    calls.append(asyncio.create_task(coalescer.submit(63)))
+    calls.append(asyncio.create_task(coalescer.submit(85)))
     await turns()
-    assert [len(batch) for batch in peer.batches] == [1, 1, 64]
-    calls += [asyncio.create_task(coalescer.submit(number)) for number in range(70)]
+    assert [len(batch) for batch in peer.batches] == [1, 1, 86]
+    calls += [asyncio.create_task(coalescer.submit(number)) for number in range(90)]
     await turns()
     assert len(peer.batches) == 3, "there is room for one more, not for any number"
     peer.gates[0].set_result(None)
     await turns()
-    assert [len(batch) for batch in peer.batches] == [1, 1, 64, 70]
+    assert [len(batch) for batch in peer.batches] == [1, 1, 86, 90]
     for gate in peer.gates[1:]:
         gate.set_result(None)
     await asyncio.gather(*calls)
