@@ -7,7 +7,7 @@ import csv
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,11 +16,12 @@ from google.protobuf import json_format
 from rich.progress import Progress
 from rich.table import Table
 
-from dmp.common.v1.coding_pb2 import Coding, Identifier
+from dmp.common.v1.coding_pb2 import Identifier
 from dmp.identity.v1 import directory_pb2, keys_pb2
 from dmp.identity.v1 import identity_pb2 as pb
 from ops.command import fail, perform, platform_session
 from ops.demo_platform import demo_professional
+from ops.directory_rows import rows_of
 from ops.local.registrations import INTERNAL, OPERATOR
 from ops.local.state import State
 from ops.session import Session, Statement
@@ -32,8 +33,6 @@ _PEOPLE_A_CALL: Final = 2000
 _SETTLE_SECONDS: Final = 3.0
 """Replicas look at their keyring every second; where its files are brought to them, that takes longer."""
 _SAY_SECONDS: Final = 10.0
-_WORDS: Final = {"oui": True, "true": True, "1": True, "non": False, "false": False, "0": False, "": True}
-_SPECIALTIES: Final = "1.2.250.1.213.1.1.4.5"
 _OPERATOR: Final = Statement.of(OPERATOR, actor="operator", subject="operator-1")
 
 person_commands = typer.Typer(no_args_is_help=True, help="People: show, search, link, unlink, split.")
@@ -220,7 +219,7 @@ def import_directory(
             session, "GetDirectoryImport", state, directory_pb2.GetDirectoryImportResponse, statement=_OPERATOR
         )
         stands = got.directory_import
-        rows = [row for row in _rows(file) if row.row > stands.last_row]
+        rows = [row for row in rows_of(file) if row.row > stands.last_row]
         with Progress(console=_out, transient=True) as progress:
             bar = progress.add_task("Importing", total=len(rows))
             for start in range(0, max(1, len(rows)), _ROWS_A_CALL):
@@ -290,53 +289,6 @@ async def _advance(session: Session, until: keys_pb2.KeyRotationPhase.ValueType,
                 _out.print(f"{what}: {rotation.people_done:,} of {rotation.people_total:,} people")
             if rotation.phase == until:
                 return
-
-
-def _rows(file: Path) -> Iterator[directory_pb2.DirectoryRow]:
-    """The rows of an extract; `kind` says what each is, and which of the other columns it fills."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines, delimiter=";"), 2):
-            yield _row(number, {name: (value or "").strip() for name, value in row.items() if name})
-
-
-def _row(number: int, row: Mapping[str, str]) -> directory_pb2.DirectoryRow:
-    active = _WORDS.get(row.get("active", "").lower(), False)
-    read = directory_pb2.DirectoryRow(row=number)
-    specialties = [Coding(system=_SPECIALTIES, code=code) for code in row.get("specialty", "").split()]
-    if row.get("kind") == "practitioner":
-        read.practitioner.CopyFrom(
-            directory_pb2.Practitioner(
-                idnps=row.get("idnps", ""),
-                family_name=row.get("family_name", ""),
-                given_name=row.get("given_name", ""),
-                profession=row.get("profession", ""),
-                specialties=specialties,
-                active=active,
-                email=row.get("email", ""),
-            )
-        )
-    elif row.get("kind") == "structure":
-        read.structure.CopyFrom(
-            directory_pb2.Structure(
-                idnst=row.get("idnst", ""),
-                display_name=row.get("name", ""),
-                facility_type=row.get("facility_type", ""),
-                postcode=row.get("postcode", ""),
-                city=row.get("city", ""),
-                active=active,
-            )
-        )
-    elif row.get("kind") == "role":
-        read.role.CopyFrom(
-            directory_pb2.PractitionerRole(
-                idnps=row.get("idnps", ""),
-                idnst=row.get("idnst", ""),
-                profession=row.get("profession", ""),
-                specialty=specialties[0] if specialties else None,
-                active=active,
-            )
-        )
-    return read
 
 
 def request_id_of(import_id: str, part: Sequence[directory_pb2.DirectoryRow]) -> str:
