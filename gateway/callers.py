@@ -128,22 +128,38 @@ class Callers:
         TOKEN_* without a valid token. With one: QUOTA_EXCEEDED; CLIENT_SUSPENDED, CLIENT_INVALID, TOKEN_REVOKED or
         CALLER_NOT_ALLOWED, recorded. `Refused` names the client where it is known.
         """
-        caller, verified, _ = self.stated(headers, traceparent, timeout, address)
+        stated = self.stated(headers, traceparent, timeout, address)
+        client_id, traffic = stated.verified.client_id, stated.caller.traffic_of(own)
+        caller = stated.caller
         try:
-            wait = self._quotas.refused_for(verified.client_id, caller.traffic_of(own))
-            if wait is not None:
-                raise await self._over_quota(caller, verified.client_id, wait)
-            found = await self._clients.find(verified.client_id, verified.jti, timeout=timeout)
-            caller = await self._within_quota(replace(caller, registration=found.registration), found, own)
+            verdict, found = await self._looked_up(stated, traffic)
+            caller = replace(caller, registration=found.registration, demoted=verdict.traffic != traffic)
             if found.refusal is not None:
                 raise DmpError(found.refusal)
-            if verified.caller not in _SERVED:
+            if stated.verified.caller not in _SERVED:
                 raise DmpError(reasons.ERROR_REASON_CALLER_NOT_ALLOWED)
         except DmpError as error:
             if error.reason not in _UNTRACED:
                 await self.record_refusal(caller, error)
-            raise Refused(verified.client_id, error, caller.traffic_of(own)) from None
+            raise Refused(client_id, error, caller.traffic_of(own)) from None
         return caller
+
+    async def _looked_up(self, stated: Stated, traffic: int) -> tuple[Verdict, Found]:
+        """What the quota says of a call, and the client as it is now; QUOTA_EXCEEDED, CLIENT_INVALID.
+
+        A client whose quota is known is counted before it is looked up: what comes meanwhile finds its token gone.
+        """
+        caller, verified, client_id = stated.caller, stated.verified, stated.verified.client_id
+        verdict = await self._quotas.take_known(client_id, traffic)
+        if verdict is not None:
+            await self._check_quota(caller, client_id, verdict)
+            found = await self._clients.find(client_id, verified.jti, timeout=caller.timeout)
+            self._quotas.learn(client_id, traffic, found.registration.quota)
+            return verdict, found
+        found = await self._clients.find(client_id, verified.jti, timeout=caller.timeout)
+        verdict = await self._quotas.take(client_id, found.registration.quota, traffic)
+        await self._check_quota(caller, client_id, verdict)
+        return verdict, found
 
     def stated(self, headers: Mapping[str, str], traceparent: str, timeout: float, address: str = "") -> Stated:
         """Who the token says calls: no more than that is known yet. TOKEN_* without a valid one."""
@@ -186,12 +202,9 @@ class Callers:
             may[place] = verdict.retry_after is None
         return may
 
-    async def _within_quota(self, caller: Caller, found: Found, own: int) -> Caller:
-        wanted = caller.traffic_of(own)
-        verdict = await self._quotas.take(found.registration.client_id, found.registration.quota, wanted)
-        if verdict.retry_after is None:
-            return replace(caller, demoted=True) if verdict.traffic != wanted else caller
-        raise await self._over_quota(caller, found.registration.client_id, verdict.retry_after)
+    async def _check_quota(self, caller: Caller, client_id: str, verdict: Verdict) -> None:
+        if verdict.retry_after is not None:
+            raise await self._over_quota(caller, client_id, verdict.retry_after)
 
     async def _over_quota(self, caller: Caller, client_id: str, wait: float) -> DmpError:
         """The refusal; one in a while is in the trail."""

@@ -5,11 +5,16 @@ care's bucket as well; emergencies have one of their own, of the same size. An e
 is served as everyday work is (design §7: emergency > care > batch).
 
 A gateway does not ask Redis at each request: it takes tokens in small *leases*, about a twentieth of a second's worth,
-and spends them by itself. A client that asks for more than there is is *short*: what it is given then is all for a
-fortieth of a second (less, if its bucket would run over), and while Redis is asked for it nobody waits but the one
-request that asks. So a flood costs Redis a few dozen questions a second, and the hundreds of requests that it has under
-way are not woken at each answer to find nothing, which cost more than serving. What may live here: buckets, leases, the
-fallback. What is refused, and how that is answered, is the callers' affair (`gateway.callers`).
+and spends them by itself. When it gets less than it asked for, that is all for a fortieth of a second (less, if the
+bucket would run over).
+
+A client of which a request was refused a moment ago *presses*. While Redis is asked for it nobody waits but the one
+request that asks, so the hundreds that a flood has under way are not woken at each answer to find nothing. And what it
+is given it gets at the pace of its rate, one token after the other: a flood takes what comes at once, and what is
+served together delays everybody else's (docs/decisions/0042). Who does not press has its burst whenever it likes.
+
+What may live here: buckets, leases, the fallback. What is refused, and how that is answered, is the callers' affair
+(`gateway.callers`).
 """
 
 from __future__ import annotations
@@ -61,6 +66,8 @@ _LEASE_KEPT: Final = 1.0
 """Seconds after which what was not spent of a lease is let go."""
 _SHORT_SECONDS: Final = 0.025
 """Seconds that a client which asks for more than there is is not asked for again."""
+_PRESSES_SECONDS: Final = 0.1
+"""Seconds after a refusal for which a client presses."""
 _LONGEST_REFUSAL: Final = 5.0
 """Seconds after which a client that was refused is looked up again, whatever the bucket said."""
 _MOST_ENTRIES: Final = 10_000
@@ -90,21 +97,44 @@ class _Level:
 class _Lease:
     """What a process may still spend without asking, and until when it need not ask."""
 
+    quota: QuotaRegistration
+    """As it was when the client was last looked up."""
     tokens: float = 0.0
     kept_until: float = 0.0
     refused_until: float = 0.0
+    presses_until: float = 0.0
+    gap: float = 0.0
+    next_at: float = 0.0
+    """When the next token is due to a client that presses, `gap` seconds after the one before."""
     asking: asyncio.Future[None] | None = None
     waiting: int = 0
-    short: bool = False
-    """Whether it was last given less than it asked for."""
 
-    def held_off(self, now: float) -> float | None:
+    def refused(self, now: float) -> float | None:
         """Seconds for which a call is refused unasked; None when there is a token, or one is to be asked for."""
+        wait = self._held_off(now, presses=now < self.presses_until)
+        if wait is not None:
+            self.presses_until = now + _PRESSES_SECONDS
+        return wait
+
+    def spend(self, now: float) -> bool:
+        """Take a token if one is there."""
+        if self.tokens < 1 or now >= self.kept_until:
+            return False
+        if now < self.presses_until:
+            if now < self.next_at:
+                return False
+            self.next_at = max(self.next_at, now - self.gap) + self.gap
+        self.tokens -= 1
+        return True
+
+    def _held_off(self, now: float, *, presses: bool) -> float | None:
+        if presses and now < self.next_at:
+            return self.next_at - now
         if self.tokens >= 1 and now < self.kept_until:
             return None
         if now < self.refused_until:
             return self.refused_until - now
-        return _SHORT_SECONDS if self.short and self.asking is not None else None
+        return _SHORT_SECONDS if presses and self.asking is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +175,23 @@ class Quotas:
         self._levels: OrderedDict[tuple[str, str], _Level] = OrderedDict()
 
     async def take(self, client_id: str, quota: QuotaRegistration | None, traffic: int) -> Verdict:
-        """Count one call of a client in a class."""
-        known = quota or self._default
-        retry_after = await self._spend(client_id, known, traffic)
-        if retry_after is None:
-            return Verdict(traffic)
-        return Verdict(CARE) if traffic == EMERGENCY else Verdict(traffic, retry_after)
+        """Count one call of a client in a class. `quota` is that of its registration."""
+        lease = self._lease(client_id, traffic, quota or self._default)
+        return await self._take(client_id, lease, traffic)
+
+    async def take_known(self, client_id: str, traffic: int) -> Verdict | None:
+        """`take` by the quota that the client had when it was last looked up; None, uncounted, when that is not known."""
+        lease = self._leases.get((client_id, traffic))
+        return None if lease is None else await self._take(client_id, lease, traffic)
+
+    def learn(self, client_id: str, traffic: int, quota: QuotaRegistration | None) -> None:
+        """What a client's registration says now, after `take_known`."""
+        self._lease(client_id, traffic, quota or self._default)
 
     def take_leased(self, client_id: str, traffic: int) -> bool:
         """Count one call where that needs no asking; False when `take` must be asked."""
         lease = self._leases.get((client_id, traffic))
-        if lease is None or lease.tokens < 1 or self._monotonic() >= lease.kept_until:
-            return False
-        lease.tokens -= 1
-        return True
+        return lease is not None and lease.spend(self._monotonic())
 
     def refused_for(self, client_id: str, traffic: int) -> float | None:
         """Seconds for which calls of a client in a class are refused whatever is asked; None when that is to be asked.
@@ -166,33 +199,35 @@ class Quotas:
         So a flood is refused before anything is looked up. An emergency is never refused.
         """
         lease = self._leases.get((client_id, traffic)) if traffic != EMERGENCY else None
-        if lease is None:
-            return None
-        return lease.held_off(self._monotonic())
+        return None if lease is None else lease.refused(self._monotonic())
 
-    async def _spend(self, client_id: str, quota: QuotaRegistration, traffic: int) -> float | None:
-        lease = self._lease(client_id, traffic)
+    async def _take(self, client_id: str, lease: _Lease, traffic: int) -> Verdict:
+        retry_after = await self._spend(client_id, lease, traffic)
+        if retry_after is None:
+            return Verdict(traffic)
+        return Verdict(CARE) if traffic == EMERGENCY else Verdict(traffic, retry_after)
+
+    async def _spend(self, client_id: str, lease: _Lease, traffic: int) -> float | None:
         while True:
             now = self._monotonic()
-            if lease.tokens >= 1 and now < lease.kept_until:
-                lease.tokens -= 1
+            if lease.spend(now):
                 return None
-            refused_for = lease.held_off(now)
+            refused_for = lease.refused(now)
             if refused_for is not None:
                 return refused_for
             lease.waiting += 1
             try:
                 if lease.asking is None:
-                    await self._refill(client_id, lease, quota, traffic)
+                    await self._refill(client_id, lease, traffic)
                 else:
                     await asyncio.shield(lease.asking)
             finally:
                 lease.waiting -= 1
 
-    async def _refill(self, client_id: str, lease: _Lease, quota: QuotaRegistration, traffic: int) -> None:
+    async def _refill(self, client_id: str, lease: _Lease, traffic: int) -> None:
         lease.asking = asyncio.get_running_loop().create_future()
         try:
-            from_buckets = buckets(quota, traffic)
+            from_buckets = buckets(lease.quota, traffic)
             wanted = _wanted(from_buckets, lease.waiting)
             answer = await self._ask(client_id, from_buckets, wanted)
             if answer is None:
@@ -200,9 +235,9 @@ class Quotas:
             granted, wait = answer
             now = self._monotonic()
             lease.tokens, lease.kept_until = granted, now + _LEASE_KEPT
-            lease.short = granted < wanted
+            lease.gap = 1 / min(bucket.rate for bucket in from_buckets)
             pause = _pause(from_buckets) if granted >= 1 else min(_LONGEST_REFUSAL, max(wait, _pause(from_buckets)))
-            lease.refused_until = now + pause if lease.short else 0.0
+            lease.refused_until = now + pause if granted < wanted else 0.0
         finally:
             asking, lease.asking = lease.asking, None
             asking.set_result(None)
@@ -236,8 +271,10 @@ class Quotas:
             level.tokens -= granted
         return granted, wait
 
-    def _lease(self, client_id: str, traffic: int) -> _Lease:
-        return _kept(self._leases, (client_id, traffic), _Lease)
+    def _lease(self, client_id: str, traffic: int, quota: QuotaRegistration) -> _Lease:
+        lease = _kept(self._leases, (client_id, traffic), partial(_Lease, quota))
+        lease.quota = quota
+        return lease
 
 
 def _kept(entries: OrderedDict[K, V], key: K, made: Callable[[], V]) -> V:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -90,7 +91,10 @@ async def test_of_a_flood_one_request_waits_for_the_answer_and_the_others_are_re
     of = Slow(clock)
     of.answer.set()
     await served(of, 21)
-    clock.now += 1
+    clock.now += 0.05
+    assert await served(of, 1) == 0
+    clock.now += 0.051
+    assert of.refused_for("a", CARE) is None, "a token is due"
     of.answer.clear()
     before = of.asked
     flood = [asyncio.create_task(of.take("a", None, CARE)) for _ in range(500)]
@@ -129,6 +133,43 @@ async def test_a_flood_is_given_its_whole_quota_in_few_questions() -> None:
             given, questions = 0, of.asked
     assert 390 <= given <= 410  # two seconds of it, once the burst is over
     assert of.asked - questions <= 100
+
+
+async def test_a_flood_is_given_its_quota_one_by_one_and_not_in_clumps() -> None:
+    clock = Clock()
+    of = Slow(clock)
+    of.answer.set()
+    client = QuotaRegistration(requests_per_second=200, burst=200)
+    given: list[float] = []
+    for step in range(3000):
+        clock.now += 0.001
+        if (await of.take("flood", client, CARE)).retry_after is None and step > 1000:
+            given.append(clock.now)
+    gaps = [later - earlier for earlier, later in pairwise(given)]
+    assert len(given) >= 380
+    assert min(sum(gaps[at : at + 4]) for at in range(len(gaps) - 4)) >= 0.009, "five in a quarter of a lease"
+
+
+async def test_a_client_that_has_waited_has_what_has_come_meanwhile_at_once() -> None:
+    clock = Clock()
+    of = quotas(clock)
+    await served(of, 30)
+    clock.now += 1
+    verdicts = await asyncio.gather(*(of.take("a", None, CARE) for _ in range(10)))
+    assert all(verdict.retry_after is None for verdict in verdicts)
+
+
+async def test_a_quota_that_is_known_is_counted_without_a_look_and_what_was_learned_counts_next() -> None:
+    clock = Clock()
+    of = quotas(clock)
+    assert await of.take_known("a", CARE) is None
+    assert await served(of, 1) == 1
+    known = [await of.take_known("a", CARE) for _ in range(30)]
+    assert sum(verdict is not None and verdict.retry_after is None for verdict in known) == 19
+    of.learn("a", CARE, QuotaRegistration(requests_per_second=1000, burst=2000))
+    clock.now += 1
+    again = [await of.take_known("a", CARE) for _ in range(30)]
+    assert all(verdict is not None and verdict.retry_after is None for verdict in again)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(1000, 1), (1000, 5), (100, 2)])
