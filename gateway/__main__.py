@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings, HTTP2Settings
+from granian.http import HTTP1Settings
 from granian.server.embed import Server as HttpServer
 from grpc_health.v1 import health_pb2
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +30,7 @@ from gateway.admission import Admission
 from gateway.backend import PlatformBackend
 from gateway.callers import Callers
 from gateway.clients import Clients
+from gateway.connections import ConnectionBounds, Connections
 from gateway.denials import Denials
 from gateway.early_refusals import EarlyRefusals, OverQuota
 from gateway.external_ids import ExternalIds
@@ -135,7 +136,9 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
     prefix = urlsplit(settings.public_url.rstrip("/")).path
     http = EarlyRefusals(served, over_quota, usage, service.telemetry.metrics, prefix)
     purged = (SignIns(pool), Imports(pool), Exports(pool))
-    background = [denials.run, usage.run, outbox.run, lambda: _purge(store, *purged)]
+    port = int(settings.http_listen.rpartition(":")[2])
+    connections = Connections(port, ConnectionBounds(most=settings.http_connections))
+    background = [denials.run, usage.run, outbox.run, connections.run, lambda: _purge(store, *purged)]
     async with (
         mutual_tls_port(settings.mutual_tls_listen, TlsFiles(*settings.tls_files()), oauth.forms.by_path),
         operator_port(service, partners, calls, security),
@@ -194,7 +197,7 @@ def _application(service: Service[GatewaySettings], oauth: OAuth, backend: Platf
         raise StartRefused("DMP_JWKS_FILE: required")
     scopes = frozenset(scope for method in (*_METHODS.values(), *_OWN.values()) for scope in method.scopes)
     names = ServerNames(base_url, settings.mutual_tls_url.rstrip("/"), scopes, signs_in=bool(oauth.providers))
-    return Starlette(
+    application = Starlette(
         routes=[
             *LogPages(service.peer("audit")).routes(),
             *oauth_routes(oauth.forms, oauth.pages, names, settings.jwks_file),
@@ -210,6 +213,8 @@ def _application(service: Service[GatewaySettings], oauth: OAuth, backend: Platf
         exception_handlers=exception_handlers(),
         middleware=[Middleware(HttpMetrics, metrics=service.telemetry.metrics)],
     )
+    application.router.redirect_slashes = False  # it would send people to whatever host their request names
+    return application
 
 
 def _http_server(service: Service[GatewaySettings], application: ASGIApp) -> HttpServer:
@@ -222,16 +227,10 @@ def _http_server(service: Service[GatewaySettings], application: ASGIApp) -> Htt
         address=host.strip("[]"),
         port=int(port),
         interface=Interfaces.ASGI,
-        http=HTTPModes.auto,
+        http=HTTPModes.http1,
         websockets=False,
         backlog=1024,
         http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 << 10),
-        http2_settings=HTTP2Settings(
-            keep_alive_interval=20_000,
-            keep_alive_timeout=10,
-            max_concurrent_streams=settings.streams_per_connection,
-            max_headers_size=64 << 10,
-        ),
         log_enabled=False,
         ssl_cert=certificate,
         ssl_key=key,

@@ -180,7 +180,7 @@ class Quotas:
         return await self._take(client_id, lease, traffic)
 
     async def take_known(self, client_id: str, traffic: int) -> Verdict | None:
-        """`take` by the quota that the client had when it was last looked up; None, uncounted, when that is not known."""
+        """`take` by the quota that a client had when it was last looked up; None, uncounted, when that is not known."""
         lease = self._leases.get((client_id, traffic))
         return None if lease is None else await self._take(client_id, lease, traffic)
 

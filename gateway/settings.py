@@ -11,6 +11,9 @@ class GatewaySettings(ServiceSettings):
     """`listen` is the gRPC relay, `http_listen` FHIR and OAuth."""
 
     http_listen: Address
+    http_connections: int = Field(default=4096, ge=16, le=1_000_000)
+    """How many connections to the HTTP port there may be; beyond, those on which nothing has moved for longest are
+    closed."""
     public_url: str = Field(min_length=1)
     """The base of every URL that the gateway gives out, such as `https://dmp.example`."""
     token_key_file: FilePath

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -165,3 +166,72 @@ async def test_the_gateway_answers_what_is_too_long_with_a_4xx(
         async with asyncio.timeout(30):
             line = await reader.readline()
     assert line.split(b" ")[1] in statuses, line
+
+
+SEARCH = b"POST /Patient/_search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
+NEXT = b"GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+AMBIGUOUS = {
+    "two ways to tell the length": b"Content-Length: 4\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
+    "the same the other way round": CHUNKED + b"Content-Length: 50\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: 40\r\n\r\n",
+    "a list of lengths": b"Content-Length: 0, 0\r\n\r\n",
+    "a length with a sign": b"Content-Length: +0\r\n\r\n",
+    "a length that is no number": b"Content-Length: 0x0\r\n\r\n",
+    "a length beyond all bounds": b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "a space before the colon": b"Content-Length : 0\r\n\r\n",
+    "a coding that is not known": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked, and then another": b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "two codings": CHUNKED + b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a folded header": b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "a chunk without a length": CHUNKED + b"\r\nzz\r\nabc\r\n0\r\n\r\n",
+    "a chunk of more than there is": CHUNKED + b"\r\nffffffffffffffff1\r\nabc\r\n0\r\n\r\n",
+    "a chunk that is longer than it says": CHUNKED + b"\r\n3\r\nabcde\r\n0\r\n\r\n",
+    "an endless extension of a chunk": CHUNKED + b"\r\n3;" + b"a" * 20_000 + b"\r\nabc\r\n0\r\n\r\n",
+    "a thousand trailers": CHUNKED + b"\r\n3\r\na=b\r\n0\r\n" + b"x: y\r\n" * 1000 + b"\r\n",
+    "two hosts": b"Host: y\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+async def answers_to(platform: Platform, sent: bytes) -> list[bytes]:
+    """The statuses of all answers on one connection, until it is closed or nothing comes for a while."""
+    received = b""
+    async with connection(platform) as (reader, writer):
+        writer.write(sent)
+        try:
+            async with asyncio.timeout(10):
+                while part := await reader.read(1 << 16):
+                    received += part
+        except (TimeoutError, ConnectionError, ssl.SSLError):
+            pass
+    return re.findall(rb"HTTP/1\.1 (\d\d\d)", received)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_can_be_read_in_two_ways_is_read_in_none_and_nothing_after_it(platform: Platform) -> None:
+    """No request hides in another (RFC 9112, 11.2), and no 5xx."""
+    software = await Software.registered(platform)
+    head = SEARCH % (await software.token()).encode() + FORM
+    found = await asyncio.gather(*(answers_to(platform, head + rest + NEXT) for rest in AMBIGUOUS.values()))
+    assert dict(zip(AMBIGUOUS, found, strict=True)) == {each: [b"400"] for each in AMBIGUOUS}
+    await software.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_host_is_named_once_and_nobody_is_sent_to_it(platform: Platform) -> None:
+    assert await answers_to(platform, b"GET /metadata HTTP/1.1\r\nConnection: close\r\n\r\n") == [b"400"]
+    for path in (b"/metadata/", b"//evil.example/", b"/Patient/_search/"):
+        sent = b"GET " + path + b" HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+        assert await answers_to(platform, sent) == [b"404"]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_http_2_is_not_offered(platform: Platform) -> None:
+    """One connection has one answer under way: what its reader leaves is that one (docs/decisions/0043)."""
+    host, _, port = platform.session.endpoints.http.removeprefix("https://").rpartition(":")
+    trust = ssl.create_default_context(cafile=str(CertificateAuthority(platform.state).certificate_path))
+    trust.set_alpn_protocols(["h2", "http/1.1"])
+    _, writer = await asyncio.open_connection(host, int(port), ssl=trust)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    writer.transport.abort()
