@@ -361,7 +361,8 @@ def main() -> int:
     note = (
         f"p99 beside the flood: {result.ratio:.2f} times that alone, {MOST} at most; {failed} polite calls failed;"
         f" a request of the flood costs the gateway {result.cost:.0f} µs of CPU; it asked for"
-        f" {result.asked:.0%} of what it was to; the measuring process was late by {result.lag[0]:.1f} ms alone, {result.lag[1]:.1f} beside (p99)"
+        f" {result.asked:.0%} of what it was to; the measuring process was late by {result.lag[0]:.1f} ms alone,"
+        f" {result.lag[1]:.1f} beside (p99)"
     )
     out.print(note, style=None if enough else "red")
     if not arguments.quick:
