@@ -1,0 +1,90 @@
+"""Who calls: what is asked of whom before a call of a client that floods is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from dmp.common.v1 import error_reason_pb2 as reasons
+from gateway.callers import Callers
+from gateway.clients import Clients
+from gateway.quotas import Quotas
+from gateway.registration import QuotaRegistration
+from gateway.store import Store
+from services.runtime.errors import DmpError
+from services.runtime.redis import Redis
+from services.runtime.tokens import TokenVerifier
+from services.runtime.trail import Trail
+from tests.unit.test_quotas import Clock
+from tests.unit.test_relay_together import Standings, Verifier
+
+
+class Recorded:
+    """The trail as a list."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    async def record(self, event: Any, timeout: float) -> None:
+        self.events.append(event)
+
+
+class Gate:
+    """Callers whose clients have a quota of ten a second, at a time that goes when told."""
+
+    def __init__(self) -> None:
+        self.clock, self.table, self.trail = Clock(), Standings(), Recorded()
+        quota = QuotaRegistration(requests_per_second=10, burst=20)
+        self.callers = Callers(
+            cast("TokenVerifier", Verifier()),
+            Clients(cast("Store", self.table)),
+            cast("Trail", self.trail),
+            Quotas(Redis(None), quota, monotonic=self.clock),
+        )
+
+    @property
+    def looked_up(self) -> int:
+        return sum(map(len, self.table.asked))
+
+    async def ask(self, count: int, client: str = "a") -> list[int]:
+        """The reasons why each of many at once is refused; 0 of those who may call."""
+        return await asyncio.gather(*(self._one(client) for _ in range(count)))
+
+    async def _one(self, client: str) -> int:
+        try:
+            await self.callers.verify({"authorization": f"Bearer {client}"}, "", 5.0)
+        except DmpError as error:
+            return error.reason
+        return 0
+
+
+async def test_of_a_flood_no_more_are_looked_up_than_are_served() -> None:
+    gate = Gate()
+    await gate.ask(1)
+    await gate.ask(100)
+    for _ in range(20):
+        gate.clock.now += 0.02
+        await gate.ask(100)
+    before = gate.looked_up
+    served = 0
+    for _ in range(50):
+        gate.clock.now += 0.02
+        served += (await gate.ask(100)).count(0)
+    assert 9 <= served <= 11
+    assert gate.looked_up - before == served
+
+
+@pytest.mark.parametrize(
+    ("client", "reason"),
+    [("suspended", reasons.ERROR_REASON_CLIENT_SUSPENDED), ("revoked", reasons.ERROR_REASON_TOKEN_REVOKED)],
+)
+async def test_who_was_stopped_meanwhile_is_refused_at_its_next_call_and_that_is_recorded(
+    client: str, reason: int
+) -> None:
+    gate = Gate()
+    assert await gate.ask(1, client) == [reason]
+    assert await gate.ask(3, client) == [reason] * 3
+    assert gate.looked_up == 4
+    assert len(gate.trail.events) == 4
