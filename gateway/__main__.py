@@ -136,9 +136,7 @@ async def _serve(service: Service[GatewaySettings], shared: Redis) -> None:
     prefix = urlsplit(settings.public_url.rstrip("/")).path
     http = EarlyRefusals(served, over_quota, usage, service.telemetry.metrics, prefix)
     purged = (SignIns(pool), Imports(pool), Exports(pool))
-    port = int(settings.http_listen.rpartition(":")[2])
-    connections = Connections(port, ConnectionBounds(most=settings.http_connections))
-    background = [denials.run, usage.run, outbox.run, connections.run, lambda: _purge(store, *purged)]
+    background = [denials.run, usage.run, outbox.run, _connections(settings).run, lambda: _purge(store, *purged)]
     async with (
         mutual_tls_port(settings.mutual_tls_listen, TlsFiles(*settings.tls_files()), oauth.forms.by_path),
         operator_port(service, partners, calls, security),
@@ -174,6 +172,11 @@ async def _listen(
 def _bounds(settings: GatewaySettings) -> limits.Bounds:
     """What takes long here waits at a service, which has a limit of its own: only the gateway's own lag counts."""
     return replace(limits.Bounds.of(settings), seconds=math.inf)
+
+
+def _connections(settings: GatewaySettings) -> Connections:
+    port = int(settings.http_listen.rpartition(":")[2])
+    return Connections(port, ConnectionBounds(most=settings.http_connections))
 
 
 def _default_quota(settings: GatewaySettings) -> QuotaRegistration:

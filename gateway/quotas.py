@@ -9,9 +9,8 @@ and spends them by itself. When it gets less than it asked for, that is all for 
 bucket would run over).
 
 A client of which a request was refused a moment ago *presses*. While Redis is asked for it nobody waits but the one
-request that asks, so the hundreds that a flood has under way are not woken at each answer to find nothing. And what it
-is given it gets at the pace of its rate, one token after the other: a flood takes what comes at once, and what is
-served together delays everybody else's (docs/decisions/0042). Who does not press has its burst whenever it likes.
+request that asks, so the hundreds that a flood has under way are not woken at each answer to find nothing. Who does not
+press waits for the answer, and has its burst whenever it likes.
 
 What may live here: buckets, leases, the fallback. What is refused, and how that is answered, is the callers' affair
 (`gateway.callers`).
@@ -103,9 +102,6 @@ class _Lease:
     kept_until: float = 0.0
     refused_until: float = 0.0
     presses_until: float = 0.0
-    gap: float = 0.0
-    next_at: float = 0.0
-    """When the next token is due to a client that presses, `gap` seconds after the one before."""
     asking: asyncio.Future[None] | None = None
     waiting: int = 0
 
@@ -120,16 +116,10 @@ class _Lease:
         """Take a token if one is there."""
         if self.tokens < 1 or now >= self.kept_until:
             return False
-        if now < self.presses_until:
-            if now < self.next_at:
-                return False
-            self.next_at = max(self.next_at, now - self.gap) + self.gap
         self.tokens -= 1
         return True
 
     def _held_off(self, now: float, *, presses: bool) -> float | None:
-        if presses and now < self.next_at:
-            return self.next_at - now
         if self.tokens >= 1 and now < self.kept_until:
             return None
         if now < self.refused_until:
@@ -235,7 +225,6 @@ class Quotas:
             granted, wait = answer
             now = self._monotonic()
             lease.tokens, lease.kept_until = granted, now + _LEASE_KEPT
-            lease.gap = 1 / min(bucket.rate for bucket in from_buckets)
             pause = _pause(from_buckets) if granted >= 1 else min(_LONGEST_REFUSAL, max(wait, _pause(from_buckets)))
             lease.refused_until = now + pause if granted < wanted else 0.0
         finally:

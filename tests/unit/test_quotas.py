@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -133,21 +132,6 @@ async def test_a_flood_is_given_its_whole_quota_in_few_questions() -> None:
             given, questions = 0, of.asked
     assert 390 <= given <= 410  # two seconds of it, once the burst is over
     assert of.asked - questions <= 100
-
-
-async def test_a_flood_is_given_its_quota_one_by_one_and_not_in_clumps() -> None:
-    clock = Clock()
-    of = Slow(clock)
-    of.answer.set()
-    client = QuotaRegistration(requests_per_second=200, burst=200)
-    given: list[float] = []
-    for step in range(3000):
-        clock.now += 0.001
-        if (await of.take("flood", client, CARE)).retry_after is None and step > 1000:
-            given.append(clock.now)
-    gaps = [later - earlier for earlier, later in pairwise(given)]
-    assert len(given) >= 380
-    assert min(sum(gaps[at : at + 4]) for at in range(len(gaps) - 4)) >= 0.009, "five in a quarter of a lease"
 
 
 async def test_a_client_that_has_waited_has_what_has_come_meanwhile_at_once() -> None:
