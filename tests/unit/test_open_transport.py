@@ -79,7 +79,8 @@ async def test_calls_that_are_taken_back_at_once_are_not_served_beyond_what_is_u
     calls = 8000
     await asyncio.to_thread(take_back, served.port, calls)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        assert await channel.unary_unary("/a.B/C")(b"", timeout=30) == b"answer"
+        method: Any = channel.unary_unary("/a.B/C")
+        assert await method(b"", timeout=30) == b"answer"
     before = -1
     while served.begun > before:  # some are still on their way to the application
         before = served.begun
@@ -89,7 +90,7 @@ async def test_calls_that_are_taken_back_at_once_are_not_served_beyond_what_is_u
 
 async def test_a_client_with_hundreds_of_calls_under_way_loses_none(served: Served) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        method = channel.unary_unary("/a.B/C")
+        method: Any = channel.unary_unary("/a.B/C")
 
         async def some() -> list[bytes]:
             return [await method(b"", timeout=60) for _ in range(3)]
