@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import time
 import tracemalloc
 import zlib
 from typing import Final
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from services.document import formats
+from services.document import formats, inner_files
+from services.document.inner_files import FileRefused
 from services.runtime.errors import DmpError
 from tests.cda_variations import accepted, attached, wrapping
 
@@ -136,3 +140,19 @@ def test_two_hundred_bombs_attached_cost_neither_memory_nor_time() -> None:
     assert found == (formats.EMBEDDED_FILE,)
     assert peak < 160 << 20
     assert time.thread_time() - started < 3
+
+
+@given(st.one_of(st.binary(max_size=40).map(base64.b64encode), st.text("AB+/= \n\t@", max_size=12).map(str.encode)))
+@example(b"QUJD\nQUJD\n")
+@example(b"AAAA====")
+@example(b" QUI= ")
+@example(b"QUI=QUI=")
+def test_base64_is_read_as_the_standard_library_reads_it_white_space_apart(written: bytes) -> None:
+    """Two decoders must not differ: what one lets through, another one's reader would not have been shown."""
+    try:
+        expected = base64.b64decode(b"".join(written.split()), validate=True)
+    except binascii.Error:
+        with pytest.raises(FileRefused):
+            inner_files._decoded(written)
+    else:
+        assert inner_files._decoded(written) == expected
