@@ -14,7 +14,7 @@ from services.document.store.reading import DocumentStore, translated
 from services.document.store.rows import DocumentKey
 from services.document.store.writing import NewContent
 from services.runtime.coalescer import Coalescer
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, unavailable
 
 # A batch of contents holds at most 32 of at most a mebibyte each; larger ones are read alone.
 SMALL_CONTENT: Final = 1 << 20
@@ -41,7 +41,8 @@ class Contents:
         return NewContent(content.id, None, await self.objects.put(content, sealed), len(sealed))
 
     async def get(self, content: DocumentKey, stored_size: int, timeout: float | None) -> bytes:
-        """The sealed bytes. CONTENT_CORRUPTED when they are nowhere."""
+        """The sealed bytes. CONTENT_CORRUPTED when they are nowhere, DEPENDENCY_UNAVAILABLE when they lie in a store
+        that cannot be asked."""
         for _ in range(_LOOKS):
             if stored_size <= SMALL_CONTENT:
                 found = await self._small.submit(content, timeout=timeout)
@@ -53,8 +54,8 @@ class Contents:
                 found = looked
             if isinstance(found, bytes):
                 return found
-            if self.objects is None:
-                break
+            if self.objects is None:  # this replica has not been told of the store where it lies
+                raise unavailable("object-store")
             sealed = await self.objects.get(found)
             if sealed is not None:
                 return sealed

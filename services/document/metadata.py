@@ -116,7 +116,7 @@ def mime_type_of(given: str, content: bytes) -> str:
 def looks_like_xml(content: bytes) -> bool:
     """Whether the first character, after a byte order mark, opens a tag."""
     start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
-    return start.startswith((b"<", b"\xff\xfe<", b"\xfe\xff\x00<"))
+    return start.startswith((b"<", b"\x00<", b"\xff\xfe<", b"\xfe\xff\x00<"))
 
 
 def complete(

@@ -114,9 +114,11 @@ class Operations:
                 entries = await keeping.contents(self._pool, after, limit)
                 response.looked_at = len(entries)
                 response.contents = await self._sweep_contents(entries, before)
-                if not request.page_token:
+                if after == _START:
                     response.uploads = await upload_store.sweep(self._pool, self._clock() - KEPT, limit)
-                if len(entries) == limit:
+                if response.uploads == limit:  # there may be more: this slice once again
+                    response.next_page_token = self._token(call, _CONTENTS, _START)
+                elif len(entries) == limit:
                     last = (entries[-1].health_id, entries[-1].content_id)
                     response.next_page_token = self._token(call, _CONTENTS, last)
                 elif self._contents.objects is not None:

@@ -13,6 +13,7 @@ replaced again: nobody who reads it finds what took its place.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -76,19 +77,47 @@ class Place:
 
 
 def place_all(newcomers: Sequence[Newcomer], known: Sequence[Fact], announced: datetime) -> list[Place]:
-    """The places of a submission's documents, in order; each sees those before it. What was submitted until `announced`
-    is hidden from the patient no longer.
+    """The places of a submission's documents, in their order; versions of one CDA follow each other in theirs. What was
+    submitted until `announced` is hidden from the patient no longer.
 
     Raises DUPLICATE_UNIQUE_ID naming every document at fault, METADATA_ERROR for a parent that is not named,
     REPLACE_FAILED or CONCURRENT_CHANGE for a relation that does not hold.
     """
     _refuse_duplicates(newcomers, known)
     gone: set[uuid.UUID] = set()
-    places: list[Place] = []
-    for newcomer in newcomers:
-        places.append(_place(newcomer, known, gone, announced))
-        gone.update(row.document_id for row in places[-1].replaces)
+    found: dict[int, Place] = {}
+    for index in sorted(range(len(newcomers)), key=lambda index: newcomers[index].set_version or 0):
+        found[index] = _place(newcomers[index], known, gone, announced)
+        gone.update(row.document_id for row in found[index].replaces)
+    places = [found[index] for index in range(len(newcomers))]
+    _place_together(newcomers, places)
     return places
+
+
+def _place_together(newcomers: Sequence[Newcomer], places: list[Place]) -> None:
+    """Versions of one CDA that come in one submission: as if they had come one after another, in their order."""
+    versions: dict[bytes, list[int]] = {}
+    for index, (newcomer, place) in enumerate(zip(newcomers, places, strict=True)):
+        if newcomer.set_digest is not None and place.status == _APPROVED:
+            versions.setdefault(newcomer.set_digest, []).append(index)
+    for family in versions.values():
+        family.sort(key=lambda index: newcomers[index].set_version or 0)
+        masked = any(places[index].masked for index in family)
+        from_patient = any(places[index].invisible_patient for index in family)
+        from_representatives = any(places[index].invisible_representatives for index in family)
+        for index in family:
+            places[index] = replace(
+                places[index],
+                masked=masked,
+                invisible_patient=from_patient,
+                invisible_representatives=from_representatives,
+            )
+        for before, after in itertools.pairwise(family):
+            old, new = newcomers[before], newcomers[after]
+            if (old.set_version or 0) + 1 == new.set_version and not _names(new, old.unique_id_digest, old.document_id):
+                raise _parent_missing(new)
+            places[before] = replace(places[before], status=_DEPRECATED, replaced_by=new.document_id)
+            places[after] = replace(places[after], related=(*places[after].related, (_REPLACES, old.document_id)))
 
 
 def _hidden_alike(row: DocumentRow, place: Place, announced: datetime) -> Place:
@@ -153,15 +182,23 @@ def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID], anno
 
 
 def _check_parent(newcomer: Newcomer, before: Fact) -> None:
-    named = any(
-        wanted.type == _REPLACES
-        and (wanted.unique_id_digest == before.unique_id_digest or wanted.document_id == before.row.document_id)
+    named = _names(newcomer, before.unique_id_digest, before.row.document_id)
+    if not named and before.row.status != _DELETED:
+        raise _parent_missing(newcomer)
+
+
+def _names(newcomer: Newcomer, unique_id_digest: bytes, document_id: uuid.UUID) -> bool:
+    """Whether the newcomer says that it replaces that document."""
+    return any(
+        wanted.type == _REPLACES and (wanted.unique_id_digest == unique_id_digest or wanted.document_id == document_id)
         for wanted in newcomer.relations
     )
-    if not named and before.row.status != _DELETED:
-        what = "ClinicalDocument/relatedDocument: the version before is not named as the one that this replaces"
-        field = FieldViolation(f"documents[{newcomer.index}].content", "parent", what)
-        raise DmpError(reasons.ERROR_REASON_METADATA_ERROR, fields=(field,))
+
+
+def _parent_missing(newcomer: Newcomer) -> DmpError:
+    what = "ClinicalDocument/relatedDocument: the version before is not named as the one that this replaces"
+    field = FieldViolation(f"documents[{newcomer.index}].content", "parent", what)
+    return DmpError(reasons.ERROR_REASON_METADATA_ERROR, fields=(field,))
 
 
 def _target(

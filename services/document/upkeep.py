@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -39,6 +39,7 @@ _log = structlog.get_logger("document")
 
 _UNREAD: Final = timedelta(days=14)
 _SLICE: Final = 200
+_FIRST: Final = (datetime(1, 1, 1, tzinfo=UTC), 0, uuid.UUID(int=0))
 _INDEX_SLICE: Final = 500
 _INDEX_POLL: Final = 1.0
 _METHODS: Final = methods_of([document_pb2.DESCRIPTOR.services_by_name["DocumentService"]])
@@ -55,11 +56,14 @@ class Deadlines:
         *,
         clock: Callable[[], datetime],
         committed: Callable[[Sequence[int]], None],
+        slice_: int = _SLICE,
     ) -> None:
+        """`slice_` is how many are asked for at once."""
         self._pool = pool
         self._keys = keys
         self._clock = clock
         self._committed = committed
+        self._slice = slice_
 
     def job(self) -> Job:
         """What to run, and how often."""
@@ -67,14 +71,13 @@ class Deadlines:
 
     async def run(self, _now: datetime) -> None:
         """Tell of what has waited for two weeks, and show what has waited for a month."""
-        while await self._notice() == _SLICE:
+        while await self._notice() == self._slice:
             pass
-        while await self._show() == _SLICE:
-            pass
+        await self._show()
 
     async def _notice(self) -> int:
         now = self._clock()
-        due = await self._pool.fetch(keeping.WAITING, now - _UNREAD, month_before(now), _SLICE)
+        due = await self._pool.fetch(keeping.WAITING, now - _UNREAD, month_before(now), self._slice)
         for health_id, document_id in due:
             async with transaction(self._pool) as conn:
                 hidden: bool | None = await conn.fetchval(keeping.NOTICED, health_id, document_id, now)
@@ -94,16 +97,20 @@ class Deadlines:
             self._committed([health_id])
         return len(due)
 
-    async def _show(self) -> int:
-        due = await self._pool.fetch(keeping.DUE, month_before(self._clock()), _SLICE)
-        shown = 0
-        for health_id, document_id in due:
-            try:
-                await self._show_one(health_id, document_id)
-                shown += 1
-            except DmpError as error:  # destroyed or corrupted: said where it is read and verified
-                _log.warning("announcement_not_shown", reason=error.reason_name)
-        return shown
+    async def _show(self) -> None:
+        """Each once, in the order of their times: what cannot be shown does not keep those behind it waiting."""
+        before, place = month_before(self._clock()), _FIRST
+        while True:
+            due = await self._pool.fetch(keeping.DUE, before, self._slice, *place)
+            for health_id, document_id, _ in due:
+                try:
+                    await self._show_one(health_id, document_id)
+                except DmpError as error:  # destroyed or corrupted: said where it is read and verified
+                    _log.warning("announcement_not_shown", reason=error.reason_name)
+            if len(due) < self._slice:
+                return
+            health_id, document_id, submitted_at = due[-1]
+            place = (submitted_at, health_id, document_id)
 
     async def _show_one(self, health_id: int, document_id: uuid.UUID) -> None:
         async with transaction(self._pool) as conn:

@@ -91,6 +91,15 @@ async def test_contents_of_an_object_store_come_back_and_are_verified(world: Wor
     assert await faults_of(world, service) == []
 
 
+async def test_a_replica_that_has_not_been_told_of_the_store_says_not_now(world: World, directory: ObjectStore) -> None:
+    """While replicas are given the store one after another, no content of the others is called corrupted or missing."""
+    document = await submitted(world, world.service_of(objects=directory), cda(new_oid()))
+    with refused(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE):
+        await content_of(world.service, document.name)
+    with refused(reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE):
+        await faults_of(world, world.service)
+
+
 async def test_an_object_that_no_commit_followed_is_swept_and_no_other(world: World, directory: ObjectStore) -> None:
     service = world.service_of(objects=directory, grace=timedelta(0))
     kept = await submitted(world, service, cda(new_oid()))

@@ -13,8 +13,11 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2 as pb
+from services.document.upkeep import Deadlines
+from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, new_health_id
+from services.runtime.keyring import Keyring
 from tests import documents
 from tests.document_world import World
 from tests.documents import call, cda, decision, new_oid, no, submission
@@ -139,6 +142,30 @@ async def test_versions_of_a_cda_follow_each_other_in_whatever_order_they_come(w
     assert [d.name for d in (await world.search()).documents] == [three.name]
     with refused(reasons.ERROR_REASON_DUPLICATE_UNIQUE_ID):
         await world.add_version(new_oid(), version_of(set_id, 2, first))
+
+
+async def test_versions_of_a_cda_that_come_together_are_as_if_they_had_come_one_by_one(world: World) -> None:
+    """In whatever order the submission has them; only the last is found, hidden as any of them is."""
+    set_id, before, first, second, third = (new_oid() for _ in range(5))
+    old = await world.add_version(before, version_of(set_id, 1))
+    masked = pb.Document()
+    masked.confidentiality.add(system="1.2.250.1.213.1.1.4.13", code="MASQUE_PS")
+    orphan = (pb.Document(), cda(third, extra=version_of(set_id, 4)))
+    two = (masked, cda(first, extra=version_of(set_id, 2, before)))
+    three = (pb.Document(), cda(second, extra=version_of(set_id, 3, first)))
+    with refused(reasons.ERROR_REASON_METADATA_ERROR, "documents[0].content"):
+        await world.submit(orphan, three, two)
+    four = (pb.Document(), cda(third, extra=version_of(set_id, 4, second)))
+    answer = (await world.submit(four, two, three)).documents
+    assert [d.status for d in answer] == [APPROVED, DEPRECATED, DEPRECATED]
+    assert (answer[1].replaced_by, answer[2].replaced_by) == (answer[2].name, answer[0].name)
+    assert [(r.type, r.target) for r in answer[0].relationships if r.type == REPLACES][-1] == (REPLACES, answer[2].name)
+    assert (await world.get(old.name)).status == DEPRECATED
+    assert [d.name for d in (await world.search()).documents] == [answer[0].name]
+    for document in answer:
+        assert "MASQUE_PS" in {code.code for code in document.confidentiality}
+    world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_NONE)
+    assert (await world.search()).total_size == 0
 
 
 async def test_on_demand_entries_are_refused_clearly(world: World) -> None:
@@ -322,3 +349,17 @@ async def test_a_correction_of_an_announcement_is_hidden_as_long_as_that_is(worl
     again = await replace(world, corrected)
     world.consent.answer = decision(patient_view=True)
     assert {each.name for each in (await world.search()).documents} == {shown.name, again.name}
+
+
+async def test_an_announcement_that_cannot_be_shown_keeps_no_other_waiting(world: World) -> None:
+    broken, sound = [await world.add(flags=["INVISIBLE_PATIENT"]) for _ in range(2)]
+    spoil = "UPDATE document SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1) WHERE document_id = $1"
+    await world.pool.execute(spoil, uuid.UUID(broken.name[-36:]))
+    world.later(timedelta(days=40))
+    keys = DossierKeys(Keyring({1: b"k" * 32}, current=1, digests=[1]), "document")
+    told: list[int] = []
+    deadlines = Deadlines(world.pool, keys, clock=world.clock, committed=told.extend, slice_=1)
+    await deadlines.run(world.clock())
+    [event] = await world.events("document.show_patient")
+    assert list(event.objects) == [sound.name]
+    await world.pool.execute("DELETE FROM document WHERE document_id = $1", uuid.UUID(broken.name[-36:]))

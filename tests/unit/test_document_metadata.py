@@ -240,6 +240,9 @@ def test_a_patient_must_be_named_well_enough_to_be_verified() -> None:
         ("text/xml; charset=UTF-8", b"<a/>", "text/xml"),
         ("Application/PDF", b"%PDF", "application/pdf"),
         ("", b"\xef\xbb\xbf <?xml version='1.0'?>", "text/xml"),
+        ("", "<a/>".encode("utf-16"), "text/xml"),
+        ("", "<a/>".encode("utf-16-le"), "text/xml"),
+        ("", "<a/>".encode("utf-16-be"), "text/xml"),
         ("", b"%PDF", ""),
     ],
 )

@@ -88,8 +88,10 @@ WHERE health_id = $1 AND document_id = $2 AND noticed_at IS NULL AND invisible_p
 RETURNING invisible_representatives
 """
 DUE: Final = """
-SELECT health_id, document_id FROM document
-WHERE invisible_patient AND status <> 4 AND submitted_at <= $1 ORDER BY submitted_at LIMIT $2
+SELECT health_id, document_id, submitted_at FROM document
+WHERE invisible_patient AND status <> 4 AND submitted_at <= $1
+AND (submitted_at, health_id, document_id) > ($3, $4, $5)
+ORDER BY submitted_at, health_id, document_id LIMIT $2
 """
 DOSSIER_TABLES: Final = """
 SELECT c.table_name::text FROM information_schema.columns c
