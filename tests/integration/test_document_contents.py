@@ -42,8 +42,10 @@ async def faults_of(world: World, service: DocumentService) -> list[int]:
     return [fault.kind for answer in await run(world, service, "VerifyContents", request) for fault in answer.faults]
 
 
-async def submitted(world: World, service: DocumentService, content: bytes) -> pb.Document:
-    request = submission(world.dossier, (pb.Document(), content))
+async def submitted(
+    world: World, service: DocumentService, content: bytes, metadata: pb.Document | None = None
+) -> pb.Document:
+    request = submission(world.dossier, (metadata or pb.Document(), content))
     answer = await service.servicer.SubmitDocuments(request, call("SubmitDocuments", world.dossier))
     return answer.documents[0]
 
@@ -72,6 +74,24 @@ async def test_the_same_bytes_are_stored_once_in_a_dossier_and_apart_in_two(worl
     assert await world.content(other.name) == content
     shared = await world.pool.fetchval("SELECT count(DISTINCT content_id) FROM content WHERE stored_size < 100")
     assert shared >= 2
+
+
+@pytest.mark.parametrize("where", ["database", "object store"])
+async def test_what_is_sent_again_mends_what_was_damaged(world: World, directory: ObjectStore, where: str) -> None:
+    """Its bytes are in hand: nobody is told that they are kept while the copy that is kept cannot be read."""
+    service = world.service_of(objects=directory, write_objects=where == "object store", grace=timedelta(0))
+    one = await submitted(world, service, content := b"%PDF-1.7 the same", plain_metadata(new_oid()))
+    if where == "database":
+        await world.pool.execute(f"{_FLIPS['content.sealed']} WHERE health_id = $1", world.dossier)
+    else:
+        [key] = await directory.of_dossier(world.dossier)
+        await directory.delete(key)
+    with refused(reasons.ERROR_REASON_CONTENT_CORRUPTED):
+        await content_of(service, one.name)
+    two = await submitted(world, service, content, plain_metadata(new_oid()))
+    assert await content_of(service, one.name) == await content_of(service, two.name) == content
+    assert await faults_of(world, service) == []
+    assert (await world.rows())["content"] == 1
 
 
 async def test_who_accepts_zstd_gets_the_frame_as_it_is_stored(world: World) -> None:

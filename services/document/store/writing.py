@@ -63,12 +63,14 @@ INSERT INTO document (
     $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37
 )
 """
-# The parts do not see each other, and need not.
+# The parts do not see each other, and need not. Of a content that is there already the new copy is kept: the bytes are
+# the same, and the old copy may be damaged or lost (its object, if any, is swept).
 PUT_REST: Final = """
 WITH contents AS (
     INSERT INTO content (health_id, content_id, sealed, object_key, stored_size)
     SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::bytea[], $4::text[], $5::bigint[])
-    ON CONFLICT (health_id, content_id) DO NOTHING
+    ON CONFLICT (health_id, content_id) DO UPDATE SET
+        sealed = excluded.sealed, object_key = excluded.object_key, stored_size = excluded.stored_size
 ), pending AS (
     INSERT INTO unique_id_new (health_id, document_id, digest)
     SELECT * FROM unnest($6::bigint[], $7::uuid[], $8::bytea[])
