@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from bench import floor
 from ops.local import postgres_install
 from ops.local.envoy import Terminator
 from ops.local.readiness import accepts_tcp
@@ -55,6 +56,29 @@ async def echo_server(stack: Stack, *, secure: bool) -> AsyncIterator[str]:
     try:
         await supervisor.start(spec)
         yield address
+    finally:
+        await supervisor.stop_all()
+
+
+@contextlib.asynccontextmanager
+async def floor_servers(stack: Stack, dsn: str, count: int) -> AsyncIterator[list[str]]:
+    """So many servers of `bench.floor` on the database `dsn`, as child processes; their addresses."""
+    identity, supervisor = stack.authority.service("document"), Supervisor(stack.state)
+    addresses: list[str] = []
+    try:
+        while len(addresses) < count:
+            address = free_address()
+            tls = ("--identity", str(identity.certificate.parent), "--ca", str(identity.authority))
+            spec = ProcessSpec(
+                name=f"floor-{len(addresses)}",
+                argv=(sys.executable, "-m", "bench.floor", address, *tls),
+                environ={**stack.env("document"), floor.DSN: dsn},
+                cwd=ROOT,
+                ready=partial(accepts_tcp, address),
+            )
+            await supervisor.start(spec)
+            addresses.append(address)
+        yield addresses
     finally:
         await supervisor.stop_all()
 

@@ -5,6 +5,7 @@ A workload is made ready between measurements (tokens, contents to submit), so t
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -98,6 +99,11 @@ class Submissions:
         self._ready: deque[tuple[int, bytes]] = deque()
         self._headers: list[Metadata] = []
         self.load: Workload = Unary(channels, SUBMIT, self._pick, at_least=1)
+
+    def again(self, channels: Sequence[Channel], count: int) -> Workload:
+        """A few requests over and over, for a server that does not mind."""
+        requests = itertools.cycle([self._make()[1] for _ in range(count)])
+        return Unary(channels, SUBMIT, lambda: (next(requests), ()), at_least=1)
 
     async def prepare(self, seconds: float) -> None:
         """Tokens, and contents for so many seconds."""
