@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from dmp.document.v1 import document_pb2
-from services.document import envelope, titles
+from services.document import author_names, envelope, titles
 from services.document.envelope import ContentPointer
 from services.document.store import keeping, writing
 from services.document.store.rows import DocumentRow
@@ -77,8 +77,9 @@ def _dossier(
     handed_in = document_pb2.SubmissionSet(unique_id=new_oid(), source_id="1.2.3", submit_time=timestamp(moment))
     sealed_set = envelope.seal_submission_set(key, set_id, handed_in)
     digest = unique_ids.of_set(handed_in.unique_id)
-    rows[0].append((health_id, set_id, digest, 1, moment, sealed_set, handed_in.source_id, "", [], []))
+    rows[0].append((health_id, set_id, digest, 1, moment, sealed_set, handed_in.source_id, "", [], [], []))
     title_digests = titles.digests_of(unique_ids.title_key(health_id), metadata.title)
+    name_digests = author_names.digests_of(unique_ids.author_name_key(health_id), metadata.authors)
     document = document_pb2.Document()
     document.CopyFrom(metadata)
     for place in range(count):
@@ -100,7 +101,10 @@ def _dossier(
         )
         sealed = envelope.seal_metadata(key, row, ContentPointer(content_id, packed.sha256), document)
         searched = model._replace(
-            unique_id_digest=unique_ids.digest(document.unique_id), content_id=content_id, title_digests=title_digests
+            unique_id_digest=unique_ids.digest(document.unique_id),
+            content_id=content_id,
+            title_digests=title_digests,
+            author_name_digests=name_digests,
         )
         rows[1].append((*row._replace(sealed=sealed), *searched[:-1]))
         blob = envelope.seal_content(key, content_id, packed)

@@ -111,7 +111,7 @@ class DocumentService:
             Searcher(found, gate, authorship, criteria, opener, tokens, cursors, references, clock),
             reader,
             ReadTogether(store, gate, authorship, reader.decided, clock),
-            Lister(found, store, reader, gate, authorship, unique_ids, opener, tokens, clock),
+            Lister(found, store, reader, gate, authorship, unique_ids, criteria, opener, tokens, clock),
             Changer(pool, keys, gate, authorship, both=limits.allow_masked_and_invisible, clock=clock, committed=told),
             Changes(found, gate, authorship, opener, cursors, watched, clock),
             Operations(pool, keys, keyring, contents, verifier, gate, tokens, clock=clock, grace=grace),

@@ -7,7 +7,7 @@ succession are `succession`; the statements are `store.writing`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -16,7 +16,7 @@ from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import coding_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
-from services.document import codes, envelope, titles
+from services.document import author_names, codes, envelope, titles
 from services.document.access import month_before
 from services.document.authorship import IDNST, Authorship, identifier_of
 from services.document.cda import CdaHeader
@@ -285,6 +285,7 @@ class Admission:
             title_digests=titles.digests_of(self._unique_ids.title_key(row.health_id), document.title),
             set_digest=self._unique_ids.of_cda_set(document.set_id) if document.set_version else None,
             set_version=document.set_version or None,
+            author_name_digests=self._names(row.health_id, document.authors),
         )
 
     def _complete_set(
@@ -314,7 +315,11 @@ class Admission:
             submission_set.content_type.code,
             list(self._authorship.of_authors([submission_set.author])),
             list(self._authorship.of_institutions([submission_set.author])),
+            self._names(key.health_id, [submission_set.author]),
         )
+
+    def _names(self, health_id: int, authors: Iterable[coding_pb2.Author]) -> list[int]:
+        return author_names.digests_of(self._unique_ids.author_name_key(health_id), authors)
 
 
 def _submitted_at(prospect: Prospect, moment: Moment) -> datetime:

@@ -184,7 +184,9 @@ def _identifier(identifier: InstanceId | None) -> coding_pb2.Identifier | None:
 
 def _author(author: CdaAuthor) -> coding_pb2.Author:
     name = " ".join(part for part in (author.given, author.family) if part) or author.software or ""
-    written = coding_pb2.Author(name=name)
+    written = coding_pb2.Author(name=name, family_name=author.family or "")
+    if author.given:
+        written.given_names.append(author.given)
     if (identifier := _identifier(author.identifier)) is not None:
         written.id.CopyFrom(identifier)
     if author.specialty is not None:

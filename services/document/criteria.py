@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal, get_args
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from dmp.document.v1 import document_pb2
-from services.document import titles
+from services.document import author_names, titles
 from services.document.authorship import Authorship
 from services.document.store.searching import Criteria, Order, Span
 from services.document.times import instant, is_valid
@@ -26,6 +26,8 @@ ORDERS: Final = {
     document_pb2.DOCUMENT_ORDER_CREATE_TIME_DESC: Order("created_at", "DESC"),
     document_pb2.DOCUMENT_ORDER_CREATE_TIME: Order("created_at", "ASC"),
 }
+_Bound = Literal["start_time", "end_time", "excluded_start_time", "excluded_end_time"]
+_BOUNDS: Final[tuple[_Bound, ...]] = get_args(_Bound)
 
 
 class CriteriaReader:
@@ -60,12 +62,20 @@ class CriteriaReader:
             submission_set_id=(
                 child(request.submission_set, "submissionSets", "submission_set") if request.submission_set else None
             ),
+            author_families=self.names(health_ids, "family", request.author_family_names),
+            author_givens=self.names(health_ids, "given", request.author_given_names),
             created=span(request.create_time, "create_time"),
             service=span(request.service_time, "service_time"),
             stopped=span(request.service_stop_time, "service_stop_time"),
             submitted=span(request.submit_time, "submit_time"),
             title_dossiers=[health_id for health_id, _ in title] or None,
         )
+
+    def names(self, health_ids: Sequence[int], part: author_names.Part, names: Sequence[str]) -> list[int] | None:
+        """The digests of which an author of a dossier must have one; None when no name is asked for. Those of one
+        dossier are nobody's in another."""
+        keys = (self._unique_ids.author_name_key(health_id) for health_id in health_ids)
+        return [digest for key in keys for digest in author_names.wanted(key, part, names)] or None
 
     def _title(self, health_ids: Sequence[int], title: str) -> Iterator[tuple[int, int]]:
         for health_id in health_ids:
@@ -75,11 +85,12 @@ class CriteriaReader:
 
 def span(given: document_pb2.TimeRange, field: str) -> Span:
     """The bounds of a range; INVALID_FIELD when they are none, or out of order."""
-    start = _bound(given.start_time, f"{field}.start_time") if given.HasField("start_time") else None
-    end = _bound(given.end_time, f"{field}.end_time") if given.HasField("end_time") else None
-    if start is not None and end is not None and end < start:
+    found = Span(*(_bound(given, name, field) for name in _BOUNDS))
+    if found.start is not None and found.end is not None and found.end < found.start:
         raise invalid(f"{field}.end_time", "order", "the end is not before the start")
-    return Span(start, end)
+    if (found.excluded_start is None) != (found.excluded_end is None):
+        raise invalid(f"{field}.excluded_end_time", "required", "a span to leave out has both ends")
+    return found
 
 
 def child(name: str, collection: str, field: str) -> uuid.UUID:
@@ -105,7 +116,10 @@ def _relations(request: document_pb2.SearchDocumentsRequest) -> list[str] | None
     return [str(kind) for kind in kinds] if request.relationship_types else None
 
 
-def _bound(given: Timestamp, field: str) -> datetime:
-    if not is_valid(given):
-        raise invalid(field, "timestamp", "a time between the years 1 and 9999")
-    return instant(given)
+def _bound(given: document_pb2.TimeRange, name: _Bound, field: str) -> datetime | None:
+    if not given.HasField(name):
+        return None
+    moment: Timestamp = getattr(given, name)
+    if not is_valid(moment):
+        raise invalid(f"{field}.{name}", "timestamp", "a time between the years 1 and 9999")
+    return instant(moment)

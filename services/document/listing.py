@@ -17,7 +17,7 @@ from dmp.document.v1 import document_pb2
 from services.document import envelope
 from services.document.access import View, view_of
 from services.document.authorship import Authorship
-from services.document.criteria import child, span
+from services.document.criteria import CriteriaReader, child, span
 from services.document.gate import Gate
 from services.document.linked import as_asked, elsewhere
 from services.document.pages import Opener, after, position_bytes, scope_of
@@ -48,6 +48,7 @@ class Lister:
         gate: Gate,
         authorship: Authorship,
         unique_ids: UniqueIds,
+        criteria: CriteriaReader,
         opener: Opener,
         tokens: PageTokens,
         clock: Callable[[], datetime],
@@ -58,6 +59,7 @@ class Lister:
         self._gate = gate
         self._authorship = authorship
         self._unique_ids = unique_ids
+        self._criteria = criteria
         self._opener = opener
         self._tokens = tokens
         self._clock = clock
@@ -133,6 +135,7 @@ class Lister:
     ) -> document_pb2.ListSubmissionSetsResponse:
         validate_for_storage(request)
         scope, size = scope_of(request, call), request.page_size or DEFAULT_PAGE
+        dossiers = dossiers_read(call.health_id, decision)
         criteria = (
             *span(request.submit_time, "submit_time"),
             request.source_id or None,
@@ -140,10 +143,11 @@ class Lister:
             self._authorship.wanted(request.authors),
             self._authorship.wanted(request.author_institutions),
             self._unique_ids.of_set(request.unique_id) if request.unique_id else None,
+            self._criteria.names(dossiers, "family", request.author_family_names),
+            self._criteria.names(dossiers, "given", request.author_given_names),
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():
-            dossiers = dossiers_read(call.health_id, decision)
             page = await self._store.sets(dossiers, self._view(call, decision), criteria, position, size + 1)
         shown = page.items[:size]
         response = document_pb2.ListSubmissionSetsResponse(total_size=page.total)

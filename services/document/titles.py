@@ -21,7 +21,7 @@ _SHORTEST, _LONGEST = 3, 12
 def digests_of(key: bytes, title: str) -> list[int]:
     """The digests to store with a title, in no order."""
     found = {part for word in _words(title) for part in _parts(word)}
-    return [_digest(key, part) for part in found]
+    return [keyed(key, part) for part in found]
 
 
 def wanted(key: bytes, query: str) -> list[int] | None:
@@ -32,7 +32,7 @@ def wanted(key: bytes, query: str) -> list[int] | None:
     words = list(_words(query))
     if not words:
         return None
-    return [_digest(key, _asked(word)) for word in words]
+    return [keyed(key, _asked(word)) for word in words]
 
 
 def _asked(word: str) -> str:
@@ -51,5 +51,6 @@ def _words(text: str) -> Iterator[str]:
     return iter(list(dict.fromkeys(_WORD.findall(bare)))[:_MOST_WORDS])
 
 
-def _digest(key: bytes, part: str) -> int:
+def keyed(key: bytes, part: str) -> int:
+    """Eight bytes of the keyed digest of a word, or of its beginning."""
     return int.from_bytes(hashlib.blake2b(part.encode(), key=key, digest_size=8).digest(), "big", signed=True)

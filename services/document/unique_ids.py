@@ -69,3 +69,7 @@ class UniqueIds:
     def title_key(self, health_id: int) -> bytes:
         """The key of the digests of a dossier's titles."""
         return self._keyring.digest("document-title", health_id.to_bytes(8, "big"))
+
+    def author_name_key(self, health_id: int) -> bytes:
+        """The key of the digests of the names of a dossier's authors."""
+        return self._keyring.digest("document-author-name", health_id.to_bytes(8, "big"))

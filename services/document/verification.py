@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
-from services.document import codes, envelope, titles
+from services.document import author_names, codes, envelope, titles
 from services.document.authorship import Authorship
 from services.document.belongings import Belongings
 from services.document.contents import Contents
@@ -128,6 +128,7 @@ class Verifier:
             sorted(one.title_digests),
             one.set_digest,
             one.set_version,
+            sorted(one.author_name_digests),
         )
         return base and held == (
             stop,
@@ -139,4 +140,5 @@ class Verifier:
             sorted(titles.digests_of(self._unique_ids.title_key(one.row.health_id), document.title)),
             self._unique_ids.of_cda_set(document.set_id) if document.set_version else None,
             document.set_version or None,
+            sorted(author_names.digests_of(self._unique_ids.author_name_key(one.row.health_id), document.authors)),
         )

@@ -165,6 +165,7 @@ _SEARCHED = {
     "document.class_code": "UPDATE document SET class_code = '11'",
     "document.created_at": "UPDATE document SET created_at = created_at + interval '1 microsecond'",
     "document.title_digests": "UPDATE document SET title_digests = '{}'",
+    "document.author_name_digests": "UPDATE document SET author_name_digests = '{}'",
     "document.event_codes": "UPDATE document SET event_codes = '{x}'",
     "document.confidentiality": "UPDATE document SET confidentiality = '{V}'",
     "document.unique_id_digest": "UPDATE document SET unique_id_digest = '\\x00'",

@@ -17,7 +17,7 @@ from services.runtime.postgres import Connection, Pool
 DOCUMENTS: Final = f"""
 SELECT d.class_code, d.format_code, d.created_at, d.service_start, d.service_stop, d.unique_id_digest, d.content_id,
     d.facility_code, d.setting_code, d.confidentiality, d.event_codes, d.reference_digests, d.title_digests,
-    d.set_digest, d.set_version, {COLUMNS}
+    d.set_digest, d.set_version, d.author_name_digests, {COLUMNS}
 FROM document d
 WHERE (d.health_id, d.document_id) > ($1, $2::uuid) AND d.health_id <= $3
 ORDER BY d.health_id, d.document_id LIMIT $4
@@ -104,6 +104,9 @@ KEPT_TABLES: Final = frozenset({"dossier_key", "outbox", "outbox_parked", "readi
 far a walk over all dossiers has come."""
 
 
+_ROW: Final = len(DocumentRow._fields)
+
+
 class StoredDocument(NamedTuple):
     """A document's row with all its columns."""
 
@@ -122,6 +125,7 @@ class StoredDocument(NamedTuple):
     title_digests: list[int]
     set_digest: bytes | None
     set_version: int | None
+    author_name_digests: list[int]
     row: DocumentRow
 
 
@@ -167,7 +171,7 @@ class NewUniqueId(NamedTuple):
 async def documents(pool: Pool, after: tuple[int, uuid.UUID], last: int, limit: int) -> list[StoredDocument]:
     """Documents after one of them, of dossiers up to `last`."""
     records = [tuple(record) for record in await pool.fetch(DOCUMENTS, *after, last, limit)]
-    return [StoredDocument._make((*record[:15], DocumentRow._make(record[15:]))) for record in records]
+    return [StoredDocument._make((*record[:-_ROW], DocumentRow._make(record[-_ROW:]))) for record in records]
 
 
 async def versions_of(

@@ -51,15 +51,22 @@ _MATCHES: Final = """
     AND ($24::uuid IS NULL OR $24 = ANY(d.folder_ids))
     AND ($25::text[] IS NULL OR d.relations && $25)
     AND ($26::bigint[] IS NULL OR d.title_digests @> ARRAY(
-        SELECT wanted.digest FROM unnest($39::bigint[], $26) AS wanted (health_id, digest)
+        SELECT wanted.digest FROM unnest($49::bigint[], $26) AS wanted (health_id, digest)
         WHERE wanted.health_id = d.health_id
     ))
     AND ($27::uuid IS NULL OR d.submission_set_id = $27)
-    AND ($28::timestamptz IS NULL OR d.created_at >= $28) AND ($29::timestamptz IS NULL OR d.created_at < $29)
-    AND ($30::timestamptz IS NULL OR d.service_start >= $30) AND ($31::timestamptz IS NULL OR d.service_start < $31)
-    AND ($32::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) >= $32)
-    AND ($33::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) < $33)
-    AND ($34::timestamptz IS NULL OR d.submitted_at >= $34) AND ($35::timestamptz IS NULL OR d.submitted_at < $35)
+    AND ($28::bigint[] IS NULL OR d.author_name_digests && $28)
+    AND ($29::bigint[] IS NULL OR d.author_name_digests && $29)
+    AND ($30::timestamptz IS NULL OR d.created_at >= $30) AND ($31::timestamptz IS NULL OR d.created_at < $31)
+    AND ($32::timestamptz IS NULL OR d.created_at < $32 OR d.created_at >= $33)
+    AND ($34::timestamptz IS NULL OR d.service_start >= $34) AND ($35::timestamptz IS NULL OR d.service_start < $35)
+    AND ($36::timestamptz IS NULL OR d.service_start < $36 OR d.service_start >= $37)
+    AND ($38::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) >= $38)
+    AND ($39::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) < $39)
+    AND ($40::timestamptz IS NULL OR coalesce(d.service_stop, d.service_start) < $40
+        OR coalesce(d.service_stop, d.service_start) >= $41)
+    AND ($42::timestamptz IS NULL OR d.submitted_at >= $42) AND ($43::timestamptz IS NULL OR d.submitted_at < $43)
+    AND ($44::timestamptz IS NULL OR d.submitted_at < $44 OR d.submitted_at >= $45)
 """
 
 
@@ -71,9 +78,9 @@ WITH known AS MATERIALIZED (
     WHERE d.health_id = ANY($1::bigint[]) AND {_MATCHES} AND {VISIBLE}
 ), page AS (
     SELECT health_id, document_id, place FROM known
-    WHERE $36::timestamptz IS NULL OR (place, document_id) {after} ($36, $37::uuid)
+    WHERE $46::timestamptz IS NULL OR (place, document_id) {after} ($46, $47::uuid)
     ORDER BY place {direction}, document_id {direction}
-    LIMIT $38
+    LIMIT $48
 )
 SELECT total.known, {COLUMNS}, page.place
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -97,17 +104,20 @@ WITH known AS MATERIALIZED (
     SELECT s.health_id, s.submission_set_id, s.submitted_at FROM submission_set s
     WHERE s.health_id = ANY($1::bigint[])
     AND ($11::timestamptz IS NULL OR s.submitted_at >= $11) AND ($12::timestamptz IS NULL OR s.submitted_at < $12)
-    AND ($13::text IS NULL OR s.source_id = $13)
-    AND ($14::text[] IS NULL OR s.content_type = ANY($14))
-    AND ($15::bytea[] IS NULL OR s.author_digests && $15)
-    AND ($16::bytea[] IS NULL OR s.institution_digests && $16)
-    AND ($17::bytea IS NULL OR s.unique_id_digest = $17)
+    AND ($13::timestamptz IS NULL OR s.submitted_at < $13 OR s.submitted_at >= $14)
+    AND ($15::text IS NULL OR s.source_id = $15)
+    AND ($16::text[] IS NULL OR s.content_type = ANY($16))
+    AND ($17::bytea[] IS NULL OR s.author_digests && $17)
+    AND ($18::bytea[] IS NULL OR s.institution_digests && $18)
+    AND ($19::bytea IS NULL OR s.unique_id_digest = $19)
+    AND ($20::bigint[] IS NULL OR s.author_name_digests && $20)
+    AND ($21::bigint[] IS NULL OR s.author_name_digests && $21)
     AND (s.health_id, s.submission_set_id) IN (
         SELECT d.health_id, d.submission_set_id FROM document d WHERE d.health_id = ANY($1::bigint[]) AND {VISIBLE}
     )
 ), page AS (
-    SELECT * FROM known WHERE $18::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($18, $19::uuid)
-    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $20
+    SELECT * FROM known WHERE $22::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($22, $23::uuid)
+    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $24
 )
 SELECT total.known, s.health_id, s.submission_set_id, s.submitted_at, s.status, s.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -130,17 +140,18 @@ WITH known AS MATERIALIZED (
     SELECT f.health_id, f.folder_id, f.updated_at FROM folder f
     WHERE f.health_id = ANY($1::bigint[])
     AND ($11::timestamptz IS NULL OR f.updated_at >= $11) AND ($12::timestamptz IS NULL OR f.updated_at < $12)
-    AND ($13::bytea IS NULL OR f.unique_id_digest = $13)
-    AND ($14::text[] IS NULL OR f.codes && $14)
-    AND ($15::uuid IS NULL OR f.folder_id = $15)
+    AND ($13::timestamptz IS NULL OR f.updated_at < $13 OR f.updated_at >= $14)
+    AND ($15::bytea IS NULL OR f.unique_id_digest = $15)
+    AND ($16::text[] IS NULL OR f.codes && $16)
+    AND ($17::uuid IS NULL OR f.folder_id = $17)
     AND EXISTS (
         SELECT FROM document d
         WHERE d.health_id = ANY($1::bigint[]) AND d.health_id = f.health_id AND f.folder_id = ANY(d.folder_ids)
         AND {VISIBLE}
     )
 ), page AS (
-    SELECT * FROM known WHERE $16::timestamptz IS NULL OR (updated_at, folder_id) < ($16, $17::uuid)
-    ORDER BY updated_at DESC, folder_id DESC LIMIT $18
+    SELECT * FROM known WHERE $18::timestamptz IS NULL OR (updated_at, folder_id) < ($18, $19::uuid)
+    ORDER BY updated_at DESC, folder_id DESC LIMIT $20
 )
 SELECT total.known, f.health_id, f.folder_id, f.updated_at, f.status, f.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -188,10 +199,12 @@ ELSEWHERE: Final = "SELECT health_id FROM unique_id WHERE digest = $1 ORDER BY h
 
 
 class Span(NamedTuple):
-    """From `start`, included, to `end`, excluded; None for no bound."""
+    """From `start`, included, to `end`, excluded, None for no bound; without the times of another such span."""
 
     start: datetime | None = None
     end: datetime | None = None
+    excluded_start: datetime | None = None
+    excluded_end: datetime | None = None
 
 
 class Criteria(NamedTuple):
@@ -214,6 +227,8 @@ class Criteria(NamedTuple):
     relations: list[str] | None = None
     title_digests: list[int] | None = None
     submission_set_id: uuid.UUID | None = None
+    author_families: list[int] | None = None
+    author_givens: list[int] | None = None
     created: Span = Span()
     service: Span = Span()
     stopped: Span = Span()
@@ -223,7 +238,7 @@ class Criteria(NamedTuple):
 
     def values(self) -> list[Any]:
         """The parameters from $11 on."""
-        return [*self[:17], *self.created, *self.service, *self.stopped, *self.submitted]
+        return [*self[:19], *self.created, *self.service, *self.stopped, *self.submitted]
 
 
 class Order(NamedTuple):
@@ -321,13 +336,13 @@ class SearchStore:
     async def sets(
         self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
-        """Submission sets with a document that may be known of; criteria are $11 to $17."""
+        """Submission sets with a document that may be known of; criteria are $11 to $21."""
         return await self._sealed(SETS, health_ids, view, criteria, after, limit)
 
     async def folders(
         self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
-        """Folders with a document that may be known of; criteria are $11 to $15."""
+        """Folders with a document that may be known of; criteria are $11 to $17."""
         return await self._sealed(FOLDERS, health_ids, view, criteria, after, limit)
 
     async def one_set(

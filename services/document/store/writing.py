@@ -48,8 +48,8 @@ WHERE health_id = ANY($1::bigint[]) AND folder_id = ANY($4::uuid[])
 PUT_SET: Final = """
 INSERT INTO submission_set (
     health_id, submission_set_id, unique_id_digest, status, submitted_at, sealed, source_id, content_type,
-    author_digests, institution_digests
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    author_digests, institution_digests, author_name_digests
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 PUT_DOCUMENT: Final = """
 INSERT INTO document (
@@ -57,10 +57,10 @@ INSERT INTO document (
     invisible_patient, invisible_representatives, author_digests, stored_size, sealed, entry_id, changed_at, change,
     status_before, replaced_by, relations, folder_ids, institution_digests, class_code, format_code, created_at,
     service_start, service_stop, unique_id_digest, content_id, facility_code, setting_code, confidentiality,
-    event_codes, reference_digests, title_digests, set_digest, set_version
+    event_codes, reference_digests, title_digests, set_digest, set_version, author_name_digests
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
-    $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37
+    $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38
 )
 """
 # The parts do not see each other, and need not. Of a content that is there already the new copy is kept: the bytes are
@@ -139,6 +139,7 @@ class NewSet:
     content_type: str
     author_digests: list[bytes]
     institution_digests: list[bytes]
+    author_name_digests: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ class NewDocument:
     title_digests: list[int]
     set_digest: bytes | None
     set_version: int | None
+    author_name_digests: list[int]
 
     def values(self) -> tuple[object, ...]:
         """The parameters of PUT_DOCUMENT."""
@@ -191,6 +193,7 @@ class NewDocument:
             self.title_digests,
             self.set_digest,
             self.set_version,
+            self.author_name_digests,
         )
 
 
@@ -354,6 +357,7 @@ def _set_values(submission: Submission) -> tuple[object, ...]:
         new.content_type,
         new.author_digests,
         new.institution_digests,
+        new.author_name_digests,
     )
 
 

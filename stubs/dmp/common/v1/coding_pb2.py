@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64mp/common/v1/coding.proto\x12\rdmp.common.v1\x1a\x1b\x62uf/validate/validate.proto\"W\n\x06\x43oding\x12\x18\n\x06system\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x04\x63ode\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x19\n\x07\x64isplay\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"^\n\nIdentifier\x12\x35\n\x06system\x18\x01 \x01(\tB%\xbaH\"r \x18\x80\x01\x32\x1b^[0-2](\\.(0|[1-9][0-9]*))+$\x12\x19\n\x05value\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xc8\x01\n\x06\x41uthor\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.dmp.common.v1.Identifier\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12(\n\tspecialty\x18\x03 \x01(\x0b\x32\x15.dmp.common.v1.Coding\x12\x31\n\x0einstitution_id\x18\x04 \x01(\x0b\x32\x19.dmp.common.v1.Identifier\x12\"\n\x10institution_name\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64mp/common/v1/coding.proto\x12\rdmp.common.v1\x1a\x1b\x62uf/validate/validate.proto\"W\n\x06\x43oding\x12\x18\n\x06system\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x04\x63ode\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x19\n\x07\x64isplay\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"^\n\nIdentifier\x12\x35\n\x06system\x18\x01 \x01(\tB%\xbaH\"r \x18\x80\x01\x32\x1b^[0-2](\\.(0|[1-9][0-9]*))+$\x12\x19\n\x05value\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\x8f\x02\n\x06\x41uthor\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.dmp.common.v1.Identifier\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12(\n\tspecialty\x18\x03 \x01(\x0b\x32\x15.dmp.common.v1.Coding\x12\x31\n\x0einstitution_id\x18\x04 \x01(\x0b\x32\x19.dmp.common.v1.Identifier\x12\"\n\x10institution_name\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1d\n\x0b\x66\x61mily_name\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12&\n\x0bgiven_names\x18\x07 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\xc8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,10 +46,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHOR'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_AUTHOR'].fields_by_name['institution_name']._loaded_options = None
   _globals['_AUTHOR'].fields_by_name['institution_name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_AUTHOR'].fields_by_name['family_name']._loaded_options = None
+  _globals['_AUTHOR'].fields_by_name['family_name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_AUTHOR'].fields_by_name['given_names']._loaded_options = None
+  _globals['_AUTHOR'].fields_by_name['given_names']._serialized_options = b'\272H\016\222\001\013\020\020\"\007r\005\020\001\030\310\001'
   _globals['_CODING']._serialized_start=74
   _globals['_CODING']._serialized_end=161
   _globals['_IDENTIFIER']._serialized_start=163
   _globals['_IDENTIFIER']._serialized_end=257
   _globals['_AUTHOR']._serialized_start=260
-  _globals['_AUTHOR']._serialized_end=460
+  _globals['_AUTHOR']._serialized_end=531
 # @@protoc_insertion_point(module_scope)

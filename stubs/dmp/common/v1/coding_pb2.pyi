@@ -3,8 +3,10 @@
 isort:skip_file
 Coded values and identifiers as health care writes them."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -83,10 +85,14 @@ class Author(_message.Message):
     SPECIALTY_FIELD_NUMBER: _builtins.int
     INSTITUTION_ID_FIELD_NUMBER: _builtins.int
     INSTITUTION_NAME_FIELD_NUMBER: _builtins.int
+    FAMILY_NAME_FIELD_NUMBER: _builtins.int
+    GIVEN_NAMES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is the author's name as written by the producer."""
     institution_name: _builtins.str
     """institution_name is that structure's name."""
+    family_name: _builtins.str
+    """family_name is the family name that name holds; empty where the producer does not tell it apart."""
     @_builtins.property
     def id(self) -> Global___Identifier:
         """id is the author's identifier (IDNPS for a professional)."""
@@ -99,6 +105,10 @@ class Author(_message.Message):
     def institution_id(self) -> Global___Identifier:
         """institution_id is the identifier (IDNST) of the structure where the author acts."""
 
+    @_builtins.property
+    def given_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """given_names are the given names that name holds; empty where the producer does not tell them apart."""
+
     def __init__(
         self,
         *,
@@ -107,10 +117,12 @@ class Author(_message.Message):
         specialty: Global___Coding | None = ...,
         institution_id: Global___Identifier | None = ...,
         institution_name: _builtins.str = ...,
+        family_name: _builtins.str = ...,
+        given_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "institution_id", b"institution_id", "specialty", b"specialty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "institution_id", b"institution_id", "institution_name", b"institution_name", "name", b"name", "specialty", b"specialty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family_name", b"family_name", "given_names", b"given_names", "id", b"id", "institution_id", b"institution_id", "institution_name", b"institution_name", "name", b"name", "specialty", b"specialty"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

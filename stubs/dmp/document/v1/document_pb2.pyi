@@ -822,12 +822,14 @@ Global___SubmitDocumentsResponse: _TypeAlias = SubmitDocumentsResponse  # noqa: 
 
 @_typing.final
 class TimeRange(_message.Message):
-    """TimeRange is a span of time; both bounds are optional."""
+    """TimeRange is a span of time; both bounds are optional, and so is a span to leave out."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    EXCLUDED_START_TIME_FIELD_NUMBER: _builtins.int
+    EXCLUDED_END_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """start_time is inclusive."""
@@ -836,15 +838,25 @@ class TimeRange(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """end_time is exclusive."""
 
+    @_builtins.property
+    def excluded_start_time(self) -> _timestamp_pb2.Timestamp:
+        """excluded_start_time begins a span whose times do not count, itself included; only with excluded_end_time."""
+
+    @_builtins.property
+    def excluded_end_time(self) -> _timestamp_pb2.Timestamp:
+        """excluded_end_time ends that span and counts again; only with excluded_start_time."""
+
     def __init__(
         self,
         *,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        excluded_start_time: _timestamp_pb2.Timestamp | None = ...,
+        excluded_end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "excluded_end_time", b"excluded_end_time", "excluded_start_time", b"excluded_start_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "excluded_end_time", b"excluded_end_time", "excluded_start_time", b"excluded_start_time", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -884,6 +896,8 @@ class SearchDocumentsRequest(_message.Message):
     SUBMISSION_SET_FIELD_NUMBER: _builtins.int
     AUTHOR_INSTITUTIONS_FIELD_NUMBER: _builtins.int
     REFERENCE_IF_REFUSED_FIELD_NUMBER: _builtins.int
+    AUTHOR_FAMILY_NAMES_FIELD_NUMBER: _builtins.int
+    AUTHOR_GIVEN_NAMES_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     unique_id: _builtins.str
@@ -981,6 +995,16 @@ class SearchDocumentsRequest(_message.Message):
     def author_institutions(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
         """author_institutions wanted, by identifier of the structure where an author acts."""
 
+    @_builtins.property
+    def author_family_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """author_family_names wanted; a document with an author whose family name, or a later part of it, begins with one of
+        them matches, whatever their case and accents. Of an author whose name is not told apart, every word counts.
+        """
+
+    @_builtins.property
+    def author_given_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """author_given_names wanted, likewise."""
+
     def __init__(
         self,
         *,
@@ -1012,10 +1036,12 @@ class SearchDocumentsRequest(_message.Message):
         submission_set: _builtins.str = ...,
         author_institutions: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
         reference_if_refused: _builtins.bool = ...,
+        author_family_names: _abc.Iterable[_builtins.str] | None = ...,
+        author_given_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_institutions", b"author_institutions", "authors", b"authors", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "reference_if_refused", b"reference_if_refused", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_family_names", b"author_family_names", "author_given_names", b"author_given_names", "author_institutions", b"author_institutions", "authors", b"authors", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "reference_if_refused", b"reference_if_refused", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1588,6 +1614,8 @@ class ListSubmissionSetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AUTHOR_INSTITUTIONS_FIELD_NUMBER: _builtins.int
+    AUTHOR_FAMILY_NAMES_FIELD_NUMBER: _builtins.int
+    AUTHOR_GIVEN_NAMES_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     source_id: _builtins.str
@@ -1614,6 +1642,14 @@ class ListSubmissionSetsRequest(_message.Message):
     def author_institutions(self) -> _containers.RepeatedCompositeFieldContainer[_coding_pb2.Identifier]:
         """author_institutions wanted, by identifier; empty for any."""
 
+    @_builtins.property
+    def author_family_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """author_family_names wanted, as in SearchDocumentsRequest."""
+
+    @_builtins.property
+    def author_given_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """author_given_names wanted, as in SearchDocumentsRequest."""
+
     def __init__(
         self,
         *,
@@ -1626,10 +1662,12 @@ class ListSubmissionSetsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         author_institutions: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
+        author_family_names: _abc.Iterable[_builtins.str] | None = ...,
+        author_given_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_institutions", b"author_institutions", "authors", b"authors", "content_types", b"content_types", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "source_id", b"source_id", "submit_time", b"submit_time", "unique_id", b"unique_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_family_names", b"author_family_names", "author_given_names", b"author_given_names", "author_institutions", b"author_institutions", "authors", b"authors", "content_types", b"content_types", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "source_id", b"source_id", "submit_time", b"submit_time", "unique_id", b"unique_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
