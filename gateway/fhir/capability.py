@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.fhir.document_out import PROFILE
 from gateway.fhir.interactions import INTERACTIONS, Interaction
 from gateway.fhir.negotiation import FHIR_JSON, FHIR_XML, JSON_PATCH, XML_PATCH
 from gateway.fhir.node import JsonObject
+from gateway.fhir.parameters import SearchParameter
 
 _DATE: Final = "2026-11-25"
 _PROFILES: Final[Mapping[str, str]] = {"DocumentReference": PROFILE}
 _SERVICES: Final = "http://terminology.hl7.org/CodeSystem/restful-security-service"
+_OWN_PARAMETERS: Final = "https://dmp.sante.fr/fhir/SearchParameter"
+_R4: Final = "http://hl7.org/fhir/SearchParameter"
+_MHD: Final = "https://profiles.ihe.net/ITI/MHD/SearchParameter"
+_PDSM: Final = "https://interop.esante.gouv.fr/ig/fhir/pdsm/SearchParameter"
+_CLINICAL: Final = ("patient", "identifier", "code", "date", "type")
+_OWN_OF_R4: Final[Mapping[str, Sequence[str]]] = {
+    "AuditEvent": ("action", "agent", "date", "entity", "outcome", "subtype"),
+    "Consent": ("actor", "category", "status"),
+    "DocumentReference": (
+        "author", "category", "date", "event", "facility", "format", "period", "related", "relatesto", "relation",
+        "security-label", "setting", "status",
+    ),
+    "List": ("source", "status"),
+    "Organization": ("active", "address-postalcode", "identifier", "name", "type"),
+    "Patient": ("active", "identifier"),
+    "Practitioner": ("active", "identifier", "name"),
+    "PractitionerRole": ("active", "organization", "practitioner", "specialty"),
+}  # fmt: skip
+_OF_PEOPLE: Final = ("address", "address-city", "address-postalcode", "birthdate", "family", "gender", "given")
+_DEFINITIONS: Final[Mapping[str, str]] = {
+    "_id": f"{_R4}/Resource-id",
+    "_lastUpdated": f"{_R4}/Resource-lastUpdated",
+    **{
+        f"{kind}-{name}": f"{_R4}/clinical-{name}"
+        for kind in ("Consent", "DocumentReference", "List")
+        for name in _CLINICAL
+    },
+    "AuditEvent-patient": f"{_R4}/AuditEvent-patient",
+    **{f"{kind}-{name}": f"{_R4}/individual-{name}" for kind in ("Patient", "Practitioner") for name in _OF_PEOPLE},
+    **{f"{kind}-{name}": f"{_R4}/{kind}-{name}" for kind, names in _OWN_OF_R4.items() for name in names},
+    "DocumentReference-creation": f"{_MHD}/DocumentReference-Creation",
+    "DocumentReference-isArchived": f"{_PDSM}/PDSm-isArchived",
+    "DocumentReference-period-start": f"{_PDSM}/PDSm-DocumentReference-period-start",
+    "DocumentReference-period-end": f"{_PDSM}/PDSm-DocumentReference-period-end",
+    "List-authorOrg": f"{_PDSM}/PDSm-List-authorOrg",
+    "List-designationType": f"{_MHD}/List-DesignationType",
+    "List-sourceId": f"{_MHD}/List-SourceId",
+}
+"""The canonical URLs of search parameters that R4, MHD and PDSm define."""
 _OPERATIONS: Final = "https://dmp.sante.fr/fhir/OperationDefinition"
 
 
@@ -80,14 +120,21 @@ def _resource(name: str) -> JsonObject:
         resource["conditionalUpdate"] = True
     parameters = {p.name: p for found in codes.get("search-type", ()) for p in found.parameters}
     if parameters:
-        resource["searchParam"] = [
-            {"name": parameter.name, "type": parameter.type, "documentation": parameter.documentation}
-            for parameter in parameters.values()
-        ]
+        resource["searchParam"] = [_search_parameter(name, parameter) for parameter in parameters.values()]
     operations = _operations(name)
     if operations:
         resource["operation"] = operations
     return {key: value for key, value in resource.items() if value != []}
+
+
+def _search_parameter(resource: str, parameter: SearchParameter) -> JsonObject:
+    """A parameter with the definition that it has elsewhere; what names a part of what a reference points to (chained:
+    `author.family`) has none, and what R4 does not know is defined here."""
+    written: JsonObject = {"name": parameter.name}
+    if "." not in parameter.name:
+        known = _DEFINITIONS.get(f"{resource}-{parameter.name}") or _DEFINITIONS.get(parameter.name)
+        written["definition"] = known or f"{_OWN_PARAMETERS}/{resource}-{parameter.name}"
+    return {**written, "type": parameter.type, "documentation": parameter.documentation}
 
 
 def _all(found: list[Interaction]) -> str:

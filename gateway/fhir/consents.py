@@ -54,7 +54,7 @@ PARAMETERS: Final = (
     SearchParameter("actor.identifier", "token", "system|value of the professional or structure"),
     SearchParameter("actor", "token", "the same as actor.identifier"),
 )
-NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | {"_count", "_page", "_summary"})
+NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | {"patient:identifier", "_count", "_page"})
 
 
 @dataclass(frozen=True, slots=True)

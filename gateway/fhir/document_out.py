@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from dmp.common.v1.coding_pb2 import Author
 from dmp.document.v1 import document_pb2
 from dmp.document.v1.document_pb2 import Document
@@ -20,8 +22,9 @@ from gateway.fhir.concepts import write_coding, write_concept
 from gateway.fhir.identifiers import RFC_3986, typed_identifier, write_identifier, write_unique_id
 from gateway.fhir.node import JsonObject
 from gateway.fhir.people import write_author, write_source_patient
+from gateway.fhir.shape import SUBSETTED
 from gateway.fhir.times import write
-from services.runtime.identifiers import child_of, document_name
+from services.runtime.identifiers import child_of, document_name, dossier_name, submission_set_name
 
 PROFILE: Final = "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition/pdsm-comprehensive-document-reference"
 
@@ -39,7 +42,6 @@ STATUS_OUT: Final = {
 
 _NO_ENTITY: Final = uuid.UUID(int=0)
 _ABSENT: Final = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
-_SUBSETTED: Final = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 
 
 _RELATIONS: Final = {
@@ -71,6 +73,15 @@ class Links:
     def document_of(self, id_: str) -> str:
         """The resource name of the document behind the id of a DocumentReference; DOCUMENT_NOT_FOUND if not ours."""
         return document_name(*self.ids.read("DocumentReference", id_))
+
+    def set_of(self, id_: str) -> str:
+        """The resource name of the submission set behind the id of a List; DOCUMENT_NOT_FOUND if not ours."""
+        return submission_set_name(*self.ids.read("List", id_))
+
+    def folder_of(self, id_: str) -> str:
+        """The resource name of the folder behind the id of a List; DOCUMENT_NOT_FOUND if not ours."""
+        health_id, entity = self.ids.read("Folder", id_)
+        return f"{dossier_name(health_id)}/folders/{entity}"
 
     def patient_id(self, health_id: int) -> str:
         """The id of the Patient that stands for a dossier."""
@@ -142,7 +153,7 @@ def write_reference(
     resource: JsonObject = {
         "resourceType": "DocumentReference",
         "id": links.document_id(found.name),
-        "meta": {"tag": [_SUBSETTED]},
+        "meta": {"tag": [SUBSETTED]},
         "status": STATUS_OUT.get(found.status, "current"),
         "subject": subject(links, health_id, asked),
         "content": [{"attachment": withheld}],
@@ -167,7 +178,7 @@ class _People:
         references = []
         for index, author in enumerate(authors):
             local_id = f"{label}-{index + 1}"
-            self.resources.append(write_author(author, local_id))
+            self.resources += write_author(author, local_id)
             references.append({"reference": f"#{local_id}"})
         return references
 
@@ -178,9 +189,14 @@ class _People:
 
 def _meta(document: Document) -> JsonObject:
     meta: JsonObject = {"versionId": str(document.version or 1), "profile": [PROFILE]}
-    if document.HasField("submit_time"):
-        meta["lastUpdated"] = write(document.submit_time)
+    if document.HasField("change_time") or document.HasField("submit_time"):
+        meta["lastUpdated"] = write(changed(document))
     return meta
+
+
+def changed(document: Document) -> Timestamp:
+    """When the current version of a document was made."""
+    return document.change_time if document.HasField("change_time") else document.submit_time
 
 
 def _relation(relationship: document_pb2.Relationship, links: Links) -> JsonObject:

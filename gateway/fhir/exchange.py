@@ -6,23 +6,25 @@ routing fields before the rest. A body is read after authentication only.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 import structlog
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from dmp.common.v1.error_reason_pb2 import ERROR_REASON_DEADLINE_EXCEEDED, ERROR_REASON_INTERNAL
-from gateway.fhir import negotiation
+from gateway.fhir import negotiation, shape
 from gateway.fhir.backend import Backend, Caller
 from gateway.fhir.bodies import BodyBudget, BodyReader
+from gateway.fhir.conditional import is_known
 from gateway.fhir.interactions import Interaction
 from gateway.fhir.json_body import check_resource, parse_json
 from gateway.fhir.node import JsonObject, Node
-from gateway.fhir.outcome import headers_of, outcome, status_of
+from gateway.fhir.outcome import headers_of, ignored_parameters, outcome, status_of
 from gateway.fhir.parameters import Parameters, known, parse_query
 from gateway.fhir.refusals import ProtocolRefusal
 from gateway.fhir.xml_body import parse_xml
@@ -32,6 +34,7 @@ from services.runtime.errors import DmpError
 _log = structlog.get_logger("gateway.fhir")
 
 MOST_FORM_BYTES = 64 * 1024
+_READS: Final = frozenset({"read", "vread"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,7 @@ class Exchange:
 
     async def query(self, names: frozenset[str]) -> Parameters:
         """The parameters of the query alone."""
-        strict = negotiation.preference(self.request.headers, "handling") == "strict"
-        return known(query_of(self.request), names, strict=strict)
+        return self._known(query_of(self.request), names)
 
     async def parameters(self, names: frozenset[str]) -> Parameters:
         """The search parameters of the query and, for a POST, of the form."""
@@ -69,8 +71,18 @@ class Exchange:
             negotiation.check_content_type(self.request.headers, negotiation.FORM)
             form = await self.body.read(MOST_FORM_BYTES)
             pairs += parse_query(form, "body")
-        strict = negotiation.preference(self.request.headers, "handling") == "strict"
-        return known(pairs, names, strict=strict)
+            if any(name == "_format" for name, _ in pairs):
+                self.request.state.format = _format(self.request, pairs)
+        found = self._known(pairs, names | shape.NAMES)
+        self.request.state.shape = shape.read_shape(found.pairs, self.interaction.resource, search=True)
+        return found
+
+    def _known(self, pairs: list[tuple[str, str]], names: Set[str]) -> Parameters:
+        handling = negotiation.preference(self.request.headers, "handling").lower()
+        found = known(pairs, names, strict=handling == "strict")
+        if handling == "lenient":
+            self.request.state.ignored = found.ignored
+        return found
 
 
 Handler = Callable[[Exchange], Awaitable[Answer | Response]]
@@ -113,18 +125,18 @@ class Endpoint:
                 _log.error("request_failed", error_type=type(error).__name__, exc_info=error)
                 answer = self._refusal(DmpError(ERROR_REASON_INTERNAL))
         response = answer if isinstance(answer, Response) else render(request, answer)
+        if request.method in ("GET", "HEAD") and response.status_code == 200:
+            response = _unless_known(request, response)
         correlate(request, response)
-        await response(scope, receive, send)
+        await response(scope, receive, _without_body(send) if request.method == "HEAD" else send)
 
     async def _answer(self, request: Request, body: BodyReader) -> Answer | Response:
-        operation = self.operations.get(request.method)
+        operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is None:
-            allowed = ", ".join(sorted(self.operations))
-            raise ProtocolRefusal(405, "method", f"the methods of this path are {allowed}")
+            raise ProtocolRefusal(405, "method", f"the methods of this path are {self._allowed()}")
         interaction = operation.interaction
         if interaction.answer == "FHIR":
-            formats = [value for name, value in query_of(request) if name == "_format"]
-            request.state.format = negotiation.answer_format(request.headers, formats)
+            request.state.format = _format(request, query_of(request))
         if operation.open_handler is not None:
             return operation.open_handler()
         caller = await self.backend.caller(request)
@@ -132,18 +144,35 @@ class Endpoint:
         await self.backend.require_scope(caller, interaction.scopes, access.audit_action, access.transaction)
         if operation.handler is None:
             raise TypeError("an operation has a handler")
-        return await operation.handler(Exchange(request, caller, body, interaction))
+        if interaction.code in _READS:
+            request.state.shape = shape.read_shape(query_of(request), interaction.resource, search=False)
+        answer = await operation.handler(Exchange(request, caller, body, interaction))
+        if isinstance(answer, Answer) and answer.status == 200 and hasattr(request.state, "shape"):
+            shown = with_ignored(request.state.shape.of(answer.resource), getattr(request.state, "ignored", ()))
+            return Answer(shown, 200, answer.headers)
+        return answer
 
     def _refusal(self, error: DmpError) -> Answer:
         answer = refusal(error)
         if answer.status == 405 and "Allow" not in answer.headers:
-            return Answer(answer.resource, 405, {**answer.headers, "Allow": ", ".join(sorted(self.operations))})
+            return Answer(answer.resource, 405, {**answer.headers, "Allow": self._allowed()})
         return answer
+
+    def _allowed(self) -> str:
+        return ", ".join(sorted({*self.operations, *(("HEAD",) if "GET" in self.operations else ())}))
 
 
 def query_of(request: Request) -> list[tuple[str, str]]:
     """The pairs of the query string."""
     return parse_query(request.scope["query_string"], "query")
+
+
+def with_ignored(resource: JsonObject, ignored: Sequence[str]) -> JsonObject:
+    """The searchset with an entry that names the parameters that were not used, where there are any."""
+    if not ignored or resource.get("type") != "searchset":
+        return resource
+    entry = {"resource": ignored_parameters(ignored), "search": {"mode": "outcome"}}
+    return {**resource, "entry": [*resource.get("entry", ()), entry]}
 
 
 def render(request: Request, answer: Answer) -> Response:
@@ -158,6 +187,35 @@ def render(request: Request, answer: Answer) -> Response:
 def refusal(error: DmpError) -> Answer:
     """The OperationOutcome of an error as an answer."""
     return Answer(outcome(error), status_of(error), headers_of(error))
+
+
+def _format(request: Request, pairs: Sequence[tuple[str, str]]) -> negotiation.Format:
+    return negotiation.answer_format(request.headers, [value for name, value in pairs if name == "_format"])
+
+
+def _unless_known(request: Request, response: Response) -> Response:
+    """The answer, or 304 where the client has this version already. The read has been made, and recorded, all the
+    same: that nothing has changed is an answer too. (A content as it streams answers for itself.)"""
+    if isinstance(response, StreamingResponse):
+        return response
+    headers = response.headers
+    if not is_known(request.headers, headers.get("etag", ""), headers.get("last-modified", "")):
+        return response
+    kept = {name: headers[name] for name in ("etag", "last-modified", "cache-control") if name in headers}
+    return Response(status_code=304, headers=kept)
+
+
+def _without_body(send: Send) -> Send:
+    """What HEAD is answered with: the headers of the GET, whose Content-Length they keep."""
+
+    async def headers_alone(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            if message.get("more_body", False):
+                return
+            message = {**message, "body": b""}
+        await send(message)
+
+    return headers_alone
 
 
 def correlate(request: Request, response: Response) -> None:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dmp.document.v1 import document_pb2
-from dmp.document.v1.document_pb2 import Document, Folder, ListFoldersRequest, ListSubmissionSetsRequest, SubmissionSet
+from dmp.document.v1.document_pb2 import (
+    Document,
+    Folder,
+    ListFoldersRequest,
+    ListSubmissionSetsRequest,
+    SubmissionSet,
+    TimeRange,
+)
 from gateway.fhir.concepts import write_concept
 from gateway.fhir.document_out import Links, subject
 from gateway.fhir.identifiers import (
@@ -23,10 +30,19 @@ from gateway.fhir.node import JsonObject
 from gateway.fhir.parameters import Parameters, SearchParameter
 from gateway.fhir.people import write_author
 from gateway.fhir.refusals import invalid
-from gateway.fhir.search import read_identifiers, read_page, read_patient_parameter
+from gateway.fhir.search import (
+    PATIENT_NAMES,
+    check_newest_first,
+    dates,
+    read_identifiers,
+    read_names,
+    read_page,
+    read_patient_parameter,
+)
 from gateway.fhir.submission import AUTHOR_ORG, DESIGNATION, FOLDER_PROFILES, LIST_PROFILES, SOURCE_ID
 from gateway.fhir.submission_slots import LIST_TYPES
 from gateway.fhir.times import narrow, write
+from services.runtime.errors import DmpError
 from services.runtime.identifiers import child_of
 
 PARAMETERS: Final = (
@@ -38,11 +54,15 @@ PARAMETERS: Final = (
     SearchParameter("identifier", "token", "uniqueId: urn:ietf:rfc:3986|urn:oid:…"),
     SearchParameter("source.identifier", "token", "system|value of the author of a submission set"),
     SearchParameter("source", "token", "the same as source.identifier"),
+    SearchParameter("source.family", "string", "beginning of the family name of a submission set's author"),
+    SearchParameter("source.given", "string", "beginning of a given name of a submission set's author"),
     SearchParameter("authorOrg", "token", "system|value of the structure of a submission set's author"),
     SearchParameter("sourceId", "token", "system|urn:oid:… of the system that sent a submission set"),
     SearchParameter("designationType", "token", "code of the act that led to it"),
+    SearchParameter("_id", "token", "id as given in answers"),
+    SearchParameter("_lastUpdated", "date", "the same as date: a submission set does not change"),
 )
-NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | {"_count", "_page", "_summary"})
+NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | PATIENT_NAMES | {"_count", "_page", "_sort"})
 LARGEST_PAGE: Final = 50
 """Each List is read with its members."""
 
@@ -62,19 +82,20 @@ class ListSearch:
     """Whether the criteria can match nothing, such as a status that no List has."""
 
 
-def read_search(parameters: Parameters, base_url: str) -> ListSearch:
+def read_search(parameters: Parameters, links: Links) -> ListSearch:
     """The search that these parameters ask for."""
-    patient = read_patient_parameter(parameters, base_url)
+    patient = read_patient_parameter(parameters, links.base_url)
+    check_newest_first(parameters)
     code = parameters.single("code").rpartition("|")[2]
     if code not in ("submissionset", "folder"):
         raise invalid("code", "required", "submissionset or folder")
-    statuses = parameters.alternatives("status")
     page = read_page(parameters, LARGEST_PAGE)
     unique_id = ""
     if parameters.single("identifier"):
         unique_id = unique_id_of(*parse_token(parameters.single("identifier"), "identifier"), "identifier")
     types = [text.rpartition("|")[2] for text in parameters.alternatives("designationType")]
-    impossible = bool(statuses) and "current" not in [status.rpartition("|")[2] for status in statuses]
+    name = _name(links, parameters.single("_id"), code)
+    impossible = name is None or not _may_be_current(parameters)
     request: ListSubmissionSetsRequest | ListFoldersRequest
     if code == "submissionset":
         request = ListSubmissionSetsRequest(
@@ -85,16 +106,19 @@ def read_search(parameters: Parameters, base_url: str) -> ListSearch:
             authors=read_identifiers(parameters, "source.identifier", "source"),
             author_institutions=read_identifiers(parameters, "authorOrg"),
             source_id=_source_id(parameters),
+            author_family_names=read_names(parameters, "source.family"),
+            author_given_names=read_names(parameters, "source.given"),
+            submission_set=name or "",
         )
-        for value in parameters.values("date"):
-            narrow(request.submit_time, value, "date")
+        _narrow(parameters, request.submit_time)
         return ListSearch("submissionset", request, patient, parameters.pairs, page.only_total, impossible)
-    for name in ("source", "source.identifier", "authorOrg", "sourceId"):
-        if parameters.single(name):
-            raise invalid(name, "not_supported", "a folder has no source")
-    request = ListFoldersRequest(unique_id=unique_id, page_size=page.size or 20, page_token=page.token, codes=types)
-    for value in parameters.values("date"):
-        narrow(request.update_time, value, "date")
+    for parameter in _OF_SETS:
+        if parameters.single(parameter):
+            raise invalid(parameter, "not_supported", "a folder has no source")
+    request = ListFoldersRequest(
+        unique_id=unique_id, page_size=page.size or 20, page_token=page.token, codes=types, folder=name or ""
+    )
+    _narrow(parameters, request.update_time)
     return ListSearch("folder", request, patient, parameters.pairs, page.only_total, impossible)
 
 
@@ -127,9 +151,8 @@ def write_submission_set(
         identifier = {"system": RFC_3986, "value": f"urn:oid:{found.source_id}"}
         resource["extension"].append({"url": SOURCE_ID, "valueIdentifier": identifier})
     if found.HasField("author"):
-        author = write_author(found.author, "source")
-        resource["contained"] = [author]
-        if author["resourceType"] == "Organization":
+        resource["contained"] = write_author(found.author, "source")
+        if resource["contained"][0]["resourceType"] == "Organization":
             resource["source"] = {"extension": [{"url": AUTHOR_ORG, "valueReference": {"reference": "#source"}}]}
         else:
             resource["source"] = {"reference": "#source"}
@@ -185,6 +208,31 @@ def _entries(documents: Sequence[Document], links: Links) -> list[JsonObject]:
 
 def _code(code: str) -> JsonObject:
     return {"coding": [{"system": LIST_TYPES, "code": code}]}
+
+
+_OF_SETS: Final = ("source", "source.identifier", "source.family", "source.given", "authorOrg", "sourceId")
+
+
+def _may_be_current(parameters: Parameters) -> bool:
+    """Whether `status` allows the one status that Lists have."""
+    statuses = parameters.alternatives("status")
+    return not statuses or "current" in [status.rpartition("|")[2] for status in statuses]
+
+
+def _narrow(parameters: Parameters, range_: TimeRange) -> None:
+    for name in ("date", "_lastUpdated"):
+        for value in dates(parameters, name):
+            narrow(range_, value, name)
+
+
+def _name(links: Links, id_: str, kind: str) -> str | None:
+    """The name behind the id of a List of a kind, '' without one; None for an id that is not ours, or not of it."""
+    if not id_:
+        return ""
+    try:
+        return links.folder_of(id_) if kind == "folder" else links.set_of(id_)
+    except DmpError:
+        return None
 
 
 def _source_id(parameters: Parameters) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -42,9 +42,19 @@ def success() -> JsonObject:
     return {"resourceType": "OperationOutcome", "issue": [{"severity": "information", "code": "informational"}]}
 
 
+def ignored_parameters(names: Sequence[str]) -> JsonObject:
+    """The OperationOutcome that tells of parameters that a search did not use (`Prefer: handling=lenient`)."""
+    text = "this parameter is not known here and was not used"
+    issues = [
+        {"severity": "warning", "code": "not-supported", "diagnostics": f"unknown: {text}", "expression": [name]}
+        for name in names[:_MOST_ISSUES]
+    ]
+    return {"resourceType": "OperationOutcome", "issue": issues}
+
+
 def headers_of(error: DmpError) -> dict[str, str]:
     """Retry-After where trying again makes sense, WWW-Authenticate on 401 (RFC 6750)."""
-    headers: dict[str, str] = {}
+    headers = dict(error.headers) if isinstance(error, ProtocolRefusal) else {}
     status = status_of(error)
     if error.retry_after is not None or status in _RETRY_STATUSES:
         seconds = _RETRY_SECONDS if error.retry_after is None else error.retry_after

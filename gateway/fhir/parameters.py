@@ -1,11 +1,13 @@
 """Search parameters as sent: names, values, modifiers, `_format` and the like. Pure; no parameter of one resource.
 
 Unknown parameters are ignored and left out of the `self` link (R4 search); with `Prefer: handling=strict` they are
-refused. A modifier on a parameter that we know would change its meaning, so it is refused always.
+refused, and with `handling=lenient` the answer names them. Refused always is what would change the meaning of an answer
+unseen: a modifier on a parameter that we know, and what R4 defines for every search and is not offered here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +17,13 @@ from gateway.fhir.refusals import invalid, malformed
 
 LONGEST_VALUE: Final = 2048
 MOST_PARAMETERS: Final = 64
-_CONTROL: Final = frozenset({"_format", "_pretty"})
+_CONTROL: Final = frozenset({"_format", "_pretty", "_total"})
+_TOTALS: Final = frozenset({"none", "estimate", "accurate"})
+_NOT_OFFERED: Final = frozenset(
+    {"_include", "_revinclude", "_has", "_filter", "_text", "_content", "_list", "_query", "_contained"}
+    | {"_containedType"}
+)
+_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.:$-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,8 @@ class Parameters:
     """The parameters of a search that we know, in their order."""
 
     pairs: Sequence[tuple[str, str]]
+    ignored: Sequence[str] = ()
+    """The names of those that we do not know."""
 
     def values(self, name: str) -> list[str]:
         """Every value of a parameter."""
@@ -70,6 +80,7 @@ def parse_query(raw: bytes, field: str) -> list[tuple[str, str]]:
 def known(pairs: Sequence[tuple[str, str]], names: Set[str], *, strict: bool = False) -> Parameters:
     """The parameters that are among `names`; the others are dropped, or refused when `strict`."""
     kept: list[tuple[str, str]] = []
+    ignored: dict[str, None] = {}
     for name, value in pairs:
         base, colon, _ = name.partition(":")
         if base in names and colon and name not in names:
@@ -77,9 +88,18 @@ def known(pairs: Sequence[tuple[str, str]], names: Set[str], *, strict: bool = F
         if name in names:
             _check(name, value)
             kept.append((name, value))
-        elif strict and name not in _CONTROL:
-            raise invalid("query", "unknown", "a parameter is not known here, and handling=strict was asked for")
-    return Parameters(kept)
+        elif base in _NOT_OFFERED:
+            raise invalid(
+                base, "not_supported", "this parameter is not offered here, and what it asks for would be missed"
+            )
+        elif name == "_total" and value not in _TOTALS:
+            raise invalid("_total", "code", f"one of {', '.join(sorted(_TOTALS))}")
+        elif name not in _CONTROL:
+            shown = name if _NAME.fullmatch(name) else "query"
+            if strict:
+                raise invalid(shown, "unknown", "this parameter is not known here, and handling=strict was asked for")
+            ignored[shown] = None
+    return Parameters(kept, tuple(ignored))
 
 
 def encode(pairs: Sequence[tuple[str, str]]) -> str:

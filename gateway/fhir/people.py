@@ -60,8 +60,9 @@ def read_author(resource: Node, reference: Node) -> Author:
     raise unsupported(f"{found.path}.resourceType", f"an author is {_PEOPLE}")
 
 
-def write_author(author: Author, local_id: str) -> JsonObject:
-    """The contained resource of an author: a PractitionerRole, or an Organization when there is no person."""
+def write_author(author: Author, local_id: str) -> list[JsonObject]:
+    """The contained resources of an author, the first of which is the author: a PractitionerRole, with a Practitioner
+    where the parts of the name are known, or an Organization when there is no person."""
     institution: JsonObject = {}
     if author.HasField("institution_id"):
         institution["identifier"] = write_identifier(author.institution_id)
@@ -76,7 +77,7 @@ def write_author(author: Author, local_id: str) -> JsonObject:
         organization: JsonObject = {"resourceType": "Organization", "id": local_id}
         if author.HasField("institution_id"):
             organization["identifier"] = [institution["identifier"]]
-        return organization | ({"name": author.institution_name} if author.institution_name else {})
+        return [organization | ({"name": author.institution_name} if author.institution_name else {})]
     role: JsonObject = {"resourceType": "PractitionerRole", "id": local_id}
     if author.HasField("id"):
         role["identifier"] = [person["identifier"]]
@@ -86,7 +87,23 @@ def write_author(author: Author, local_id: str) -> JsonObject:
         role["organization"] = institution
     if author.HasField("specialty"):
         role["specialty"] = [write_concept(author.specialty)]
-    return role
+    if not author.family_name and not author.given_names:
+        return [role]
+    practitioner = _practitioner(author, f"{local_id}-person")
+    role["practitioner"] = {"reference": f"#{practitioner['id']}", **person}
+    return [role, practitioner]
+
+
+def _practitioner(author: Author, local_id: str) -> JsonObject:
+    name: JsonObject = {"text": author.name} if author.name else {}
+    if author.family_name:
+        name["family"] = author.family_name
+    if author.given_names:
+        name["given"] = list(author.given_names)
+    practitioner: JsonObject = {"resourceType": "Practitioner", "id": local_id, "name": [name]}
+    if author.HasField("id"):
+        practitioner["identifier"] = [write_identifier(author.id)]
+    return practitioner
 
 
 def read_source_patient(patient: Node) -> SourcePatientInfo:
@@ -156,7 +173,7 @@ def _read_person(resource: Node, reference: Node) -> Author:
 
 
 def _read_practitioner(practitioner: Node) -> Author:
-    author = Author(name=_human_name(practitioner.children("name", 8)))
+    author = _named(practitioner.children("name", 8))
     _set_id(author, _preferred(practitioner, IDNPS))
     for qualification in practitioner.children("qualification", 16)[:1]:
         code = qualification.child("code")
@@ -202,19 +219,18 @@ def _set_id(author: Author, identifier: Identifier | None) -> None:
         author.id.CopyFrom(identifier)
 
 
-def _human_name(names: Sequence[Node]) -> str:
+def _named(names: Sequence[Node]) -> Author:
+    """An author with the first of these names, whole and in its parts."""
     for name in names:
         text = name.text(_LONGEST_NAME, "text")
-        if text:
-            return text
         given = [item.text(_LONGEST_NAME) for item in name.child("given").array(16)]
         family = name.text(_LONGEST_NAME, "family")
-        joined = " ".join([*given, family] if family else given)
+        joined = text or " ".join([*given, family] if family else given)
         if len(joined) > _LONGEST_NAME:
             raise name.error("max_length", f"at most {_LONGEST_NAME} characters in all")
         if joined:
-            return joined
-    return ""
+            return Author(name=joined, family_name=family, given_names=given)
+    return Author()
 
 
 def _device_name(device: Node) -> str:

@@ -14,6 +14,7 @@ from dmp.identity.v1.identity_pb2 import (
     MatchPersonResponse,
     SearchPeopleRequest,
 )
+from gateway.fhir import shape
 from gateway.fhir.codesystems import domain_uri, is_oid
 from gateway.fhir.document_out import Links
 from gateway.fhir.identifiers import parse_token, patient_identifier, write_identifier
@@ -64,7 +65,7 @@ def wants_traits(parameters: Parameters, scopes: Set[str]) -> bool:
     if not {"ITI-78", "TD0.2"} <= scopes:
         return "ITI-78" in scopes
     profile = parameters.single("_profile").partition("|")[0]
-    return {name for name, _ in parameters.pairs} != {"identifier"} or profile == PROFILE
+    return {name for name, _ in parameters.pairs} - shape.NAMES != {"identifier"} or profile == PROFILE
 
 
 def read_search(parameters: Parameters) -> SearchPeopleRequest:

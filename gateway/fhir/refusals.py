@@ -1,12 +1,13 @@
 """The errors that reading FHIR raises, each naming a FHIR path. Never a value of the request.
 
 DmpError
-└── ProtocolRefusal     HTTP itself refuses (405, 406, 412, 415): the status is not that of the reason's table
+└── ProtocolRefusal     HTTP itself refuses (405, 406, 412, 415, 416): the status is not that of the reason's table
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -22,15 +23,24 @@ _REASONS: Final = {
 
 
 class ProtocolRefusal(DmpError):
-    """A refusal whose HTTP status HTTP fixes: 405, 406, 412 or 415."""
+    """A refusal whose HTTP status HTTP fixes: 405, 406, 412, 415 or 416; `headers` go with it."""
 
-    def __init__(self, status: int, field: str, description: str, *, reason: int = 0) -> None:
+    def __init__(
+        self,
+        status: int,
+        field: str,
+        description: str,
+        *,
+        reason: int = 0,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         reason = reason or _REASONS.get(status, reasons.ERROR_REASON_MALFORMED_REQUEST)
         rule = "precondition" if status == 412 else "not_supported"
         if status == 404:
             rule = "not_found"
         super().__init__(reason, description, fields=[FieldViolation(field, rule, description)])
         self.status = status
+        self.headers = headers
 
 
 def malformed(field: str, rule: str, description: str) -> DmpError:

@@ -1,8 +1,9 @@
 """ITI-67: the parameters of a search to one SearchDocuments request, and its page to a searchset. Pure.
 
 How dates are read (one reading each, given in the CapabilityStatement): `date` is when the document was submitted
-(DocumentReference.date), `creation` when it was authored (attachment.creation), `period` and `period-start` when the
-act began (context.period.start). Without `status` the search is for `current`, and the `self` link says so.
+(DocumentReference.date), `creation` when it was authored (attachment.creation), `period` the time of the act, which a
+date overlaps or not, `period-start` when it began (context.period.start). An act without an end ended when it began.
+Without `status` the search is for `current`, and the `self` link says so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.document.v1 import document_pb2
-from dmp.document.v1.document_pb2 import SearchDocumentsRequest, SearchDocumentsResponse, TimeRange
+from dmp.document.v1.document_pb2 import SearchDocumentsRequest, SearchDocumentsResponse
 from gateway.fhir.codesystems import CLASS_SYSTEMS, FORMAT_SYSTEMS, TYPE_SYSTEMS, to_oid
 from gateway.fhir.document_out import Links, write_document, write_reference
 from gateway.fhir.identifiers import (
@@ -29,11 +30,11 @@ from gateway.fhir.identifiers import (
 from gateway.fhir.node import LONGEST_CODE, JsonObject
 from gateway.fhir.parameters import Parameters, SearchParameter, encode
 from gateway.fhir.refusals import invalid
-from gateway.fhir.times import narrow
+from gateway.fhir.times import narrow, narrow_period
 from services.runtime.errors import DmpError
 
 LARGEST_PAGE: Final = 200
-PATIENT_NAMES: Final = frozenset({"patient", "patient.identifier"})
+PATIENT_NAMES: Final = frozenset({"patient", "patient.identifier", "patient:identifier"})
 _PREFIX: Final = "DocumentReference/"
 _NO_DOCUMENT: Final = f"dossiers/{'0' * 21}/documents/{uuid.UUID(int=0)}"
 
@@ -56,7 +57,7 @@ PARAMETERS: Final = (
     SearchParameter("identifier", "token", "uniqueId of the document: urn:ietf:rfc:3986|urn:oid:…"),
     SearchParameter("date", "date", "when the document was submitted"),
     SearchParameter("creation", "date", "when the document was authored (attachment.creation)"),
-    SearchParameter("period", "date", "when the documented act began (context.period.start)"),
+    SearchParameter("period", "date", "the time of the documented act, which a date overlaps or not (context.period)"),
     SearchParameter("period-start", "date", "when the documented act began (context.period.start)"),
     SearchParameter("period-end", "date", "when the documented act ended (context.period.end)"),
     SearchParameter("facility", "token", "kind of facility"),
@@ -65,6 +66,8 @@ PARAMETERS: Final = (
     SearchParameter("event", "token", "main act"),
     SearchParameter("author.identifier", "token", "system|value of an author (IDNPS, RPPS)"),
     SearchParameter("author", "token", "the same as author.identifier"),
+    SearchParameter("author.family", "string", "beginning of the family name of an author, or of a later word of it"),
+    SearchParameter("author.given", "string", "beginning of a given name of an author"),
     SearchParameter("related", "token", "system|value of a further identifier (context.related)"),
     SearchParameter("related.identifier", "token", "the same as related"),
     SearchParameter("relatesto", "reference", "DocumentReference/{id} that it replaces, appends to or transforms"),
@@ -72,10 +75,10 @@ PARAMETERS: Final = (
     SearchParameter("isArchived", "token", "true: archived documents alone; false or left out: not archived"),
     SearchParameter("title", "string", "words that the title has, or that its words begin with"),
     SearchParameter("_id", "token", "ids as given in answers"),
+    SearchParameter("_lastUpdated", "date", "when the current version was made (meta.lastUpdated)"),
 )
 _CONTROLS: Final = frozenset({"_count", "_page", "_sort", "_summary"})
-NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | _CONTROLS)
-_SUMMARIES: Final = frozenset({"", "count", "true", "text", "data", "false"})
+NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | PATIENT_NAMES | _CONTROLS)
 _ORDERS: Final[Mapping[str, document_pb2.DocumentOrder.ValueType]] = MappingProxyType(
     {
         "-date": document_pb2.DOCUMENT_ORDER_SUBMIT_TIME_DESC,
@@ -122,6 +125,8 @@ def read_search(parameters: Parameters, links: Links) -> Search:
         authors=read_identifiers(parameters, "author.identifier", "author"),
         reference_ids=read_identifiers(parameters, "related.identifier", "related"),
         title=parameters.single("title"),
+        author_family_names=read_names(parameters, "author.family"),
+        author_given_names=read_names(parameters, "author.given"),
         documents=[_document(links, text) for text in parameters.alternatives("_id")],
     )
     _read_unique_ids(parameters, request)
@@ -132,11 +137,14 @@ def read_search(parameters: Parameters, links: Links) -> Search:
     for name, range_ in (
         ("date", request.submit_time),
         ("creation", request.create_time),
-        ("period", request.service_time),
         ("period-start", request.service_time),
         ("period-end", request.service_stop_time),
+        ("_lastUpdated", request.change_time),
     ):
-        _narrow(parameters, name, range_)
+        for value in dates(parameters, name):
+            narrow(range_, value, name)
+    for value in dates(parameters, "period"):
+        narrow_period(request.service_time, request.service_stop_time, value, "period")
     sort = parameters.single("_sort")
     if sort and sort not in _ORDERS:
         raise invalid("_sort", "code", f"one of {', '.join(_ORDERS)}")
@@ -144,6 +152,12 @@ def read_search(parameters: Parameters, links: Links) -> Search:
     page = read_page(parameters, LARGEST_PAGE)
     request.page_size, request.page_token = page.size, page.token
     return Search(request, patient, pairs, page.only_total)
+
+
+def check_newest_first(parameters: Parameters) -> None:
+    """Refuse an order that a list does not have: newest first is the only one."""
+    if parameters.single("_sort") not in ("", "-date"):
+        raise invalid("_sort", "code", "-date: newest first, the only order of this list")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +170,12 @@ class Page:
 
 
 def read_page(parameters: Parameters, largest: int) -> Page:
-    """The page that `_count`, `_page` and `_summary` ask for; size 0 is the service's own.
-
-    Whole resources are no wrong answer to who wants a summary of each (R4 search, 3.1.1.5.8).
-    """
+    """The page that `_count`, `_page` and `_summary` ask for; size 0 is the service's own."""
     count = _count(parameters)
-    token, summary = parameters.single("_page"), parameters.single("_summary")
+    token = parameters.single("_page")
     if len(token) > 512:
         raise invalid("_page", "max_length", "a page token that this platform made")
-    if summary not in _SUMMARIES:
-        raise invalid("_summary", "code", "count, true, text, data or false")
-    only_total = count == 0 or summary == "count"
+    only_total = count == 0 or parameters.single("_summary") == "count"
     return Page(1 if only_total else min(count or 0, largest), token, only_total)
 
 
@@ -221,12 +230,12 @@ def searchset(
 
 
 def read_patient_parameter(parameters: Parameters, base_url: str) -> PatientLink:
-    identifier, reference = parameters.single("patient.identifier"), parameters.single("patient")
-    if identifier and reference:
+    field = "patient:identifier" if parameters.single("patient:identifier") else "patient.identifier"
+    identifier, reference = parameters.single(field), parameters.single("patient")
+    if identifier and len(PATIENT_NAMES & {name for name, _ in parameters.pairs}) > 1:
         raise invalid("patient", "repeated", "either patient or patient.identifier")
     if identifier:
-        system, value = parse_token(identifier, "patient.identifier")
-        field = "patient.identifier"
+        system, value = parse_token(identifier, field)
         return PatientLink(patient_identifier(system, value, field), field=field)
     if not reference:
         raise invalid("patient.identifier", "required", "a search names its patient: patient.identifier=system|value")
@@ -309,11 +318,20 @@ def _codes(parameters: Parameters, name: str, systems: frozenset[str] | None = N
     return codes
 
 
-def _narrow(parameters: Parameters, name: str, range_: TimeRange) -> None:
-    for value in parameters.values(name):
-        if "," in value:
-            raise invalid(name, "alternatives", "one date a parameter; several parameters must all hold")
-        narrow(range_, value, name)
+def dates(parameters: Parameters, name: str) -> list[str]:
+    """The values of a date parameter, which must all hold."""
+    values = parameters.values(name)
+    if any("," in value for value in values):
+        raise invalid(name, "alternatives", "one date a parameter; several parameters must all hold")
+    return values
+
+
+def read_names(parameters: Parameters, name: str) -> list[str]:
+    """The names of a string parameter, any of which may be meant."""
+    names = parameters.alternatives(name)
+    if len(names) > 16 or any(len(each) > 200 for each in names):
+        raise invalid(name, "max_items", "at most 16 names of at most 200 characters")
+    return names
 
 
 def _count(parameters: Parameters) -> int | None:

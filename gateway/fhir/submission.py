@@ -142,8 +142,8 @@ def read_simplified(resource: Node, links: Links, key: SubmissionKey) -> Submiss
     return Submission(request, patient, [Entry("DocumentReference", 0)], resource.path, [resource.path], [data])
 
 
-def read_bundle(bundle: Node, links: Links, key: SubmissionKey) -> Submission:
-    """The submission of ITI-65."""
+def read_bundle(bundle: Node, links: Links, key: SubmissionKey, *, taken_over: bool = False) -> Submission:
+    """The submission of ITI-65. One that is `taken_over` from another host may lack what that host did not ask for."""
     bundle.refuse_modifiers()
     if bundle.child("type").required().token() != "transaction":
         raise bundle.child("type").error("code", "the Bundle is a transaction")
@@ -158,6 +158,8 @@ def read_bundle(bundle: Node, links: Links, key: SubmissionKey) -> Submission:
     check_set_members(set_slot, [*documents, *folders])
     patient = _one_patient(set_slot, [*documents, *folders], links.base_url)
     request = SubmitDocumentsRequest(submission_set=_read_set(set_slot.resource, key), request_id=key.request_id)
+    if not taken_over:
+        set_slot.resource.extension(DESIGNATION).required()
     owners: dict[str, int] = {}
     content_paths = []
     for index, slot in enumerate(documents):

@@ -26,7 +26,7 @@ _DATE_TIME: Final = re.compile(
 )
 _LONGEST: Final = 40
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, written with its Z)
-PREFIXES: Final = frozenset({"eq", "ge", "gt", "le", "lt", "sa", "eb"})
+PREFIXES: Final = frozenset({"eq", "ne", "ge", "gt", "le", "lt", "sa", "eb", "ap"})
 
 
 def timestamp(node: Node) -> Timestamp | None:
@@ -64,19 +64,58 @@ def write(value: Timestamp) -> str:
 
 
 def narrow(range_: TimeRange, text: str, field: str) -> None:
-    """Narrow a range by one value of a date parameter, such as `ge2024-01` (R4 search: prefixes)."""
+    """Narrow a range by one value of a date parameter, such as `ge2024-01` (R4 search: prefixes).
+
+    `ap` takes as much time again on either side: ap2024 is 2023 to 2025, ap2024-05-10 three days. (How near is near is
+    each server's own; what grows with the time gone by would differ from page to page.)
+    """
+    prefix, begin, end = _bounds(text, field)
+    if prefix in ("eq", "ge", "ap"):
+        _raise_start(range_, begin)
+    if prefix in ("gt", "sa"):
+        _raise_start(range_, end)
+    if prefix in ("eq", "le", "ap"):
+        _lower_end(range_, end)
+    if prefix in ("lt", "eb"):
+        _lower_end(range_, begin)
+    if prefix == "ne":
+        if range_.HasField("excluded_start_time"):
+            raise invalid(field, "repeated", "the prefix ne once")
+        range_.excluded_start_time.CopyFrom(_to_timestamp(begin))
+        range_.excluded_end_time.CopyFrom(_to_timestamp(end))
+
+
+def narrow_period(starts: TimeRange, ends: TimeRange, text: str, field: str) -> None:
+    """Narrow where a period begins and where it ends by one value of a date parameter: `ge` and `le` keep what overlaps
+    the time from, or up to, the date; `eq` what lies within it; `sa` and `eb` what lies wholly after, or before."""
+    prefix, begin, end = _bounds(text, field)
+    if prefix == "ne":
+        raise invalid(field, "prefix", "the prefix ne is not offered for a period: period-start and period-end have it")
+    if prefix in ("eq", "ap"):
+        _raise_start(starts if prefix == "eq" else ends, begin)
+        _lower_end(ends if prefix == "eq" else starts, end)
+    if prefix in ("ge", "gt"):
+        _raise_start(ends, begin if prefix == "ge" else end)
+    if prefix in ("le", "lt"):
+        _lower_end(starts, end if prefix == "le" else begin)
+    if prefix == "sa":
+        _raise_start(starts, end)
+    if prefix == "eb":
+        _lower_end(ends, begin)
+
+
+def _bounds(text: str, field: str) -> tuple[str, datetime, datetime]:
+    """The prefix of a date parameter, and what its date means; of `ap`, with its neighbours."""
     prefix, value = (text[:2], text[2:]) if text[:2].isalpha() else ("eq", text)
     if prefix not in PREFIXES:
         raise invalid(field, "prefix", f"one of the prefixes {', '.join(sorted(PREFIXES))}")
     begin, end = _interval(value, field)
-    if prefix in ("eq", "ge"):
-        _raise_start(range_, begin)
-    if prefix in ("gt", "sa"):
-        _raise_start(range_, end)
-    if prefix in ("eq", "le"):
-        _lower_end(range_, end)
-    if prefix in ("lt", "eb"):
-        _lower_end(range_, begin)
+    if prefix == "ap":
+        try:
+            begin, end = begin - (end - begin), end + (end - begin)
+        except OverflowError:
+            raise invalid(field, "date", "this is no date of the calendar") from None
+    return prefix, begin, end
 
 
 def since(text: str, field: str) -> Timestamp:

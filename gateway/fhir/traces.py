@@ -20,7 +20,14 @@ from gateway.fhir.identifiers import PatientLink, read_patient
 from gateway.fhir.node import LONGEST_CODE, LONGEST_URI, JsonObject, Node
 from gateway.fhir.parameters import Parameters, SearchParameter
 from gateway.fhir.refusals import invalid, metadata
-from gateway.fhir.search import PATIENT_NAMES, read_identifiers, read_page, read_patient_parameter
+from gateway.fhir.search import (
+    PATIENT_NAMES,
+    check_newest_first,
+    dates,
+    read_identifiers,
+    read_page,
+    read_patient_parameter,
+)
 from gateway.fhir.times import instant, narrow, write
 from services.runtime.identifiers import child_of
 from services.runtime.names import AUDIT_ACTIONS
@@ -37,7 +44,7 @@ PARAMETERS: Final = (
     SearchParameter("outcome", "token", "0 for what was done, 4 for what was wrong, 8 for what was refused"),
     SearchParameter("subtype", "token", "transaction (ITI-68) or action of the platform (document.read)"),
 )
-NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | {"_count", "_page", "_summary"})
+NAMES: Final = frozenset({parameter.name for parameter in PARAMETERS} | PATIENT_NAMES | {"_count", "_page", "_sort"})
 LARGEST_PAGE: Final = 200
 
 _ACTIONS: Final = "https://dmp.sante.fr/fhir/CodeSystem/audit-action"
@@ -122,9 +129,12 @@ def read_search(parameters: Parameters, links: Links) -> TraceSearch:
     if not parameters.values("date"):
         raise invalid("date", "required", "a bound is required: date=ge… or date=le…")
     page = read_page(parameters, LARGEST_PAGE)
+    check_newest_first(parameters)
     span = TimeRange()
-    for value in parameters.values("date"):
+    for value in dates(parameters, "date"):
         narrow(span, value, "date")
+    if span.HasField("excluded_start_time"):
+        raise invalid("date", "prefix", "the prefix ne is not offered for the trail: its dates are bounds")
     agents = read_identifiers(parameters, "agent.identifier", "agent")
     if len(agents) > 1:
         raise invalid("agent", "repeated", "one agent")

@@ -68,6 +68,7 @@ class CriteriaReader:
             service=span(request.service_time, "service_time"),
             stopped=span(request.service_stop_time, "service_stop_time"),
             submitted=span(request.submit_time, "submit_time"),
+            changed=span(request.change_time, "change_time"),
             title_dossiers=[health_id for health_id, _ in title] or None,
         )
 

@@ -145,6 +145,7 @@ class Lister:
             self._unique_ids.of_set(request.unique_id) if request.unique_id else None,
             self._criteria.names(dossiers, "family", request.author_family_names),
             self._criteria.names(dossiers, "given", request.author_given_names),
+            child(request.submission_set, "submissionSets", "submission_set") if request.submission_set else None,
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():

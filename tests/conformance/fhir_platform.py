@@ -83,6 +83,7 @@ class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
         self.folders: list[document_pb2.Folder] = []
         self.changes: list[document_pb2.ChangeDocumentRequest] = []
         self.unique = False
+        self.listings: list[document_pb2.ListSubmissionSetsRequest] = []
         self.searches: list[document_pb2.SearchDocumentsRequest] = []
         self.refusals: list[tuple[str, str]] = []
         self.scopes = ALL_SCOPES
@@ -258,6 +259,7 @@ class FakePlatform(FakeRegister, FakeConsents, FakeTrail):
     ) -> document_pb2.ListSubmissionSetsResponse:
         validate(request)
         self._dossier(request.parent)
+        self.listings.append(request)
         start, size = int(request.page_token or 0), request.page_size or 20
         found = [each for each in self.sets if each.name.startswith(request.parent)]
         more = start + size < len(found)

@@ -173,6 +173,24 @@ class TestFeed:
         parsed(body)
         assert (body["active"], body["link"][0]["type"]) == (False, "replaced-by")
 
+    async def test_a_merge_says_nothing_else_and_is_made_of_the_version_it_states(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        query = {"identifier": LOCAL}
+        await client.put("/Patient", params=query, json=patient(), headers=FHIR)
+        link = [{"other": {"reference": f"Patient?identifier={KNOWN}"}, "type": "replaced-by"}]
+        more = {"gender": "female", "address": [{"city": "Lyon"}], "birthDate": "1970-02-04"}
+        fuller = patient(active=False, link=link, **more)
+        fuller["identifier"].append({"system": f"urn:oid:{LOCAL_OID}", "value": "IPP-2"})
+        found = issues(await client.put("/Patient", params=query, json=fuller, headers=FHIR), 422)
+        said = {"Patient.gender", "Patient.address", "Patient.birthDate", "Patient.identifier"}
+        assert set(expressions(found)) == said
+        merged = patient(active=False, link=link)
+        for etag, status in (('W/"2"', 412), ('W/"1"', 200), ('W/"1"', 200)):
+            headers = FHIR | {"If-Match": etag}
+            answer = await client.put("/Patient", params=query, json=merged, headers=headers)
+            assert answer.status_code == status, answer.text
+
     async def test_a_source_touches_its_own_domain_only(self, client: httpx.AsyncClient) -> None:
         foreign = patient(identifier=[{"system": f"urn:oid:{FOREIGN_OID}", "value": "1"}])
         query = {"identifier": f"urn:oid:{FOREIGN_OID}|1"}

@@ -183,6 +183,7 @@ class TestDocumentOut:
         assert {item["resourceType"] for item in resource["contained"]} == {
             "Patient",
             "PractitionerRole",
+            "Practitioner",
             "Organization",
         }
         assert resource["content"][0]["attachment"]["url"].startswith(f"{BASE}/Binary/")

@@ -131,6 +131,10 @@ def patch_entry(sent: Json, value: str = "superseded") -> None:
     sent["entry"].append({"resource": parameters, "request": {"method": "PATCH", "url": url, "ifMatch": 'W/"3"'}})
 
 
+def _without_extension(resource: Json, name: str) -> None:
+    resource["extension"] = [each for each in resource["extension"] if not each["url"].endswith(name)]
+
+
 REFUSED: list[tuple[str, Callable[[Json], object], str]] = [
     ("no profile", lambda b: b.pop("meta"), "Bundle.meta.profile"),
     ("no type", lambda b: b.pop("type"), "Bundle.type"),
@@ -155,6 +159,7 @@ REFUSED: list[tuple[str, Callable[[Json], object], str]] = [
     ("a member too few", lambda b: set_of(b)["entry"].pop(), "Bundle.entry[3]"),
     ("a member twice", lambda b: set_of(b)["entry"].append(set_of(b)["entry"][0]), SET + ".entry[2].item.reference"),
     ("a stranger", lambda b: set_of(b)["entry"][0]["item"].update(reference="urn:x"), SET + ".entry[0].item.reference"),
+    ("no content type", lambda b: _without_extension(set_of(b), "ihe-designationType"), SET + ".extension"),
     ("no type code", lambda b: reference_of(b).pop("type"), FIRST + ".type"),
     ("no format", lambda b: _without(reference_of(b)["content"][0], "format"), FIRST + ".content[0].format"),
     ("no binary", lambda b: b["entry"].pop(2), FIRST + ATTACHMENT + ".url"),
@@ -168,6 +173,11 @@ REFUSED: list[tuple[str, Callable[[Json], object], str]] = [
 
 
 class TestBundle:
+    def test_what_is_taken_over_may_lack_a_content_type(self) -> None:
+        sent = bundle(1)
+        _without_extension(set_of(sent), "ihe-designationType")
+        assert not read_bundle(root(sent), LINKS, KEY, taken_over=True).request.submission_set.HasField("content_type")
+
     def test_links_documents_to_their_content(self) -> None:
         sent = bundle(3)
         sent["entry"].reverse()  # order says nothing: fullUrls do

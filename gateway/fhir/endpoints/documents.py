@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -16,9 +18,9 @@ from dmp.document.v1.document_pb2 import (
     ResolveUniqueIdRequest,
     SubmitDocumentsResponse,
 )
-from gateway.fhir import negotiation, search, submission
+from gateway.fhir import conditional, negotiation, search, submission
 from gateway.fhir.document_in import is_mime_type
-from gateway.fhir.document_out import write_document
+from gateway.fhir.document_out import changed, write_document
 from gateway.fhir.endpoints.common import Endpoints, http_date
 from gateway.fhir.exchange import Answer, Exchange, Handler
 from gateway.fhir.field_paths import search_field, submission_field, translate
@@ -108,35 +110,36 @@ class Documents(Endpoints):
         return Answer(write_document(found.document, self._links), headers=_version_headers(found.document))
 
     async def binary_read(self, exchange: Exchange) -> Response:
-        """ITI-68: the head of the stream decides the headers; then the very bytes, as they come."""
+        """ITI-68: the head of the stream decides the headers; then the very bytes, as they come, or a range of them.
+
+        The read is recorded, and the whole content checked, before the head comes, whatever part of it is sent.
+        """
+        headers = exchange.request.headers
+        wants_whole = exchange.request.method == "GET" and "range" not in headers
         request = ReadDocumentRequest(
             name=document_name(*await self._read_id(exchange, "Binary")),
-            accept_zstd=negotiation.accepts_encoding(exchange.request.headers, "zstd"),
+            accept_zstd=wants_whole and negotiation.accepts_encoding(headers, "zstd"),
         )
         parts = self._backend.stream(exchange.caller, table.READ, request)
         try:
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "document":
                 raise unavailable("document")
-            document = first.document
-            mime_type = document.mime_type if is_mime_type(document.mime_type) else "application/octet-stream"
-            negotiation.check_binary_accepted(exchange.request.headers, mime_type)
+            written = _content_headers(headers, first)
+            if conditional.is_known(headers, written["ETag"]):
+                await _close(parts)
+                return Response(status_code=304, headers={name: written[name] for name in _OF_304})
+            part = conditional.read_part(headers, written["ETag"], first.document.size)
         except BaseException:
             await _close(parts)
             raise
-        headers = {
-            "Content-Type": mime_type,
-            "Content-Length": str(document.size),
-            "Content-Disposition": "attachment",
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-            "ETag": f'"{document.hash.hex()}"',
-            "Vary": "Accept-Encoding",
-        }
-        if first.encoding == CONTENT_ENCODING_ZSTD:
-            del headers["Content-Length"]
-            headers["Content-Encoding"] = "zstd"
-        return StreamingResponse(_chunks(parts), headers=headers)
+        if exchange.request.method == "HEAD":
+            await _close(parts)
+            return Response(headers=written)
+        if part is None:
+            return StreamingResponse(_chunks(parts), headers=written)
+        written |= {"Content-Length": str(part.end - part.start), "Content-Range": part.header(first.document.size)}
+        return StreamingResponse(_chunks(parts, part), 206, headers=written)
 
     async def _submit(self, exchange: Exchange, read: Submission) -> SubmitDocumentsResponse:
         health_id = await self._health_id(exchange, read.patient)
@@ -168,16 +171,49 @@ def _if_none_exist(exchange: Exchange) -> str:
 def _version_headers(document: Document) -> dict[str, str]:
     headers = {"ETag": etag(document.version)}
     if document.HasField("change_time") or document.HasField("submit_time"):
-        changed = document.change_time if document.HasField("change_time") else document.submit_time
-        headers["Last-Modified"] = http_date(changed)
+        headers["Last-Modified"] = http_date(changed(document))
     return headers
 
 
-async def _chunks(parts: AsyncIterator[ReadDocumentResponse]) -> AsyncIterator[bytes]:
-    """The content. An error half-way ends the connection: Content-Length then shows that bytes are missing."""
+_OF_304: Final = ("ETag", "Cache-Control", "Vary")
+
+
+def _content_headers(asked: Headers, first: ReadDocumentResponse) -> dict[str, str]:
+    """The headers of a content from the head of its stream; 406 for a media type that the request does not accept."""
+    document = first.document
+    mime_type = document.mime_type if is_mime_type(document.mime_type) else "application/octet-stream"
+    negotiation.check_binary_accepted(asked, mime_type)
+    headers = {
+        "Content-Type": mime_type,
+        "Content-Length": str(document.size),
+        "Content-Disposition": "attachment",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+        "ETag": f'"{document.hash.hex()}"',
+        "Vary": "Accept-Encoding",
+        "Accept-Ranges": "bytes",
+    }
+    if first.encoding == CONTENT_ENCODING_ZSTD:  # another representation: another tag, and no ranges of it
+        del headers["Content-Length"], headers["Accept-Ranges"]
+        headers |= {"Content-Encoding": "zstd", "ETag": f'"{document.hash.hex()}-zstd"'}
+    return headers
+
+
+async def _chunks(
+    parts: AsyncIterator[ReadDocumentResponse], wanted: conditional.Part | None = None
+) -> AsyncIterator[bytes]:
+    """The content, or a part of it. An error half-way ends the connection: Content-Length then shows that bytes are
+    missing."""
+    place = 0
     try:
         async for part in parts:
-            yield part.chunk
+            chunk = part.chunk
+            if wanted is not None:
+                chunk, place = chunk[max(0, wanted.start - place) : max(0, wanted.end - place)], place + len(chunk)
+            if chunk:
+                yield chunk
+            if wanted is not None and place >= wanted.end:
+                return
     finally:
         await _close(parts)
 

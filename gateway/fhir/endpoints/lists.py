@@ -34,7 +34,7 @@ class Lists(Endpoints):
 
     async def list_search(self, exchange: Exchange) -> Answer:
         """A page of submission sets or of folders, each with its members."""
-        read = lists.read_search(await exchange.parameters(lists.NAMES), self._links.base_url)
+        read = lists.read_search(await exchange.parameters(lists.NAMES), self._links)
         health_id = await self._health_id(exchange, read.patient)
         read.request.parent = dossier_name(health_id)
         try:
@@ -65,14 +65,14 @@ class Lists(Endpoints):
         """One submission set or folder by its id."""
         text = exchange.request.path_params["id"]
         try:
-            health_id, entity = self._ids.read("Folder", text)
+            health_id, _ = self._ids.read("Folder", text)
         except DmpError:
             name = submission_set_name(*await self._read_id(exchange, "List"))
             request = GetSubmissionSetRequest(name=name)
             answer = await self._backend.call(exchange.caller, table.GET_SET, request)
             return Answer(lists.write_submission_set(answer.submission_set, answer.documents, self._links))
         parent = dossier_name(health_id)
-        name = f"{parent}/folders/{entity}"
+        name = self._links.folder_of(text)
         call = self._backend.call(exchange.caller, table.LIST_FOLDERS, ListFoldersRequest(parent=parent, folder=name))
         found = (await self._or_nobody(call, "id")).folders
         if not found:

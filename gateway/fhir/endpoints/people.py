@@ -25,12 +25,12 @@ from gateway.fhir.identifiers import parse_token, patient_identifier, patient_re
 from gateway.fhir.node import LONGEST_URI, Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.person_out import read_person, write_person
-from gateway.fhir.refusals import ProtocolRefusal, invalid, metadata
+from gateway.fhir.refusals import ProtocolRefusal, incomplete, invalid, metadata
 from gateway.fhir.search import searchset
 from gateway.fhir.tables import people as table
 from gateway.fhir.tables.dossiers import GET_DOSSIER
 from gateway.fhir.versions import etag, version_of
-from services.runtime.errors import DmpError
+from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import dossier_name, person_name
 
 _WHY: Final = "ITI-104"
@@ -135,7 +135,7 @@ class People(Endpoints):
         survivor = _survivor(patient)
         try:
             if survivor is not None:
-                return await self._merge(exchange, known, survivor, key)
+                return await self._merge(exchange, (known, person, expected), survivor, key)
             if known is None:
                 if expected:
                     raise ProtocolRefusal(412, "If-Match", "nobody has this identifier")
@@ -199,7 +199,7 @@ class People(Endpoints):
         if expected and expected != current.version:
             raise ProtocolRefusal(412, "If-Match", "the person has another version")
         request = UpdatePersonRequest(name=name, reason=_WHY, request_id=key, expected_version=expected)
-        if person.traits.birth_name and _differ(person, current):
+        if person.traits.birth_name and _differing(person, current):
             request.traits.CopyFrom(person.traits)
         if person.HasField("contact") and person.contact != current.contact:
             request.contact.CopyFrom(person.contact)
@@ -214,11 +214,20 @@ class People(Endpoints):
             current = (await self._backend.call(exchange.caller, table.ADD_IDENTIFIER, adding)).person
         return Answer(write_person(current, self._links), 200, {"ETag": etag(current.version)})
 
-    async def _merge(self, exchange: Exchange, merged: int | None, survivor: tuple[Node, str], key: str) -> Answer:
+    async def _merge(
+        self, exchange: Exchange, merging: tuple[int | None, Person, int], survivor: tuple[Node, str], key: str
+    ) -> Answer:
+        """A merge and nothing else: a Patient that also says something new of the person is refused, so that no part
+        of it is lost unseen."""
         node, reference = survivor
+        merged, person, expected = merging
         link = patient_reference(reference, node.path, self._links.base_url)
         if merged is None:
             raise DmpError(reasons.ERROR_REASON_UNKNOWN_PATIENT)
+        before = GetPersonRequest(name=person_name(merged))
+        current = (await self._backend.call(exchange.caller, table.GET, before)).person
+        if not current.merged_into:
+            _check_merge(person, current, expected)
         health_id = await self._health_id(exchange, link)
         request = LinkPeopleRequest(
             name=person_name(health_id), merged=person_name(merged), reason=_WHY, request_id=key
@@ -240,6 +249,27 @@ def _survivor(patient: Node) -> tuple[Node, str] | None:
     return None
 
 
+def _check_merge(person: Person, current: Person, expected: int) -> None:
+    """412 when the person to be merged has another version than the request states; 422 for anything new about it."""
+    if expected and expected != current.version:
+        raise ProtocolRefusal(412, "If-Match", "the person has another version")
+    said = _fresh(person, current)
+    if said:
+        text = "a merge changes nothing else: send this first, without the link, and then the merge"
+        raise incomplete([FieldViolation(field, "merge", text) for field in said])
+
+
+def _fresh(person: Person, current: Person) -> list[str]:
+    """The elements of a Patient that say something of a person that is not known yet."""
+    found = [f"Patient.{_TRAITS.get(name, 'name')}" for name in _differing(person, current)]
+    if person.HasField("contact") and person.contact != current.contact:
+        found.append("Patient.address")
+    held = {(each.system, each.value) for each in current.identifiers}
+    if any((each.system, each.value) not in held for each in person.identifiers):
+        found.append("Patient.identifier")
+    return list(dict.fromkeys(found))
+
+
 def _feed_key(exchange: Exchange, criterion: tuple[str, str], person: Person) -> str:
     """The request id: the caller's, else one that the same feed always gets, so that many at once are one."""
     if "idempotency-key" in exchange.request.headers:
@@ -249,11 +279,11 @@ def _feed_key(exchange: Exchange, criterion: tuple[str, str], person: Person) ->
     return f"iti-104-{digest}"
 
 
-def _differ(person: Person, current: Person) -> bool:
+def _differing(person: Person, current: Person) -> list[str]:
+    """The traits that are stated and are not what is known."""
     said, known = person.traits, current.traits
-    return any(
-        getattr(said, name) and getattr(said, name) != getattr(known, name) for name in said.DESCRIPTOR.fields_by_name
-    )
+    names = said.DESCRIPTOR.fields_by_name
+    return [name for name in names if getattr(said, name) and getattr(said, name) != getattr(known, name)]
 
 
 def _pix_parameters(parameters: Node) -> Parameters:

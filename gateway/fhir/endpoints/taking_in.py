@@ -93,7 +93,8 @@ class TakingIn(Endpoints):
         return not answer.existed
 
     async def _set(self, exchange: Exchange, bundle: Node, line: Line, key: str) -> bool:
-        read = submission.read_bundle(bundle, self._links, SubmissionKey(exchange.caller.actor.client_id, key))
+        own_key = SubmissionKey(exchange.caller.actor.client_id, key)
+        read = submission.read_bundle(bundle, self._links, own_key, taken_over=True)
         health_id = await self._health_id(exchange, read.patient)
         read.request.parent = dossier_name(health_id)
         moment = timestamp(Node(f"{read.set_path}.date", line.submitted))

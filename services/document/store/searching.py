@@ -51,7 +51,7 @@ _MATCHES: Final = """
     AND ($24::uuid IS NULL OR $24 = ANY(d.folder_ids))
     AND ($25::text[] IS NULL OR d.relations && $25)
     AND ($26::bigint[] IS NULL OR d.title_digests @> ARRAY(
-        SELECT wanted.digest FROM unnest($49::bigint[], $26) AS wanted (health_id, digest)
+        SELECT wanted.digest FROM unnest($53::bigint[], $26) AS wanted (health_id, digest)
         WHERE wanted.health_id = d.health_id
     ))
     AND ($27::uuid IS NULL OR d.submission_set_id = $27)
@@ -67,6 +67,10 @@ _MATCHES: Final = """
         OR coalesce(d.service_stop, d.service_start) >= $41)
     AND ($42::timestamptz IS NULL OR d.submitted_at >= $42) AND ($43::timestamptz IS NULL OR d.submitted_at < $43)
     AND ($44::timestamptz IS NULL OR d.submitted_at < $44 OR d.submitted_at >= $45)
+    AND ($46::timestamptz IS NULL OR coalesce(d.changed_at, d.submitted_at) >= $46)
+    AND ($47::timestamptz IS NULL OR coalesce(d.changed_at, d.submitted_at) < $47)
+    AND ($48::timestamptz IS NULL OR coalesce(d.changed_at, d.submitted_at) < $48
+        OR coalesce(d.changed_at, d.submitted_at) >= $49)
 """
 
 
@@ -78,9 +82,9 @@ WITH known AS MATERIALIZED (
     WHERE d.health_id = ANY($1::bigint[]) AND {_MATCHES} AND {VISIBLE}
 ), page AS (
     SELECT health_id, document_id, place FROM known
-    WHERE $46::timestamptz IS NULL OR (place, document_id) {after} ($46, $47::uuid)
+    WHERE $50::timestamptz IS NULL OR (place, document_id) {after} ($50, $51::uuid)
     ORDER BY place {direction}, document_id {direction}
-    LIMIT $48
+    LIMIT $52
 )
 SELECT total.known, {COLUMNS}, page.place
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -112,12 +116,13 @@ WITH known AS MATERIALIZED (
     AND ($19::bytea IS NULL OR s.unique_id_digest = $19)
     AND ($20::bigint[] IS NULL OR s.author_name_digests && $20)
     AND ($21::bigint[] IS NULL OR s.author_name_digests && $21)
+    AND ($22::uuid IS NULL OR s.submission_set_id = $22)
     AND (s.health_id, s.submission_set_id) IN (
         SELECT d.health_id, d.submission_set_id FROM document d WHERE d.health_id = ANY($1::bigint[]) AND {VISIBLE}
     )
 ), page AS (
-    SELECT * FROM known WHERE $22::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($22, $23::uuid)
-    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $24
+    SELECT * FROM known WHERE $23::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($23, $24::uuid)
+    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $25
 )
 SELECT total.known, s.health_id, s.submission_set_id, s.submitted_at, s.status, s.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -233,12 +238,13 @@ class Criteria(NamedTuple):
     service: Span = Span()
     stopped: Span = Span()
     submitted: Span = Span()
+    changed: Span = Span()
     title_dossiers: list[int] | None = None
     """Of which dossier each of `title_digests` is: their key is a dossier's."""
 
     def values(self) -> list[Any]:
         """The parameters from $11 on."""
-        return [*self[:19], *self.created, *self.service, *self.stopped, *self.submitted]
+        return [*self[:19], *self.created, *self.service, *self.stopped, *self.submitted, *self.changed]
 
 
 class Order(NamedTuple):
@@ -336,7 +342,7 @@ class SearchStore:
     async def sets(
         self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
-        """Submission sets with a document that may be known of; criteria are $11 to $21."""
+        """Submission sets with a document that may be known of; criteria are $11 to $22."""
         return await self._sealed(SETS, health_ids, view, criteria, after, limit)
 
     async def folders(

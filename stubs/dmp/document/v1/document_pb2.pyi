@@ -898,6 +898,7 @@ class SearchDocumentsRequest(_message.Message):
     REFERENCE_IF_REFUSED_FIELD_NUMBER: _builtins.int
     AUTHOR_FAMILY_NAMES_FIELD_NUMBER: _builtins.int
     AUTHOR_GIVEN_NAMES_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     unique_id: _builtins.str
@@ -1005,6 +1006,10 @@ class SearchDocumentsRequest(_message.Message):
     def author_given_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """author_given_names wanted, likewise."""
 
+    @_builtins.property
+    def change_time(self) -> Global___TimeRange:
+        """change_time bounds when the current version was made."""
+
     def __init__(
         self,
         *,
@@ -1038,10 +1043,11 @@ class SearchDocumentsRequest(_message.Message):
         reference_if_refused: _builtins.bool = ...,
         author_family_names: _abc.Iterable[_builtins.str] | None = ...,
         author_given_names: _abc.Iterable[_builtins.str] | None = ...,
+        change_time: Global___TimeRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "submit_time", b"submit_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "create_time", b"create_time", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_family_names", b"author_family_names", "author_given_names", b"author_given_names", "author_institutions", b"author_institutions", "authors", b"authors", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "reference_if_refused", b"reference_if_refused", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_family_names", b"author_family_names", "author_given_names", b"author_given_names", "author_institutions", b"author_institutions", "authors", b"authors", "change_time", b"change_time", "class_codes", b"class_codes", "confidentiality_codes", b"confidentiality_codes", "create_time", b"create_time", "documents", b"documents", "event_codes", b"event_codes", "facility_types", b"facility_types", "folder", b"folder", "format_codes", b"format_codes", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "practice_settings", b"practice_settings", "reference_ids", b"reference_ids", "reference_if_refused", b"reference_if_refused", "related_to", b"related_to", "relationship_types", b"relationship_types", "service_stop_time", b"service_stop_time", "service_time", b"service_time", "statuses", b"statuses", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_codes", b"type_codes", "unique_id", b"unique_id", "unique_ids", b"unique_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1616,6 +1622,7 @@ class ListSubmissionSetsRequest(_message.Message):
     AUTHOR_INSTITUTIONS_FIELD_NUMBER: _builtins.int
     AUTHOR_FAMILY_NAMES_FIELD_NUMBER: _builtins.int
     AUTHOR_GIVEN_NAMES_FIELD_NUMBER: _builtins.int
+    SUBMISSION_SET_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     source_id: _builtins.str
@@ -1626,6 +1633,8 @@ class ListSubmissionSetsRequest(_message.Message):
     """page_size is how many at most; 0 for 20; at most 200."""
     page_token: _builtins.str
     """page_token continues; it is bound to the dossier, the criteria and the caller."""
+    submission_set: _builtins.str
+    """submission_set wanted, by name; empty for any."""
     @_builtins.property
     def submit_time(self) -> Global___TimeRange:
         """submit_time bounds when they were submitted."""
@@ -1664,10 +1673,11 @@ class ListSubmissionSetsRequest(_message.Message):
         author_institutions: _abc.Iterable[_coding_pb2.Identifier] | None = ...,
         author_family_names: _abc.Iterable[_builtins.str] | None = ...,
         author_given_names: _abc.Iterable[_builtins.str] | None = ...,
+        submission_set: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_family_names", b"author_family_names", "author_given_names", b"author_given_names", "author_institutions", b"author_institutions", "authors", b"authors", "content_types", b"content_types", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "source_id", b"source_id", "submit_time", b"submit_time", "unique_id", b"unique_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_family_names", b"author_family_names", "author_given_names", b"author_given_names", "author_institutions", b"author_institutions", "authors", b"authors", "content_types", b"content_types", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "source_id", b"source_id", "submission_set", b"submission_set", "submit_time", b"submit_time", "unique_id", b"unique_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
