@@ -113,15 +113,16 @@ class Clock:
 
 
 class FakeConsent:
-    """Answers every check with `answer`; `actions` are those asked for."""
+    """Answers every check with `answer`, but those about a dossier of `answers`; `actions` are those asked for."""
 
     def __init__(self) -> None:
         self.answer = consent_pb2.Decision(permitted=True)
+        self.answers: dict[int, consent_pb2.Decision] = {}
         self.actions: list[int] = []
 
     async def check(self, call: Call, health_id: int, action: consent_pb2.Action.ValueType) -> consent_pb2.Decision:
         self.actions.append(action)
-        return self.answer
+        return self.answers.get(health_id, self.answer)
 
 
 class Sibling:

@@ -68,9 +68,12 @@ class Exchange:
         """The search parameters of the query and, for a POST, of the form."""
         pairs = query_of(self.request)
         if self.request.method == "POST":
-            negotiation.check_content_type(self.request.headers, negotiation.FORM)
+            if "content-type" in self.request.headers:
+                negotiation.check_content_type(self.request.headers, negotiation.FORM)
             form = await self.body.read(MOST_FORM_BYTES)
-            pairs += parse_query(form, "body")
+            if form:  # all may stand in the URL
+                negotiation.check_content_type(self.request.headers, negotiation.FORM)
+                pairs += parse_query(form, "body")
             if any(name == "_format" for name, _ in pairs):
                 self.request.state.format = _format(self.request, pairs)
         found = self._known(pairs, names | shape.NAMES)

@@ -29,7 +29,7 @@ _FORMATS: Final[Mapping[Format, frozenset[str]]] = {
     "json": _MEDIA_TYPES["json"] | {"json", "application/fhir json"},  # a + that was not percent-encoded
     "xml": _MEDIA_TYPES["xml"] | {"xml", "application/fhir xml"},
 }
-_SERVED: Final = f"answers are served as {FHIR_JSON} or {FHIR_XML}"
+_SERVED: Final = f"answers are served as {FHIR_JSON} or {FHIR_XML}, in version 4.0 of FHIR"
 _QUALITY: Final = re.compile(r"[01](\.[0-9]{0,3})?")
 _FHIR_VERSIONS: Final = frozenset({"4.0", "4.0.1"})
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -40,8 +40,9 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 def answer_format(headers: Headers, formats: list[str]) -> Format:
     """The format that a request wants answers in; 406 for one that is not served. `_format` wins over Accept."""
     if formats:
+        asked = [_media_type(text) for text in formats]
         for name, kinds in _FORMATS.items():
-            if all(text.partition(";")[0].strip().lower() in kinds for text in formats):
+            if all(kind in kinds and _is_served_version(parameters) for kind, parameters in asked):
                 return name
         raise ProtocolRefusal(406, "_format", _SERVED)
     best: tuple[float, int, Format] | None = None
@@ -142,9 +143,14 @@ def _content_type(headers: Headers) -> str:
     kind, parameters = _media_type(values[0]) if len(values) == 1 else ("", {})
     if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         return ""
-    if parameters.get("fhirversion", "4.0") not in _FHIR_VERSIONS:
+    if not _is_served_version(parameters):
         raise ProtocolRefusal(415, "Content-Type", "the FHIR version is 4.0")
     return kind
+
+
+def _is_served_version(parameters: Mapping[str, str]) -> bool:
+    """Whether the parameters of a media type leave R4 to be the version of FHIR."""
+    return parameters.get("fhirversion", "4.0") in _FHIR_VERSIONS
 
 
 def _accepted(headers: Headers) -> Iterator[tuple[str, float]]:
@@ -156,6 +162,8 @@ def _accepted(headers: Headers) -> Iterator[tuple[str, float]]:
         for item in value.split(",")[:64]:
             kind, parameters = _media_type(item)
             quality = parameters.get("q", "1")
+            if not _is_served_version(parameters):
+                continue
             if kind and not re.fullmatch(r"0(\.0*)?", quality):
                 yield kind, float(quality) if _QUALITY.fullmatch(quality) else 1.0
 

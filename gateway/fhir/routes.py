@@ -51,6 +51,7 @@ from services.runtime.errors import DmpError
 DEFAULT_MAX_BODY_BYTES: Final = 48 * 1024 * 1024
 """A document of 32 MiB in base64, and its metadata."""
 _BODIES_AT_ONCE: Final = 4
+_NOT_SERVED: Final = "No such resource or operation: GET /metadata lists what is served, in these very letters."
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -129,7 +130,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     found: DmpError = (
         ProtocolRefusal(405, "method", "this path has other methods")
         if status == 405
-        else DmpError(ERROR_REASON_METHOD_NOT_FOUND, "No such resource or operation.")
+        else DmpError(ERROR_REASON_METHOD_NOT_FOUND, _NOT_SERVED)
     )
     request.state.request_id = negotiation.correlation_id(request.headers)
     request.state.traceparent = negotiation.trace_parent(request.headers)

@@ -109,7 +109,7 @@ def _bounds(text: str, field: str) -> tuple[str, datetime, datetime]:
     prefix, value = (text[:2], text[2:]) if text[:2].isalpha() else ("eq", text)
     if prefix not in PREFIXES:
         raise invalid(field, "prefix", f"one of the prefixes {', '.join(sorted(PREFIXES))}")
-    begin, end = _interval(value, field)
+    begin, end = _interval(value.replace(" ", "+"), field)  # the + of a zone that was not percent-encoded
     if prefix == "ap":
         try:
             begin, end = begin - (end - begin), end + (end - begin)

@@ -281,6 +281,32 @@ class TestCriteria:
             assert (answer["total"], "entry" in answer) == (0, False)
         assert expressions(issues(await client.get("/List", params={**query, "_sort": "title"}), 400)) == ["_sort"]
 
+    async def test_the_plus_of_a_zone_may_have_become_a_space(
+        self, client: httpx.AsyncClient, platform: FakePlatform
+    ) -> None:
+        for plus in ("+", "%2B"):
+            query = f"patient.identifier={PATIENT['patient.identifier']}&date=ge2024-01-01T10:00:00{plus}01:00"
+            assert (await client.get(f"/DocumentReference?{query}")).status_code == 200
+            assert bounds(platform.searches[-1].submit_time) == ("2024-01-01T09:00:00Z", "")
+
+    async def test_a_search_by_post_may_have_all_in_its_url(self, client: httpx.AsyncClient) -> None:
+        await published(client)
+        found = await client.post("/DocumentReference/_search", params=PATIENT)
+        assert (found.status_code, found.json()["total"]) == (200, 1)
+        both = await client.post("/DocumentReference/_search", params=PATIENT, data={"_count": "0", "_format": "xml"})
+        assert parsed_xml(both.content).total == 1
+        body = await client.post("/DocumentReference/_search", params=PATIENT, json=PATIENT)
+        assert expressions(issues(body, 415)) == ["Content-Type"]
+
+    async def test_another_version_of_fhir_is_not_served(self, client: httpx.AsyncClient) -> None:
+        for version, status in (("4.0", 200), ("4.0.1", 200), ("3.0", 406), ("5.0", 406)):
+            kind = f"application/fhir+json; fhirVersion={version}"
+            for asked in ({"headers": {"Accept": kind}}, {"params": {"_format": kind}}):
+                assert (await client.get("/metadata", **asked)).status_code == status, asked
+        either = "application/fhir+json; fhirVersion=5.0, application/fhir+xml; fhirVersion=4.0"
+        answer = await client.get("/metadata", headers={"Accept": either})
+        assert answer.headers["content-type"].startswith("application/fhir+xml")
+
     async def test_a_patient_is_named_by_the_modifier_identifier_too(self, client: httpx.AsyncClient) -> None:
         await published(client)
         asked = {"patient:identifier": PATIENT["patient.identifier"]}

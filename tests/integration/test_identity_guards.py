@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dmp.common.v1 import access_pb2
+from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from dmp.consent.v1 import consent_pb2
@@ -37,6 +37,7 @@ from tests.identity_service import (
 )
 
 PARTNER = access_pb2.CALLER_KIND_PARTNER
+SYSTEM = context_pb2.ACTOR_KIND_SYSTEM
 OPERATOR = access_pb2.CALLER_KIND_OPERATOR
 QUALIFIED = pb.IDENTITY_STATUS_QUALIFIED
 RUTH_TRAITS = traits("Nessi", "Ruth", given="Ruth Isabelle", birth_date="1977-07-14", birth_place="63220")
@@ -105,6 +106,37 @@ async def test_whoever_may_not_change_or_read_a_person_may_not_by_another_method
         history = pb.ListPersonHistoryRequest(name=name)
         await people.ask("ListPersonHistory", history, caller=access_pb2.CALLER_KIND_PATIENT)
     assert not any("linked" in change.attribute for event in await people.told() for change in event.changes)
+
+
+@pytest.mark.parametrize("reason", ["AUTHORIZATION_MISSING", "AUTHORIZATION_EXPIRED", "DOSSIER_NOT_FOUND"])
+@pytest.mark.parametrize("shut", ["survivor", "merged"])
+async def test_who_takes_over_a_host_links_nobody_whose_dossier_is_not_of_that_host(
+    people: People, reason: str, shut: str
+) -> None:
+    """Software that feeds the register links people without having been let into a dossier; a token that takes over a
+    host does not, though one of the two has a dossier there: by no order of the two, and by none of the ways to say
+    that they are one."""
+    survivor, merged = await people.register(None, DOMINIQUE), await people.register(RUTH_TRAITS, local("IPP-1"))
+    denied = consent_pb2.Decision(reason=reasons.ErrorReason.Value(f"ERROR_REASON_{reason}"))
+    people.consent.answers = {survivor if shut == "survivor" else merged: denied}
+    host = ActingContext(actor_kind=SYSTEM, client_id="carrier", takes_over_host="other-host")
+    request = pb.LinkPeopleRequest(name=person_name(survivor), merged=person_name(merged), reason="one person")
+    with refused(reason):
+        await people.ask("LinkPeople", request, caller=PARTNER, actor=host)
+    assert people.events.recorded[-1].reason == denied.reason
+    outsider = person_name(survivor if shut == "survivor" else merged)
+    for method, other in (
+        ("AddIdentifier", pb.AddIdentifierRequest(name=outsider, identifier=local("IPP-9"), reason="x")),
+        ("RetireIdentifier", pb.RetireIdentifierRequest(name=outsider, identifier=DOMINIQUE, reason="x")),
+        ("UpdatePerson", pb.UpdatePersonRequest(name=outsider, reason="x", added_identifiers=[local("IPP-9")])),
+    ):
+        with refused(reason):
+            await people.ask(method, other, caller=PARTNER, actor=host)
+    with refused("RIGHT_DENIED"):
+        found = pb.CrossReferenceRequest(source=local("IPP-1"))
+        await people.ask("CrossReference", found, caller=PARTNER, actor=host)
+    assert not any("merged_into" in change.attribute for event in await people.told() for change in event.changes)
+    assert (await people.ask("LinkPeople", request, caller=PARTNER)).linked == [person_name(merged)]
 
 
 # --- the national service ----------------------------------------------------------------------------------------
