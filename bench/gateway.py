@@ -137,10 +137,14 @@ def _bundle(scene: Scene) -> bytes:
     subject = {"identifier": dict(zip(("system", "value"), scene.identifier.split("|"), strict=True))}
     urls = [f"urn:uuid:{uuid.uuid4()}" for _ in range(3)]
     mhd = "https://profiles.ihe.net/ITI/MHD"
+    activity = {"coding": [{"system": "urn:oid:1.2.250.1.213.2.2", "code": "04"}]}
     source = {"system": "urn:ietf:rfc:3986", "value": f"urn:oid:{SOURCE}"}
     set_: dict[str, Any] = {
         "resourceType": "List",
-        "extension": [{"url": f"{mhd}/StructureDefinition/ihe-sourceId", "valueIdentifier": source}],
+        "extension": [
+            {"url": f"{mhd}/StructureDefinition/ihe-designationType", "valueCodeableConcept": activity},
+            {"url": f"{mhd}/StructureDefinition/ihe-sourceId", "valueIdentifier": source},
+        ],
         "status": "current",
         "mode": "working",
         "code": {"coding": [{"system": f"{mhd}/CodeSystem/MHDlistTypes", "code": "submissionset"}]},

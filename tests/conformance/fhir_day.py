@@ -206,10 +206,14 @@ def replacement(patient: Patient, old: Json, content: bytes) -> Json:
     context = {name: old["context"][name] for name in ("facilityType", "practiceSetting")}
     reference["context"] = context
     reference["contained"] = [each for each in reference.get("contained", ()) if each["resourceType"] != "Patient"]
+    activity = {"coding": [{"system": "urn:oid:1.2.250.1.213.2.2", "code": "04"}]}
     source = {"system": "urn:ietf:rfc:3986", "value": "urn:oid:1.2.250.1.999.7"}
     set_: Json = {
         "resourceType": "List",
-        "extension": [{"url": f"{MHD}/StructureDefinition/ihe-sourceId", "valueIdentifier": source}],
+        "extension": [
+            {"url": f"{MHD}/StructureDefinition/ihe-designationType", "valueCodeableConcept": activity},
+            {"url": f"{MHD}/StructureDefinition/ihe-sourceId", "valueIdentifier": source},
+        ],
         "status": "current",
         "mode": "working",
         "code": {"coding": [{"system": f"{MHD}/CodeSystem/MHDlistTypes", "code": "submissionset"}]},

@@ -119,7 +119,7 @@ async def test_who_takes_over_a_host_links_nobody_whose_dossier_is_not_of_that_h
     survivor, merged = await people.register(None, DOMINIQUE), await people.register(RUTH_TRAITS, local("IPP-1"))
     denied = consent_pb2.Decision(reason=reasons.ErrorReason.Value(f"ERROR_REASON_{reason}"))
     people.consent.answers = {survivor if shut == "survivor" else merged: denied}
-    host = ActingContext(actor_kind=SYSTEM, client_id="carrier", takes_over_host="other-host")
+    host = ActingContext(actor_kind=SYSTEM, subject="carrier", takes_over_host="other-host")
     request = pb.LinkPeopleRequest(name=person_name(survivor), merged=person_name(merged), reason="one person")
     with refused(reason):
         await people.ask("LinkPeople", request, caller=PARTNER, actor=host)
