@@ -12,6 +12,7 @@ from dmp.identity.v1.identity_pb2 import (
     CrossReferenceResponse,
     MatchPersonRequest,
     MatchPersonResponse,
+    Person,
     SearchPeopleRequest,
 )
 from gateway.fhir import shape
@@ -25,6 +26,7 @@ from gateway.fhir.refusals import invalid
 from gateway.fhir.search import read_page
 from services.runtime.identifiers import dossier_of
 
+_NOT_HELD: Final = ("address-state", "address-country", "mothersMaidenName")
 PARAMETERS: Final = (
     SearchParameter("_id", "token", "id as given in answers"),
     SearchParameter("identifier", "token", "system|value: INS or a local number"),
@@ -36,9 +38,16 @@ PARAMETERS: Final = (
     SearchParameter("address", "string", "city"),
     SearchParameter("address-city", "string", "city"),
     SearchParameter("address-postalcode", "string", "beginning of the postcode"),
+    SearchParameter("address-state", "string", "finds nobody: the register holds none"),
+    SearchParameter("address-country", "string", "finds nobody: the register holds none"),
+    SearchParameter("telecom", "token", "telephone number or e-mail address, or system|value"),
+    SearchParameter("mothersMaidenName", "string", "finds nobody: the register holds none"),
 )
+_EXACT: Final = ("family", "given", "address", "address-city", "address-postalcode", *_NOT_HELD)
 NAMES: Final = frozenset(
-    {parameter.name for parameter in PARAMETERS} | {"family:exact", "given:exact", "_count", "_page", "_profile"}
+    {parameter.name for parameter in PARAMETERS}
+    | {f"{name}:exact" for name in _EXACT}
+    | {"_count", "_page", "_profile"}
 )
 PIX_PARAMETERS: Final = (
     SearchParameter("sourceIdentifier", "token", "system|value that is known"),
@@ -72,7 +81,7 @@ def read_search(parameters: Parameters) -> SearchPeopleRequest:
     """The search of ITI-78."""
     page = read_page(parameters, _LARGEST_PAGE)
     request = SearchPeopleRequest(page_size=page.size, page_token=page.token)
-    text = parameters.single("identifier")
+    text = _read_identifier(parameters)[0]
     if text:
         oid, value = patient_identifier(*parse_token(text, "identifier"), "identifier")
         request.identifier.CopyFrom(Identifier(system=oid, value=value))
@@ -91,9 +100,50 @@ def read_search(parameters: Parameters) -> SearchPeopleRequest:
         raise invalid("gender", "code", "male, female, other or unknown")
     if gender:
         request.sex = SEXES[gender]
-    request.city = (parameters.single("address-city") or parameters.single("address"))[:100]
-    request.postcode = parameters.single("address-postalcode")[:10]
+    request.city = (_string(parameters, "address-city") or _string(parameters, "address"))[:100]
+    request.postcode = _string(parameters, "address-postalcode")[:10]
     return request
+
+
+def _string(parameters: Parameters, name: str) -> str:
+    return parameters.single(f"{name}:exact") or parameters.single(name)
+
+
+def _read_identifier(parameters: Parameters) -> tuple[str, list[str]]:
+    """The one identifier that is sought, '' without one, and the domains whose identifiers are wanted: tokens without a
+    value, such as `urn:oid:1.2.3|` (ITI-78: which domains are returned)."""
+    tokens = [token for value in parameters.values("identifier") for token in value.split(",")]
+    sought = [token for token in tokens if not token.endswith("|")]
+    if len(sought) > 1:
+        raise invalid("identifier", "repeated", "one identifier is sought; a domain alone is system|")
+    return (sought[0] if sought else ""), [token[:-1] for token in tokens if token.endswith("|")]
+
+
+def shown(parameters: Parameters, people: Sequence[Person]) -> list[Person]:
+    """Those people who meet the criteria that the register does not search by, each with the identifiers that are
+    wanted."""
+    systems = _read_identifier(parameters)[1]
+    wanted = {system.removeprefix("urn:oid:") for system in systems}
+    if not all(is_oid(system) for system in wanted):
+        raise invalid("identifier", "system", "the OID of a domain: urn:oid:…|")
+    kept = [each for each in people if _matches(parameters, each)]
+    for each in kept if wanted else ():
+        held = [one for one in each.identifiers if one.system in wanted]
+        del each.identifiers[:], each.identifier_history[:]
+        each.identifiers.extend(held)
+    return kept
+
+
+def _matches(parameters: Parameters, person: Person) -> bool:
+    contact = person.contact
+    telecom = parameters.single("telecom").rpartition("|")[2]
+    exact = (
+        (parameters.single("address-postalcode:exact"), contact.postcode),
+        (parameters.single("address-city:exact") or parameters.single("address:exact"), contact.city),
+        (telecom, contact.email if "@" in telecom else contact.phone),
+        *((_string(parameters, name), "") for name in _NOT_HELD),
+    )
+    return matches_active(parameters, bool(person.merged_into)) and all(wanted in ("", held) for wanted, held in exact)
 
 
 def matches_active(parameters: Parameters, merged: bool) -> bool:

@@ -76,6 +76,44 @@ class TestSearch:
         found = issues(await client.get("/Patient", params={"family": "dup", "birthdate": "1980"}), 400)
         assert expressions(found) == ["identifier"]
 
+    async def test_every_parameter_of_pdqm_filters(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+        contact = platform.persons[HEALTH_ID].contact
+        contact.city, contact.postcode, contact.phone, contact.email = "Lyon", "69001", "0102030405", "j@d.test"
+        who = {"family": "dup", "birthdate": "1980-01-17"}
+        for query, total in (
+            ({"telecom": "0102030405"}, 1),
+            ({"telecom": "phone|0102030405"}, 1),
+            ({"telecom": "email|j@d.test"}, 1),
+            ({"telecom": "0102030406"}, 0),
+            ({"address-postalcode:exact": "69001"}, 1),
+            ({"address-postalcode:exact": "690"}, 0),
+            ({"address-city:exact": "Lyon"}, 1),
+            ({"address:exact": "Lyo"}, 0),
+            ({"mothersMaidenName": "x"}, 0),
+            ({"mothersMaidenName:exact": "x"}, 0),
+            ({"address-state": "x"}, 0),
+            ({"address-country": "FR"}, 0),
+        ):
+            found = (await client.get("/Patient", params={**who, **query})).json()
+            assert found["total"] == total, query
+
+    async def test_only_the_identifiers_of_the_domains_that_are_asked_for(
+        self, client: httpx.AsyncClient, platform: FakePlatform
+    ) -> None:
+        platform.persons[HEALTH_ID].identifiers.add(system=LOCAL_OID, value="IPP-7")
+        who = {"family": "dup", "birthdate": "1980-01-17"}
+        for tokens, held in (
+            ([f"urn:oid:{LOCAL_OID}|"], ["IPP-7"]),
+            ([f"urn:oid:{LOCAL_OID}|,urn:oid:{INS_OID}|"], [INS, "IPP-7"]),
+            ([KNOWN, f"urn:oid:{LOCAL_OID}|"], ["IPP-7"]),
+            (["urn:oid:1.2.3|"], []),
+        ):
+            found = (await client.get("/Patient", params={**who, "identifier": tokens})).json()
+            (entry,) = found["entry"]
+            assert [each["value"] for each in entry["resource"].get("identifier", ())] == held, tokens
+        wrong = await client.get("/Patient", params={**who, "identifier": f"{KNOWN},{LOCAL}"})
+        assert expressions(issues(wrong, 400)) == ["identifier"]
+
     async def test_an_unknown_domain_is_404_and_nobody_is_an_empty_answer(self, client: httpx.AsyncClient) -> None:
         stranger = {"identifier": "urn:oid:1.2.3|x", "_profile": PROFILE}
         response = await client.get("/Patient", params=stranger)
@@ -140,6 +178,10 @@ class TestCrossReference:
         source = {"system": f"urn:oid:{INS_OID}", "value": INS}
         body = {"resourceType": "Parameters", "parameter": [{"name": "sourceIdentifier", "valueIdentifier": source}]}
         assert (await client.post("/Patient/$ihe-pix", json=body, headers=FHIR)).status_code == 200
+        by_string = {"name": "sourceIdentifier", "valueString": KNOWN}
+        target = {"name": "targetSystem", "valueUri": f"urn:oid:{LOCAL_OID}"}
+        body = {"resourceType": "Parameters", "parameter": [by_string, target]}
+        assert (await client.post("/Patient/$ihe-pix", json=body, headers=FHIR)).status_code == 200
 
 
 class TestFeed:
@@ -161,12 +203,18 @@ class TestFeed:
         assert {answer.status_code for answer in answers} <= {200, 201}
         assert platform.created == 1
 
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"reference": f"Patient?identifier={KNOWN}"},
+            {"identifier": {"system": f"urn:oid:{INS_OID}", "value": INS}},
+        ],
+    )
     async def test_a_merge_ends_the_one_and_points_to_the_other(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, platform: FakePlatform, other: Json
     ) -> None:
         await client.put("/Patient", params={"identifier": LOCAL}, json=patient(), headers=FHIR)
-        reference = f"Patient?identifier={KNOWN}"
-        merged = patient(active=False, link=[{"other": {"reference": reference}, "type": "replaced-by"}])
+        merged = patient(active=False, link=[{"other": other, "type": "replaced-by"}])
         response = await client.put("/Patient", params={"identifier": LOCAL}, json=merged, headers=FHIR)
         assert response.status_code == 200, response.text
         body = response.json()

@@ -21,7 +21,7 @@ from gateway.fhir import dossier, negotiation, people_search
 from gateway.fhir.endpoints.common import NOBODY, Endpoints
 from gateway.fhir.exchange import Answer, Exchange, Handler
 from gateway.fhir.field_paths import translate
-from gateway.fhir.identifiers import parse_token, patient_identifier, patient_reference
+from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifier, read_patient
 from gateway.fhir.node import LONGEST_URI, Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.person_out import read_person, write_person
@@ -132,7 +132,7 @@ class People(Endpoints):
             person.identifiers.append(Identifier(system=criterion[0], value=criterion[1]))
         key = _feed_key(exchange, criterion, person)
         known = await self._backend.resolve(exchange.caller, criterion)
-        survivor = _survivor(patient)
+        survivor = _survivor(patient, self._links.base_url)
         try:
             if survivor is not None:
                 return await self._merge(exchange, (known, person, expected), survivor, key)
@@ -171,8 +171,7 @@ class People(Endpoints):
                     raise ProtocolRefusal(404, "identifier", error.message, reason=error.reason) from None
                 raise translate(error, lambda field: _FIELDS.get(field.partition(".")[0], field)) from None
             people, token = list(response.people), response.next_page_token
-        kept = [each for each in people if people_search.matches_active(parameters, bool(each.merged_into))]
-        resources = [write_person(person, self._links) for person in kept]
+        resources = [write_person(person, self._links) for person in people_search.shown(parameters, people)]
         total = len(resources) if not token and not parameters.single("_page") else None
         return Answer(searchset(resources, parameters.pairs, self._links, kind="Patient", token=token, total=total))
 
@@ -215,20 +214,18 @@ class People(Endpoints):
         return Answer(write_person(current, self._links), 200, {"ETag": etag(current.version)})
 
     async def _merge(
-        self, exchange: Exchange, merging: tuple[int | None, Person, int], survivor: tuple[Node, str], key: str
+        self, exchange: Exchange, merging: tuple[int | None, Person, int], survivor: PatientLink, key: str
     ) -> Answer:
         """A merge and nothing else: a Patient that also says something new of the person is refused, so that no part
         of it is lost unseen."""
-        node, reference = survivor
         merged, person, expected = merging
-        link = patient_reference(reference, node.path, self._links.base_url)
         if merged is None:
             raise DmpError(reasons.ERROR_REASON_UNKNOWN_PATIENT)
         before = GetPersonRequest(name=person_name(merged))
         current = (await self._backend.call(exchange.caller, table.GET, before)).person
         if not current.merged_into:
             _check_merge(person, current, expected)
-        health_id = await self._health_id(exchange, link)
+        health_id = await self._health_id(exchange, survivor)
         request = LinkPeopleRequest(
             name=person_name(health_id), merged=person_name(merged), reason=_WHY, request_id=key
         )
@@ -237,15 +234,14 @@ class People(Endpoints):
         return Answer(write_person(answer.person, self._links), 200, {"ETag": etag(answer.person.version)})
 
 
-def _survivor(patient: Node) -> tuple[Node, str] | None:
-    """The reference to whom this person was merged into; None when the Patient says nothing of it."""
+def _survivor(patient: Node, base_url: str) -> PatientLink | None:
+    """Whom this person was merged into, by identifier (as PIXm has it) or by reference; None when the Patient says
+    nothing of it."""
     for link in patient.children("link", 8):
         if link.token(name="type") == "replaced-by":
-            other = link.child("other").required()
             if patient.boolean("active"):
                 raise metadata(f"{patient.path}.active", "code", "a Patient that was replaced is not active")
-            reference = other.child("reference").required()
-            return reference, reference.token(LONGEST_URI)
+            return read_patient(link.child("other"), base_url)
     return None
 
 
@@ -290,12 +286,14 @@ def _pix_parameters(parameters: Node) -> Parameters:
     pairs = []
     for item in parameters.child("parameter").required().array(16):
         name = item.token(name="name")
-        if name == "sourceIdentifier":
+        if name == "sourceIdentifier" and item.child("valueString").present:
+            pairs.append((name, item.token(LONGEST_URI, "valueString")))
+        elif name == "sourceIdentifier":
             identifier = item.child("valueIdentifier").required()
             system, value = identifier.uri("system"), identifier.token(name="value")
             pairs.append((name, f"{system}|{value}"))
         elif name == "targetSystem":
-            pairs.append((name, item.uri("valueUri")))
+            pairs.append((name, item.uri("valueUri") or item.uri("valueString")))
     return Parameters(pairs)
 
 
