@@ -45,9 +45,11 @@ def numbered() -> Json:
 def listed(kind: str, identifier: Json, subject: Json, members: list[str]) -> Json:
     """A submission set or a folder."""
     source = {"url": f"{MHD}/StructureDefinition/ihe-sourceId", "valueIdentifier": {"value": "urn:oid:1.2.250.9"}}
+    activity = {"coding": [{"system": "urn:oid:1.2.250.1.213.2.2", "code": "04"}]}
+    designation = {"url": f"{MHD}/StructureDefinition/ihe-designationType", "valueCodeableConcept": activity}
     return {
         "resourceType": "List",
-        **({"extension": [source]} if kind == "submissionset" else {}),
+        **({"extension": [designation, source]} if kind == "submissionset" else {}),
         "identifier": [identifier],
         "status": "current",
         "mode": "working",
