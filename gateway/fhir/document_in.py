@@ -16,7 +16,7 @@ from dmp.document.v1.document_pb2 import Document
 from gateway.fhir.concepts import read_all, read_coding, read_concept
 from gateway.fhir.identifiers import is_kind, read_identifier, read_unique_id
 from gateway.fhir.node import Node
-from gateway.fhir.people import contained, read_author, read_source_patient
+from gateway.fhir.people import contained, read_author, read_custodian, read_source_patient
 from gateway.fhir.refusals import incomplete, metadata
 from gateway.fhir.times import timestamp
 from services.runtime.errors import FieldViolation
@@ -163,6 +163,8 @@ def _read_people(resource: Node, document: Document) -> None:
     authenticator = resource.child("authenticator")
     if authenticator.present:
         document.legal_authenticator.CopyFrom(read_author(resource, authenticator))
+    if resource.child("custodian").present:
+        document.custodian.CopyFrom(read_custodian(resource))
     source = resource.child("context").child("sourcePatientInfo")
     if source.present:
         patient = contained(resource, source)

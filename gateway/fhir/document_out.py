@@ -21,7 +21,7 @@ from gateway.fhir.codesystems import domain_uri
 from gateway.fhir.concepts import write_coding, write_concept
 from gateway.fhir.identifiers import RFC_3986, typed_identifier, write_identifier, write_unique_id
 from gateway.fhir.node import JsonObject
-from gateway.fhir.people import write_author, write_source_patient
+from gateway.fhir.people import write_author, write_custodian, write_source_patient
 from gateway.fhir.shape import SUBSETTED
 from gateway.fhir.times import write
 from services.runtime.identifiers import child_of, document_name, dossier_name, submission_set_name
@@ -123,6 +123,7 @@ def write_document(document: Document, links: Links, asked: tuple[str, str] | No
         "subject": subject(links, health_id, asked),
         "author": people.references(document.authors, "author"),
         "securityLabel": [write_concept(coding) for coding in document.confidentiality],
+        "custodian": write_custodian(document),
         "description": document.comments,
         "content": [_content(document, links)],
         "context": _context(document, people),

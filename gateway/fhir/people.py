@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dmp.common.v1.coding_pb2 import Author, Identifier
-from dmp.document.v1.document_pb2 import SourcePatientInfo
+from dmp.document.v1.document_pb2 import Document, SourcePatientInfo
 from gateway.fhir.codesystems import IDNPS, IDNST
 from gateway.fhir.concepts import read_concept, write_concept
 from gateway.fhir.identifiers import read_identifier, write_identifier
@@ -60,14 +60,38 @@ def read_author(resource: Node, reference: Node) -> Author:
     raise unsupported(f"{found.path}.resourceType", f"an author is {_PEOPLE}")
 
 
-def write_author(author: Author, local_id: str) -> list[JsonObject]:
-    """The contained resources of an author, the first of which is the author: a PractitionerRole, with a Practitioner
-    where the parts of the name are known, or an Organization when there is no person."""
+def read_custodian(resource: Node) -> Author:
+    """The structure that a DocumentReference says keeps it, as an author's institution; nothing of one that is only a
+    link to some server."""
+    custodian = resource.child("custodian")
+    if custodian.token(LONGEST_URI, "reference").startswith("#"):
+        return _read_organization(contained(resource, custodian))
+    return _read_institution(resource, Node(custodian.path, {**custodian.object(), "reference": None}))
+
+
+def write_custodian(document: Document) -> JsonObject:
+    """The Reference to who keeps a document, whom PDSm requires: as it was stated, else the structure of who signs or
+    wrote it, else the record itself."""
+    for author in (document.custodian, document.legal_authenticator, *document.authors):
+        institution = _institution(author)
+        if institution:
+            return institution
+    return {"display": "Dossier médical partagé"}
+
+
+def _institution(author: Author) -> JsonObject:
     institution: JsonObject = {}
     if author.HasField("institution_id"):
         institution["identifier"] = write_identifier(author.institution_id)
     if author.institution_name:
         institution["display"] = author.institution_name
+    return institution
+
+
+def write_author(author: Author, local_id: str) -> list[JsonObject]:
+    """The contained resources of an author, the first of which is the author: a PractitionerRole, with a Practitioner
+    where the parts of the name are known, or an Organization when there is no person."""
+    institution = _institution(author)
     person: JsonObject = {}
     if author.HasField("id"):
         person["identifier"] = write_identifier(author.id)

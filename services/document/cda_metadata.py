@@ -17,7 +17,7 @@ from dmp.common.v1 import coding_pb2
 from dmp.document.v1 import document_pb2
 from dmp.identity.v1 import identity_pb2
 from services.document import codes
-from services.document.cda import CdaAuthor, CdaHeader, CdaPatient, Code, InstanceId
+from services.document.cda import CdaAuthor, CdaHeader, CdaOrganization, CdaPatient, Code, InstanceId
 from services.document.codes import Violation
 from services.document.hl7_time import Precision
 from services.document.times import instant, timestamp
@@ -60,6 +60,8 @@ def document_of(header: CdaHeader) -> document_pb2.Document:
     document.service_start_time.CopyFrom(timestamp(start))
     if stop is not None:
         document.service_stop_time.CopyFrom(timestamp(stop))
+    if header.custodian is not None:
+        _name_institution(document.custodian, header.custodian)
     if header.confidentiality is not None:
         document.confidentiality.append(_coding(header.confidentiality))
     if (facility := header.facility_type) is not None:
@@ -192,10 +194,14 @@ def _author(author: CdaAuthor) -> coding_pb2.Author:
     if author.specialty is not None:
         written.specialty.CopyFrom(_coding(author.specialty))
     if author.organization is not None:
-        written.institution_name = author.organization.name or ""
-        if (institution := _identifier(author.organization.identifier)) is not None:
-            written.institution_id.CopyFrom(institution)
+        _name_institution(written, author.organization)
     return written
+
+
+def _name_institution(written: coding_pb2.Author, organization: CdaOrganization) -> None:
+    written.institution_name = organization.name or ""
+    if (institution := _identifier(organization.identifier)) is not None:
+        written.institution_id.CopyFrom(institution)
 
 
 def _practice_setting(header: CdaHeader) -> Code | None:

@@ -79,6 +79,7 @@ _FILLED_FROM_HEADER: Final = (
     "format_code",
     "facility_type",
     "practice_setting",
+    "custodian",
     "event_codes",
     "create_time",
     "service_start_time",

@@ -15,6 +15,12 @@ from tests.conformance.fhir_samples import CDA, INS, INS_OID, Json, bundle, simp
 
 FHIR = {"Content-Type": "application/fhir+json"}
 PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
+KEEPER: Json = {
+    "resourceType": "Organization",
+    "id": "keeper",
+    "identifier": [{"system": "urn:oid:1.2.250.1.71.4.2.2", "value": "1750000042"}],
+    "name": "CHU",
+}
 
 
 @pytest.fixture
@@ -233,6 +239,29 @@ class TestCriteria:
         role, person = made["contained"]
         assert role["practitioner"]["reference"] == f"#{person['id']}"
         assert person["name"] == [{"text": "Anne MARTIN", "family": "MARTIN", "given": ["Anne"]}]
+
+    @pytest.mark.parametrize(
+        ("custodian", "contained", "shown"),
+        [
+            ({"reference": "#keeper"}, True, {"identifier": KEEPER["identifier"][0], "display": "CHU"}),
+            ({"display": "Clinique"}, False, {"display": "Clinique"}),
+            ({"reference": "Organization/7", "display": "Clinique"}, False, {"display": "Clinique"}),
+            ({"reference": "Organization/7"}, False, {"display": "Dossier médical partagé"}),
+            (None, False, {"display": "Dossier médical partagé"}),
+        ],
+    )
+    async def test_a_document_says_who_keeps_it(
+        self, client: httpx.AsyncClient, custodian: Json | None, contained: bool, shown: Json
+    ) -> None:
+        sent = simplified()
+        if custodian is not None:
+            sent["custodian"] = custodian
+        if contained:
+            sent["contained"].append(KEEPER)
+        response = await client.post("/DocumentReference", json=sent, headers=FHIR)
+        assert response.status_code == 201, response.text
+        parsed(response.json())
+        assert response.json()["custodian"] == shown
 
     @pytest.mark.parametrize(
         ("value", "service", "stop"),

@@ -170,6 +170,7 @@ class TestDocumentOut:
         document.event_codes.append(coding("1.2.250.1.213.2.5", "HJQC001"))
         document.reference_ids.append(Identifier(system="1.2.3", value="dossier-1"))
         document.authors.append(Author(institution_name="Clinique"))
+        document.custodian.institution_name = "CHU"
         return document
 
     def test_is_valid_fhir_and_says_all(self) -> None:

@@ -366,6 +366,7 @@ class Document(_message.Message):
     ON_DEMAND_FIELD_NUMBER: _builtins.int
     SET_ID_FIELD_NUMBER: _builtins.int
     SET_VERSION_FIELD_NUMBER: _builtins.int
+    CUSTODIAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is `dossiers/{dossier}/documents/{document}`; the document is the logical id, so the name is stable over
     metadata versions. Methods that take a name also take any of the document's entryUUIDs there.
@@ -484,6 +485,10 @@ class Document(_message.Message):
     def findings(self) -> _containers.RepeatedScalarFieldContainer[Global___ContentFinding.ValueType]:
         """findings are what its readers should know of its content; set by the service."""
 
+    @_builtins.property
+    def custodian(self) -> _coding_pb2.Author:
+        """custodian is the structure that keeps the document and answers for it: institution_id and institution_name alone."""
+
     def __init__(
         self,
         *,
@@ -524,10 +529,11 @@ class Document(_message.Message):
         on_demand: _builtins.bool = ...,
         set_id: _builtins.str = ...,
         set_version: _builtins.int = ...,
+        custodian: _coding_pb2.Author | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "class_code", b"class_code", "create_time", b"create_time", "facility_type", b"facility_type", "format_code", b"format_code", "legal_authenticator", b"legal_authenticator", "practice_setting", b"practice_setting", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "submit_time", b"submit_time", "type_code", b"type_code"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "class_code", b"class_code", "create_time", b"create_time", "custodian", b"custodian", "facility_type", b"facility_type", "format_code", b"format_code", "legal_authenticator", b"legal_authenticator", "practice_setting", b"practice_setting", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "submit_time", b"submit_time", "type_code", b"type_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "change_time", b"change_time", "class_code", b"class_code", "comments", b"comments", "confidentiality", b"confidentiality", "create_time", b"create_time", "entry_id", b"entry_id", "event_codes", b"event_codes", "facility_type", b"facility_type", "findings", b"findings", "folders", b"folders", "format_code", b"format_code", "hash", b"hash", "language", b"language", "legal_authenticator", b"legal_authenticator", "logical_id", b"logical_id", "mime_type", b"mime_type", "name", b"name", "on_demand", b"on_demand", "practice_setting", b"practice_setting", "reference_ids", b"reference_ids", "relationships", b"relationships", "replaced_by", b"replaced_by", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "set_id", b"set_id", "set_version", b"set_version", "size", b"size", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "status", b"status", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_code", b"type_code", "unique_id", b"unique_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "change_time", b"change_time", "class_code", b"class_code", "comments", b"comments", "confidentiality", b"confidentiality", "create_time", b"create_time", "custodian", b"custodian", "entry_id", b"entry_id", "event_codes", b"event_codes", "facility_type", b"facility_type", "findings", b"findings", "folders", b"folders", "format_code", b"format_code", "hash", b"hash", "language", b"language", "legal_authenticator", b"legal_authenticator", "logical_id", b"logical_id", "mime_type", b"mime_type", "name", b"name", "on_demand", b"on_demand", "practice_setting", b"practice_setting", "reference_ids", b"reference_ids", "relationships", b"relationships", "replaced_by", b"replaced_by", "service_start_time", b"service_start_time", "service_stop_time", b"service_stop_time", "set_id", b"set_id", "set_version", b"set_version", "size", b"size", "source_patient_id", b"source_patient_id", "source_patient_info", b"source_patient_info", "status", b"status", "submission_set", b"submission_set", "submit_time", b"submit_time", "title", b"title", "type_code", b"type_code", "unique_id", b"unique_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
