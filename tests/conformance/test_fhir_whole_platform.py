@@ -44,6 +44,39 @@ async def test_professionals_structures_and_roles_are_found(platform: Platform) 
         issues(await http.send("GET", f"{kind}/nobody.nowhere"), 404)
 
 
+async def test_each_head_and_range_is_one_read_in_the_trail_and_documents_are_found_by_who_wrote_them(
+    platform: Platform,
+) -> None:
+    patient = await platform.patient()
+    http, content = of(platform, patient), patient.cda(seed=1)
+    made = (await http.send("POST", "DocumentReference", simplified(patient))).json()
+    url = made["content"][0]["attachment"]["url"]
+    head = await http.send("HEAD", url)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(content)))
+    part = await http.send("GET", url, None, {"Range": "bytes=100-199", "Accept-Encoding": "zstd"})
+    assert (part.status_code, part.content) == (206, content[100:200])
+    again = await http.send("GET", url, None, {"If-None-Match": head.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    beyond = await http.send("GET", url, None, {"Range": f"bytes={len(content)}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(content)}")
+    person = next(each for each in made["contained"] if each["resourceType"] == "Practitioner")["name"][0]
+    whose = {"patient.identifier": patient.identifier}
+    for names, total in (
+        ({"author.family": person["family"][:3]}, 1),
+        ({"author.family": person["family"], "author.given": person["given"][0]}, 1),
+        ({"author.family": f"{person['family']}x"}, 0),
+    ):
+        assert (await http.send("GET", "DocumentReference", **whose, **names)).json()["total"] == total
+    assert made["custodian"]["display"]
+    asked = {**whose, "date": "ge2020-01-01", "subtype": "ITI-68"}
+    in_person = Http(platform, Statement.patient(patient.health_id))
+
+    async def reads() -> int:
+        return len((await in_person.send("GET", "AuditEvent", **asked)).json().get("entry", ()))
+
+    assert await eventually(reads, lambda found: found >= 4, seconds=15) == 4
+
+
 async def test_a_dossier_is_closed_and_reopened(platform: Platform) -> None:
     patient = await platform.patient()
     http, patient_http = of(platform, patient), Http(platform, Statement.patient(patient.health_id))
