@@ -291,7 +291,7 @@ class TestCriteria:
 
     async def test_not_and_nearly_are_dates_too(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
         for name in ("date", "creation", "period-start", "period-end", "_lastUpdated"):
-            query = [*PATIENT.items(), (name, "ne2024-05-06"), (name, "ap2024-05-10")]
+            query = (*PATIENT.items(), (name, "ne2024-05-06"), (name, "ap2024-05-10"))
             assert (await client.get("/DocumentReference", params=query)).status_code == 200
             span = getattr(platform.searches[-1], FIELDS[name])
             assert bounds(span) == ("2024-05-08T22:00:00Z", "2024-05-11T22:00:00Z")
@@ -347,7 +347,7 @@ class TestCriteria:
         self, client: httpx.AsyncClient, platform: FakePlatform
     ) -> None:
         platform.scopes = frozenset(scope for each in INTERACTIONS if each.rpc for scope in each.scopes)
-        for path, query in (
+        pages: tuple[tuple[str, dict[str, str]], ...] = (
             ("/Patient/$dossier-accessible", {}),
             ("/Patient/$dossier-accessible", {"order": "document"}),
             ("/DocumentReference", PATIENT),
@@ -355,7 +355,8 @@ class TestCriteria:
             ("/Consent", PATIENT),
             ("/AuditEvent", {**PATIENT, "date": "ge2024"}),
             ("/Practitioner", {"family": "mar"}),
-        ):
+        )
+        for path, query in pages:
             for wrong in ("-1", "many", "1.5", "1e3", "99999999999", "١"):
                 found = issues(await client.get(path, params={**query, "_count": wrong}), 400)
                 assert expressions(found) == ["_count"], (path, wrong)

@@ -38,7 +38,8 @@ def test_ligatures_and_accents_do_not_count_and_long_names_are_compared_by_their
 
 
 def test_of_a_name_in_one_piece_each_word_counts_as_either() -> None:
-    for part in ("family", "given"):
+    parts: tuple[Part, ...] = ("family", "given")
+    for part in parts:
         for asked in ("jean", "DUPONT", "dup"):
             assert finds(part, asked, Author(name="Jean DUPONT"))
 
