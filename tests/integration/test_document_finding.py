@@ -117,13 +117,13 @@ async def test_documents_and_sets_are_found_by_the_names_of_their_authors(world:
     made = (await world.send(submitted)).submission_set
     for family, names in (("oconn", {made.name}), ("connor", {made.name}), ("evrard", set[str]())):
         request = pb.ListSubmissionSetsRequest(parent=parent, author_family_names=[family])
-        answer = await servicer.ListSubmissionSets(request, call("ListSubmissionSets", world.dossier))
-        assert {each.name for each in answer.submission_sets} == names
-        assert answer.total_size == len(names)
+        listed = await servicer.ListSubmissionSets(request, call("ListSubmissionSets", world.dossier))
+        assert {each.name for each in listed.submission_sets} == names
+        assert listed.total_size == len(names)
     for name, total in ((made.name, 1), (one.submission_set, 1), (one.name.replace("documents", "submissionSets"), 0)):
         request = pb.ListSubmissionSetsRequest(parent=parent, submission_set=name)
-        answer = await servicer.ListSubmissionSets(request, call("ListSubmissionSets", world.dossier))
-        assert answer.total_size == total
+        listed = await servicer.ListSubmissionSets(request, call("ListSubmissionSets", world.dossier))
+        assert listed.total_size == total
     for record in [*await world.pool.fetch("SELECT * FROM document"), *await world.pool.fetch("TABLE submission_set")]:
         line = repr(tuple(record.values())).lower()
         assert not any(word in line for word in ("dupont", "connor", "evrard", "vrard"))
