@@ -12,7 +12,6 @@ import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
-from gateway.fhir.interactions import INTERACTIONS
 from services.runtime.errors import DmpError
 from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, reason_of
 from tests.conformance.fhir_samples import (
@@ -49,57 +48,6 @@ async def publish(client: httpx.AsyncClient, **changes: Any) -> Json:
     assert response.status_code == 201, response.text
     body: Json = response.json()
     return body
-
-
-class TestCapabilityStatement:
-    async def test_needs_no_token_and_is_valid_fhir(self, platform: FakePlatform) -> None:
-        async with client_of(platform) as client:
-            del client.headers["Authorization"]
-            response = await client.get("/metadata")
-        assert response.status_code == 200
-        statement = parsed(response.json())
-        assert statement.fhirVersion == "4.0.1"
-
-    async def test_lists_what_the_routes_serve(self, client: httpx.AsyncClient) -> None:
-        rest = (await client.get("/metadata")).json()["rest"][0]
-        served = {
-            (resource["type"], interaction["code"])
-            for resource in rest["resource"]
-            for interaction in resource["interaction"]
-        }
-        assert served == {
-            (each.resource, each.code) for each in INTERACTIONS if each.resource and each.code not in ("", "operation")
-        }
-        operations = {
-            (resource["type"], operation["name"])
-            for resource in rest["resource"]
-            for operation in resource.get("operation", ())
-        }
-        assert {("Patient", "match"), ("Patient", "ihe-pix"), ("AuditEvent", "receipt")} <= operations
-        assert [interaction["code"] for interaction in rest["interaction"]] == ["transaction"]
-
-    async def test_defines_every_parameter_and_lists_those_that_mhd_requires(self, client: httpx.AsyncClient) -> None:
-        rest = (await client.get("/metadata")).json()["rest"][0]
-        listed = {each["type"]: {p["name"]: p for p in each.get("searchParam", ())} for each in rest["resource"]}
-        for kind, parameters in listed.items():
-            for name, parameter in parameters.items():
-                assert parameter["documentation"], (kind, name)
-                assert parameter.get("definition", "").startswith("http") or "." in name, (kind, name)
-        assert {
-            "_id", "_lastUpdated", "author.given", "author.family", "category", "creation", "date", "event", "facility",
-            "format", "identifier", "patient", "patient.identifier", "period", "related", "security-label", "setting",
-            "status", "type",
-        } <= set(listed["DocumentReference"])  # fmt: skip
-        assert {
-            "_id", "_lastUpdated", "code", "date", "identifier", "patient", "patient.identifier", "source.given",
-            "source.family", "status", "designationType", "sourceId",
-        } <= set(listed["List"])  # fmt: skip
-
-    async def test_names_the_scope_of_each_interaction_from_the_access_option(self, client: httpx.AsyncClient) -> None:
-        rest = (await client.get("/metadata")).json()["rest"][0]
-        by_type = {resource["type"]: resource for resource in rest["resource"]}
-        create = next(i for i in by_type["DocumentReference"]["interaction"] if i["code"] == "create")
-        assert create["documentation"].endswith("Scope: ITI-105.")
 
 
 class TestDossierSearch:

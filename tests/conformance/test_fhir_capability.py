@@ -1,0 +1,75 @@
+"""The CapabilityStatement is valid, and true to the routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from gateway.fhir.interactions import INTERACTIONS
+from tests.conformance.fhir_platform import FakePlatform, client_of, parsed
+
+
+@pytest.fixture
+def platform() -> FakePlatform:
+    return FakePlatform()
+
+
+@pytest.fixture
+async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(platform) as http:
+        yield http
+
+
+async def test_needs_no_token_and_is_valid_fhir(platform: FakePlatform) -> None:
+    async with client_of(platform) as client:
+        del client.headers["Authorization"]
+        response = await client.get("/metadata")
+    assert response.status_code == 200
+    statement = parsed(response.json())
+    assert statement.fhirVersion == "4.0.1"
+
+
+async def test_lists_what_the_routes_serve(client: httpx.AsyncClient) -> None:
+    rest = (await client.get("/metadata")).json()["rest"][0]
+    served = {
+        (resource["type"], interaction["code"])
+        for resource in rest["resource"]
+        for interaction in resource["interaction"]
+    }
+    assert served == {
+        (each.resource, each.code) for each in INTERACTIONS if each.resource and each.code not in ("", "operation")
+    }
+    operations = {
+        (resource["type"], operation["name"])
+        for resource in rest["resource"]
+        for operation in resource.get("operation", ())
+    }
+    assert {("Patient", "match"), ("Patient", "ihe-pix"), ("AuditEvent", "receipt")} <= operations
+    assert [interaction["code"] for interaction in rest["interaction"]] == ["transaction"]
+
+
+async def test_defines_every_parameter_and_lists_those_that_mhd_requires(client: httpx.AsyncClient) -> None:
+    rest = (await client.get("/metadata")).json()["rest"][0]
+    listed = {each["type"]: {p["name"]: p for p in each.get("searchParam", ())} for each in rest["resource"]}
+    for kind, parameters in listed.items():
+        for name, parameter in parameters.items():
+            assert parameter["documentation"], (kind, name)
+            assert parameter.get("definition", "").startswith("http") or "." in name, (kind, name)
+    assert {
+        "_id", "_lastUpdated", "author.given", "author.family", "category", "creation", "date", "event", "facility",
+        "format", "identifier", "patient", "patient.identifier", "period", "related", "security-label", "setting",
+        "status", "type",
+    } <= set(listed["DocumentReference"])  # fmt: skip
+    assert {
+        "_id", "_lastUpdated", "code", "date", "identifier", "patient", "patient.identifier", "source.given",
+        "source.family", "status", "designationType", "sourceId",
+    } <= set(listed["List"])  # fmt: skip
+
+
+async def test_names_the_scope_of_each_interaction_from_the_access_option(client: httpx.AsyncClient) -> None:
+    rest = (await client.get("/metadata")).json()["rest"][0]
+    by_type = {resource["type"]: resource for resource in rest["resource"]}
+    create = next(i for i in by_type["DocumentReference"]["interaction"] if i["code"] == "create")
+    assert create["documentation"].endswith("Scope: ITI-105.")
