@@ -126,9 +126,10 @@ class Documents(Endpoints):
             if first is None or first.WhichOneof("part") != "document":
                 raise unavailable("document")
             written = _content_headers(headers, first)
-            if conditional.is_known(headers, written["ETag"]):
-                await _close(parts)
-                return Response(status_code=304, headers={name: written[name] for name in _OF_304})
+            for tag in _tags(first.document):  # what the client has may be either representation
+                if conditional.is_known(headers, tag):
+                    await _close(parts)
+                    return Response(status_code=304, headers={name: written[name] for name in _OF_304} | {"ETag": tag})
             part = conditional.read_part(headers, written["ETag"], first.document.size)
         except BaseException:
             await _close(parts)
@@ -189,14 +190,19 @@ def _content_headers(asked: Headers, first: ReadDocumentResponse) -> dict[str, s
         "Content-Disposition": "attachment",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
-        "ETag": f'"{document.hash.hex()}"',
+        "ETag": _tags(document)[0],
         "Vary": "Accept-Encoding",
         "Accept-Ranges": "bytes",
     }
     if first.encoding == CONTENT_ENCODING_ZSTD:  # another representation: another tag, and no ranges of it
         del headers["Content-Length"], headers["Accept-Ranges"]
-        headers |= {"Content-Encoding": "zstd", "ETag": f'"{document.hash.hex()}-zstd"'}
+        headers |= {"Content-Encoding": "zstd", "ETag": _tags(document)[1]}
     return headers
+
+
+def _tags(document: Document) -> tuple[str, str]:
+    """The ETags of a content: as it is, and as a zstd frame."""
+    return f'"{document.hash.hex()}"', f'"{document.hash.hex()}-zstd"'
 
 
 async def _chunks(
