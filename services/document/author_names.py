@@ -1,7 +1,7 @@
 """How documents are found by the names of their authors although these are sealed (ITI-66, ITI-67: string parameters).
 
 Most authors are professionals, whose names are no secret, but patients are authors too: so names are kept as titles are
-(docs/decisions/0042), as keyed digests of their beginnings under a key of the dossier. Equal names of one dossier show
+(docs/decisions/0045), as keyed digests of their beginnings under a key of the dossier. Equal names of one dossier show
 as equal digests, which says nothing outside of it. Pure.
 
 A family name of several words is found by the beginning of the whole and of each later word: `Dupont-Martin` by Dup and
