@@ -1,5 +1,5 @@
 -- Every row that is made of the trail bears a keyed digest of itself, so that whatever is changed in it is found; and
--- what was taken from the trail names the event of the log that says so (docs/decisions/0042).
+-- what was taken from the trail names the event of the log that says so (docs/decisions/0046).
 -- citus: destruction, health_id
 -- squawk-ignore-file ban-drop-column
 ALTER TABLE derived
