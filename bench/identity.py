@@ -266,6 +266,19 @@ async def plans(dsn: str) -> list[str]:
         await connection.close()
 
 
+async def _read_keys(dsn: str) -> None:
+    """Reads the keys that a registration looks in, as a server that has run for a day has them in memory: the smaller
+    ones into its own, the largest into the system's."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+        await connection.execute("SELECT pg_prewarm('match_block_pkey', 'read')")
+        for key in ("dossier_key_pkey", "person_pkey", "identifier_pkey"):
+            await connection.execute("SELECT pg_prewarm($1::text::regclass)", key)
+    finally:
+        await connection.close()
+
+
 @contextlib.asynccontextmanager
 async def _server(names: Sequence[str], keep: Path | None) -> AsyncIterator[tuple[list[str], str]]:
     """A durable cluster that is gone afterwards unless it is kept, with a quarter of the memory for its pages, as
@@ -338,6 +351,8 @@ async def run(
         for size, dsn in zip(sizes, databases, strict=True):
             loaded.append(await _loaded(dsn, size, at.cores))
             out.print(f"{size:,} people loaded in {loaded[-1]:.0f} s", style="dim")
+        for dsn in databases:
+            await _read_keys(dsn)
         first = int(time.time()) % _SEEDS if keep else 0
         rows = await measure(list(zip(sizes, databases, loaded, strict=True)), seconds, _ROUNDS, first)
         made = await plans(databases[-1])
@@ -346,12 +361,21 @@ async def run(
     return rows, made
 
 
+def large_notes(row: Row, memory: float) -> tuple[str, ...]:
+    """What to know of a register that is larger than the memory."""
+    return (
+        f"the plans are those at {row.people:,}; the bench starts with the keys in memory as far as they go into it",
+        f"with {memory} GiB of memory for {row.gigabytes:.0f} GB, a registration waits for reads of single pages from "
+        "the disk, not for the processor: compare the CPU of each",
+    )
+
+
 def verdict(rows: Sequence[Row], out: Console) -> int:
-    """1 when the largest register is slower than asked for."""
+    """1 when the largest register is slower than asked for; the share is asked of one that fits into memory."""
     first, last = rows[0], rows[-1]
     share = last.registrations / first.registrations
     out.print(f"{last.people:,} people: {last.registrations:.0f} registrations/s, {share:.2f} of {first.people:,}")
-    if len(rows) < 2:
+    if len(rows) < 2 or last.people > SIZES[-1]:
         return int(last.registrations < LEAST_RATE)
     return int(last.registrations < LEAST_RATE or share < LEAST_SHARE)
 
@@ -378,7 +402,7 @@ def main() -> int:
             f"The register at {large:,} people" if large else "The register of people",
             shown,
             *(f"`{' '.join(plan.split())}`" for plan in made),
-            *((f"{machine('', busy).memory_gib} GiB of memory; the plans are those at {large:,}",) if large else ()),
+            *(large_notes(rows[-1], machine("", busy).memory_gib) if large else ()),
             busy=busy,
         )
     return 0 if arguments.quick else verdict(rows, out)
