@@ -365,8 +365,7 @@ def large_notes(row: Row, memory: float) -> tuple[str, ...]:
     """What to know of a register that is larger than the memory."""
     return (
         f"the plans are those at {row.people:,}; the bench starts with the keys in memory as far as they go into it",
-        f"with {memory} GiB of memory for {row.gigabytes:.0f} GB, a registration waits for reads of single pages from "
-        "the disk, not for the processor: compare the CPU of each",
+        f"{memory} GiB of memory for {row.gigabytes:.0f} GB: a registration waits for single pages of the disk",
     )
 
 
