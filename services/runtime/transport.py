@@ -74,15 +74,8 @@ async def listen(
         raise SettingsError([f"DMP_LISTEN: cannot listen on {settings.listen}"]) from error
 
 
-def server_options(settings: ServiceSettings, *, client_certificate: bool = True) -> list[tuple[str, int]]:
-    """Transport options: bounded messages, no port sharing, keepalive that tolerates idle peers.
-
-    Without a `client_certificate` anyone may connect, begin calls and take them back as fast as they can be written.
-    """
-    streams = settings.streams_per_connection
-    # Counts calls that were taken back too, until they are cleared away, and resets what is beyond. So it would reset
-    # calls of a client that keeps to the number; four times as much leaves it room (docs/decisions/0043).
-    protection = (streams, 0) if client_certificate else (4 * streams, 1)
+def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    """Transport options: bounded messages, no port sharing, keepalive that tolerates idle peers."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -91,8 +84,9 @@ def server_options(settings: ServiceSettings, *, client_certificate: bool = True
         ("grpc.server_handshake_timeout_ms", 5_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_concurrent_streams", protection[0]),
-        ("grpc.http.overload_protection", protection[1]),
+        ("grpc.max_concurrent_streams", settings.streams_per_connection),
+        # It would reset calls of a client that keeps to that number, while ended ones are still being cleared away.
+        ("grpc.http.overload_protection", 0),
     ]
 
 
@@ -104,8 +98,7 @@ async def _grpcio(
     *,
     client_certificate: bool,
 ) -> Server:
-    options = server_options(settings, client_certificate=client_certificate)
-    server, registered = grpc.aio.server(options=options), Registered()
+    server, registered = grpc.aio.server(options=server_options(settings)), Registered()
     registered.add_generic_rpc_handlers((rpcs,))
     if client_certificate:
         health_pb2_grpc.add_HealthServicer_to_server(health, registered)  # type: ignore[arg-type]  # it registers as a server does
