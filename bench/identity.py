@@ -29,7 +29,7 @@ from rich.table import Table
 
 from bench import page
 from bench.ground import free_address, fresh_state, kept_state
-from bench.identity_loader import CHUNK, keyring, load, people
+from bench.identity_loader import CHUNK, keyring, load, people, read_keys
 from bench.machine import load_before, machine
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import access_pb2, context_pb2
@@ -266,19 +266,6 @@ async def plans(dsn: str) -> list[str]:
         await connection.close()
 
 
-async def _read_keys(dsn: str) -> None:
-    """Reads the keys that a registration looks in, as a server that has run for a day has them in memory: the smaller
-    ones into its own, the largest into the system's."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
-        await connection.execute("SELECT pg_prewarm('match_block_pkey', 'read')")
-        for key in ("dossier_key_pkey", "person_pkey", "identifier_pkey"):
-            await connection.execute("SELECT pg_prewarm($1::text::regclass)", key)
-    finally:
-        await connection.close()
-
-
 @contextlib.asynccontextmanager
 async def _server(names: Sequence[str], keep: Path | None) -> AsyncIterator[tuple[list[str], str]]:
     """A durable cluster that is gone afterwards unless it is kept, with a quarter of the memory for its pages, as
@@ -352,7 +339,7 @@ async def run(
             loaded.append(await _loaded(dsn, size, at.cores))
             out.print(f"{size:,} people loaded in {loaded[-1]:.0f} s", style="dim")
         for dsn in databases:
-            await _read_keys(dsn)
+            await read_keys(dsn)
         first = int(time.time()) % _SEEDS if keep else 0
         rows = await measure(list(zip(sizes, databases, loaded, strict=True)), seconds, _ROUNDS, first)
         made = await plans(databases[-1])

@@ -195,6 +195,19 @@ async def load(dsn: str, count: int, seed: int, workers: int) -> None:
         await connection.close()
 
 
+async def read_keys(dsn: str) -> None:
+    """Reads the keys that a registration looks in, as a server that has run for a day has them in memory: the smaller
+    ones into its own, the largest into the system's."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+        await connection.execute("SELECT pg_prewarm('match_block_pkey', 'read')")
+        for key in ("dossier_key_pkey", "person_pkey", "identifier_pkey"):
+            await connection.execute("SELECT pg_prewarm($1::text::regclass)", key)
+    finally:
+        await connection.close()
+
+
 async def _without_keys(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
     """Drops the primary keys, and gives the statements that make them again."""
     found = await connection.fetch(

@@ -21,7 +21,7 @@ from dmp.common.v1.coding_pb2 import Coding, Identifier
 from dmp.consent.v1 import consent_pb2, consent_pb2_grpc
 from dmp.document.v1 import document_pb2, document_pb2_grpc
 from dmp.identity.v1 import identity_pb2, identity_pb2_grpc
-from tests.platform_fixture import Patient, Platform
+from tests.platform_fixture import Patient, Platform, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -95,9 +95,14 @@ async def live_a_day(call: Call, patient: Patient) -> None:
     assert (replaced.status, replaced.replaced_by) == (document_pb2.DOCUMENT_STATUS_DEPRECATED, newer)
     await change(call, names[1], names[2])
     await identify(call, patient)
-    events = (await call("audit", "ListEvents", audit_pb2.ListEventsRequest(parent=patient.dossier, page_size=200)))[0]
-    done = {item.event.action for item in events.events}
-    assert {"dossier.open", "document.submit", "document.search", "document.read", "document.delete"} <= done
+    listed = audit_pb2.ListEventsRequest(parent=patient.dossier, page_size=200)
+
+    async def done() -> set[str]:
+        events = (await call("audit", "ListEvents", listed))[0]
+        return {item.event.action for item in events.events}
+
+    wanted = {"dossier.open", "document.submit", "document.search", "document.read", "document.delete"}
+    assert wanted <= await eventually(done, lambda seen: wanted <= seen, seconds=20), "changes are told by an outbox"
 
 
 async def open_dossier(call: Call, patient: Patient) -> None:

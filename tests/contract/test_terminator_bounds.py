@@ -74,7 +74,7 @@ async def test_a_crowd_is_pushed_back_before_the_service_and_keeps_nobody_else_o
             assert refusal.retry_after == 1
         places = service.settings.concurrency_max
         assert len(begun) <= places, "what was pushed back has not been there"
-        assert service.limit.waiting(READ.traffic) == MOST["care"] - places
+        await until(lambda: service.limit.waiting(READ.traffic) == MOST["care"] - places)
         others = service.channel()
         urgent = calling(service, others, few, (TRAFFIC_HEADER, NAMES[EMERGENCY]))
         await until(lambda: service.limit.waiting(READ.traffic) == MOST["care"] - places + few)

@@ -60,8 +60,7 @@ PEOPLE: Final = (
     ("nurse", "899700000033", "1750000031"),
     ("pharmacist", "899700000034", "1750000034"),
 )
-_FEEDER: Final = Who("physician", "899700000035", "1750000035")
-"""Hands in what others wrote; nobody blocks him."""
+_FEEDER: Final = Who("physician", "899700000035", "1750000035")  # hands in what others wrote; nobody blocks him
 MODES: Final = ("normal", "normal", "break_glass", "regulation")
 _NOBODYS: Final = "A" * 64  # an id that this platform never gave
 
@@ -264,15 +263,16 @@ async def compare(dossier: Dossier, who: Who) -> None:
     resources, total = await dossier.search(who)
     assert ({unique_id_of(each) for each in resources}, total) == (shown, len(shown)), who
     assert len(resources) == total
-    more = {"_include": "DocumentReference:relatesto", "_revinclude": "List:item"}
-    included, _ = await dossier.search(who, **more)
-    assert {each["id"] for each in included} == {dossier.ids[unique_id] for unique_id in shown}, who
+    for name in ("_include", "_revinclude"):
+        asked = {"patient.identifier": dossier.patient.identifier, name: "List:item"}
+        refused = await dossier.get("/DocumentReference", who, **asked)
+        assert (refused.status_code, refused.json()["issue"][0]["expression"]) == (400, [name]), who
     for having, flag in _FLAGS.items():
         asked = {"patient.identifier": dossier.patient.identifier, "_summary": "count", "security-label": flag}
         counted = (await dossier.get("/DocumentReference", who, **asked)).json()
         assert counted["total"] == len(dossier.shown(who, having=having)), (who, flag)
         assert "entry" not in counted
-    lists, _ = await dossier.search(who, "List", code="submissionset", status="current")
+    lists = (await dossier.search(who, "List", code="submissionset", status="current"))[0]
     listed = [item["item"]["reference"].rpartition("/")[2] for each in lists for item in each.get("entry", [])]
     assert sorted(listed) == sorted(dossier.ids[unique_id] for unique_id in shown), who
     await compare_reads(dossier, who, shown, "")

@@ -10,6 +10,7 @@ from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.coding_pb2 import Identifier
 from dmp.consent.v1.consent_pb2 import GetDossierRequest
 from dmp.identity.v1.identity_pb2 import (
+    SEX_UNKNOWN,
     AddIdentifierRequest,
     CreatePersonRequest,
     GetPersonRequest,
@@ -257,7 +258,8 @@ def _check_merge(person: Person, current: Person, expected: int) -> None:
 
 def _fresh(person: Person, current: Person) -> list[str]:
     """The elements of a Patient that say something of a person that is not known yet."""
-    found = [f"Patient.{_TRAITS.get(name, 'name')}" for name in _differing(person, current)]
+    unsaid = {"sex"} if person.traits.sex == SEX_UNKNOWN else set()  # as one is read that states none
+    found = [f"Patient.{_TRAITS.get(name, 'name')}" for name in _differing(person, current) if name not in unsaid]
     if person.HasField("contact") and person.contact != current.contact:
         found.append("Patient.address")
     held = {(each.system, each.value) for each in current.identifiers}
