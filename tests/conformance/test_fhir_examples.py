@@ -21,7 +21,9 @@ EXAMPLES = Path(__file__).parents[3] / "shared" / "data" / "fhir"
 FHIR = {"Content-Type": "application/fhir+json"}
 WRONG_INS, INS_SYSTEM = "123456789012345", "urn:oid:1.2.250.1.213.1.4.8"
 
-pytestmark = pytest.mark.skipif(not EXAMPLES.is_dir(), reason="../shared/data/fhir is absent: the published examples are not copied")
+pytestmark = pytest.mark.skipif(
+    not EXAMPLES.is_dir(), reason="../shared/data/fhir is absent: the published examples are not copied"
+)
 
 
 def text_of(name: str) -> str:

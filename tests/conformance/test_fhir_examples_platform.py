@@ -16,7 +16,9 @@ from tests.platform_fixture import Patient, Platform
 EXAMPLES: Final = Path(__file__).parents[3] / "shared" / "data" / "fhir"
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(not EXAMPLES.is_dir(), reason="../shared/data/fhir is absent: the published examples are not copied"),
+    pytest.mark.skipif(
+        not EXAMPLES.is_dir(), reason="../shared/data/fhir is absent: the published examples are not copied"
+    ),
 ]
 
 
