@@ -27,6 +27,8 @@ _DEFAULTS: Final = ServiceSettings()
 MAX_MESSAGE_BYTES: Final = _DEFAULTS.max_message_bytes
 STREAMED: Final = ("/dmp.document.v1.DocumentService/UploadContent",)
 """Methods whose client streams: what they send is passed on as it comes, never held until it is whole."""
+WATCHES: Final = ("/dmp.document.v1.DocumentService/WatchChanges",)
+"""Methods whose answers come as long as their client likes."""
 _FRAMES: Final = 64 << 10
 """Bytes of a request that are not its message."""
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
@@ -128,7 +130,7 @@ def _bootstrap(terminator: Terminator) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": str(terminator.admin), "mode": 0o600}}},
         "static_resources": {
             "listeners": [_listener(terminator)],
-            "clusters": [_cluster(terminator, each) for each in envoy_bounds.CLASSES],
+            "clusters": [_cluster(terminator, each) for each in envoy_bounds.CLUSTERS],
         },
         "overload_manager": {
             "resource_monitors": [
@@ -244,11 +246,14 @@ def _http(max_message_bytes: int) -> dict[str, Any]:
 
 
 def _routes() -> list[dict[str, Any]]:
-    """By class. A stream may be longer than a message; the server behind bounds each of its messages."""
+    """By class, but for what lasts. A stream may be longer than a message; the server behind bounds each of its
+    messages."""
     kind = f"{_TYPE}.filters.http.buffer.v3.BufferPerRoute"
     unbuffered = {"typed_per_filter_config": {"envoy.filters.http.buffer": {"@type": kind, "disabled": True}}}
-    streams = [route for path in STREAMED for route in envoy_bounds.routes({"path": path}, unbuffered)]
-    return [envoy_bounds.probes(), *streams, *envoy_bounds.routes({"prefix": "/"}, {})]
+    route = {"cluster": envoy_bounds.STREAMS.cluster, "timeout": "0s"}
+    streams = [{"match": {"path": path}, "route": route, **unbuffered} for path in STREAMED]
+    watches = [{"match": {"path": path}, "route": route} for path in WATCHES]
+    return [envoy_bounds.probes(), *streams, *watches, *envoy_bounds.routes()]
 
 
 def _bounded(max_message_bytes: int) -> dict[str, Any]:

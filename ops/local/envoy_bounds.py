@@ -53,6 +53,10 @@ CLASSES: Final = (
     TrafficClass("care", _DEFAULTS.concurrency_max + _QUEUED),
 )
 """The first that matches is a request's. Work of the platform's services was let in where it entered."""
+STREAMS: Final = TrafficClass("streams", _UNBOUNDED)
+"""What lasts as long as its client likes, and so would keep everybody else's calls out: it has no place of the service
+either once it has begun."""
+CLUSTERS: Final = (*CLASSES, STREAMS)
 
 
 def probes() -> dict[str, Any]:
@@ -60,11 +64,11 @@ def probes() -> dict[str, Any]:
     return {"match": {"prefix": "/grpc.health.v1.Health/"}, "route": {"cluster": CLASSES[0].cluster, "timeout": "0s"}}
 
 
-def routes(match: dict[str, Any], more: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """A route for each class of the requests that match; `more` is what else each route says."""
+def routes() -> Iterable[dict[str, Any]]:
+    """A route for each class."""
     for each in CLASSES:
         headers = {"headers": list(each.headers)} if each.headers else {}
-        yield {"match": match | headers, "route": {"cluster": each.cluster, "timeout": "0s"}, **more}
+        yield {"match": {"prefix": "/"} | headers, "route": {"cluster": each.cluster, "timeout": "0s"}}
 
 
 def thresholds(each: TrafficClass) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
+from ops.local.envoy import WATCHES
 from ops.local.envoy_bounds import CLASSES
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
@@ -20,9 +21,10 @@ from services.runtime.identifiers import dossier_name, new_health_id, uuid7
 from services.runtime.limits import BATCH, EMERGENCY, NAMES, TRAFFIC_HEADER
 from services.runtime.settings import ServiceSettings
 from tests.platform_calls import invoke, refusal_of
-from tests.transports import METHODS, Served, served
+from tests.transports import METHODS, Collected, Served, served
 
 READ: Final = METHODS["/dmp.document.v1.DocumentService/ReadDocument"]
+UPLOAD: Final = METHODS["/dmp.document.v1.DocumentService/UploadContent"]
 HEALTH: Final = "/grpc.health.v1.Health/Check"
 MOST: Final = {each.cluster: each.most for each in CLASSES}
 
@@ -86,6 +88,37 @@ async def test_a_crowd_is_pushed_back_before_the_service_and_keeps_nobody_else_o
         go.set()
         answered = await asyncio.gather(*crowd, *urgent, *batch, return_exceptions=True)
         assert sum(isinstance(each, list) for each in answered) == MOST["care"] + 2 * few
+
+
+async def test_streams_that_last_keep_no_call_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = list[Collected](), asyncio.Event()
+
+    async def add(self: Collected, request: document_pb2.UploadContentRequest) -> None:
+        begun.append(self)
+
+    async def sent() -> AsyncIterator[bytes]:
+        request = document_pb2.UploadContentRequest(parent=dossier_name(new_health_id()), size=1, request_id="lasts")
+        yield request.SerializeToString()
+        await go.wait()
+
+    monkeypatch.setattr(Collected, "add", add)
+    count = MOST["care"] + 8
+    async with served("native") as service:
+        senders: list[Any] = [service.channel().stream_unary(UPLOAD.path) for _ in range(4)]
+        uploads = [
+            asyncio.ensure_future(senders[number % 4](sent(), metadata=tuple(service.bearer()), timeout=60))
+            for number in range(count)
+        ]
+        await until(lambda: len(begun) == count or any(upload.done() for upload in uploads))
+        assert not any(upload.done() for upload in uploads)
+        (read,) = calling(service, service.channel(), 1)
+        assert await read
+        go.set()
+        await asyncio.gather(*uploads)
+
+
+def test_the_terminator_knows_every_stream_that_lasts() -> None:
+    assert set(WATCHES) == {path for path in METHODS if "/Watch" in path}
 
 
 @pytest.mark.parametrize("name", MOST)
