@@ -67,7 +67,8 @@ async def listen(
     known = (*services, reflection.SERVICE_NAME) if settings.reflection else ()
     try:
         if settings.transport == "native":
-            return _Told(await _native(settings, rpcs, health, known), health), health
+            native = await _native(settings, rpcs, health, known, client_certificate=client_certificate)
+            return _Told(native, health), health
         server = await _grpcio(settings, rpcs, health, known, client_certificate=client_certificate)
         return _Told(server, health), health
     except (RuntimeError, OSError) as error:
@@ -113,11 +114,13 @@ async def _grpcio(
     return accepting
 
 
-async def _native(settings: ServiceSettings, rpcs: Rpcs, health: Health, reflected: Sequence[str]) -> Server:
+async def _native(
+    settings: ServiceSettings, rpcs: Rpcs, health: Health, reflected: Sequence[str], *, client_certificate: bool
+) -> Server:
     from services.runtime.native import NativeServer  # not needed, and on some systems not there, for grpcio
 
     path = settings.listen.removeprefix(UNIX)
-    handlers = {**rpcs.handlers, **_health_handlers(health)}
+    handlers = {**rpcs.handlers, **_health_handlers(health, watch=client_certificate)}
     server = NativeServer(path, handlers, rpcs.together, max_message_bytes=settings.max_message_bytes)
     if not reflected and not rpcs.bidirectional:
         await server.start()
@@ -129,12 +132,12 @@ async def _native(settings: ServiceSettings, rpcs: Rpcs, health: Health, reflect
     return _Both(server, behind)
 
 
-def _health_handlers(health: Health) -> dict[str, RpcHandler]:
+def _health_handlers(health: Health, *, watch: bool) -> dict[str, RpcHandler]:
+    """Whoever watches holds a stream for as long as it likes: not where anyone may connect."""
     request, response = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
-    return {
-        f"/{_HEALTH}/Check": grpc.unary_unary_rpc_method_handler(health.Check, request, response),
-        f"/{_HEALTH}/Watch": grpc.unary_stream_rpc_method_handler(health.Watch, request, response),
-    }
+    check = {f"/{_HEALTH}/Check": grpc.unary_unary_rpc_method_handler(health.Check, request, response)}
+    watched = {f"/{_HEALTH}/Watch": grpc.unary_stream_rpc_method_handler(health.Watch, request, response)}
+    return check | watched if watch else check
 
 
 def _public_health_handlers(health: Health) -> dict[str, RpcHandler]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
+from services.runtime.boundary import Rpcs
 from services.runtime.health import Health, health_port
-from services.runtime.settings import SettingsError
+from services.runtime.settings import ServiceSettings, SettingsError
+from services.runtime.transport import listen
 from tests.ports import free_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -49,6 +53,28 @@ async def test_no_other_method_is_reached_through_it() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await ask(address, "/dmp.consent.v1.ConsentService/BatchCheckAccess")
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_health_is_watched_where_peers_show_a_certificate_and_nowhere_else(
+    tmp_path: Path, *, known: bool
+) -> None:
+    address = f"unix:{tmp_path}/s"
+    settings = ServiceSettings(environment="test", transport="native", listen=address)
+    server, _ = await listen(settings, Rpcs({}), [], client_certificate=known)
+    async with grpc.aio.insecure_channel(address) as channel:
+        watch: Any = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        watching = watch(health_pb2.HealthCheckRequest(), timeout=20)
+        if known:
+            assert (await watching.read()).status == SERVING
+        else:
+            assert await watching.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert await ask(address) == SERVING, "as anybody may"
+        await server.stop(0)
 
 
 async def test_without_an_address_there_is_no_such_port() -> None:
