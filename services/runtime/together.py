@@ -136,11 +136,11 @@ class Together:
     async def _in_turn(self, admitted: Admitted, turn: Callable[[], Awaitable[None]]) -> None:
         try:
             await turn()
-        except DmpError as error:
-            _told(admitted, error)
-        except BaseException:
+        except asyncio.CancelledError:
             _told(admitted, unavailable("service"))
             raise
+        except Exception as error:  # noqa: BLE001 - the boundary, as below
+            _told(admitted, self._error(error))
         else:
             self._enter(admitted)
 

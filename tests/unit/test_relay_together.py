@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
+import pytest
+
 from dmp.common.v1 import access_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
@@ -263,6 +265,19 @@ async def test_who_has_no_turn_in_time_is_refused_and_gives_back_nothing_that_it
     assert not field.fairness.enters("a", CARE), "the one share is still another's"
     field.fairness.leave("a", CARE)
     assert await field.send(by("a")) == [b"alone:x"]
+
+
+async def test_a_defect_while_it_waits_is_its_answer_and_takes_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def defective(client_id: str, traffic: int, remaining: float | None = None) -> None:
+        raise RuntimeError
+
+    field = Field(most=1)
+    assert field.fairness.enters("a", CARE)
+    monkeypatch.setattr(field.fairness, "enter", defective)
+    assert await field.send(by("a")) == [reasons.ERROR_REASON_INTERNAL]
+    assert await field.counted() == {("a", "failed"): 1}
+    field.fairness.leave("a", CARE)
+    assert field.fairness.enters("a", CARE), "nothing was taken, and nothing given back twice"
 
 
 async def test_what_one_call_is_refused_for_is_told_to_no_other() -> None:
