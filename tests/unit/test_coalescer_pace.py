@@ -10,13 +10,21 @@ from services.runtime.coalescer import Coalescer
 from tests.virtual_loop import on_virtual_loop
 
 
-def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_not() -> None:
-    sent: list[tuple[float, int]] = []
+class Sender:
+    """Answers each batch after so many seconds; keeps when it left and how many were in it."""
 
-    async def send(items: list[int]) -> list[int]:
-        sent.append((asyncio.get_running_loop().time(), len(items)))
-        await asyncio.sleep(0.005)
+    def __init__(self, seconds: float) -> None:
+        self.sent: list[tuple[float, int]] = []
+        self._seconds = seconds
+
+    async def __call__(self, items: list[int]) -> list[int]:
+        self.sent.append((asyncio.get_running_loop().time(), len(items)))
+        await asyncio.sleep(self._seconds)
         return items
+
+
+def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_not() -> None:
+    send = Sender(0.005)
 
     async def main() -> None:
         coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002)
@@ -31,7 +39,7 @@ def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_n
         await coalescer.close()
 
     on_virtual_loop(main)
-    (_, first), (second_at, second), (third_at, third), (fourth_at, _) = sent
+    (_, first), (second_at, second), (third_at, third), (fourth_at, _) = send.sent
     assert (first, second, third) == (64, 2, 1)
     assert second_at == pytest.approx(0.01), "twice the time that a batch of 64 took"
     assert fourth_at == pytest.approx(third_at + 0.005), "one after the other: as soon as the one before has ended"
@@ -39,12 +47,7 @@ def test_what_follows_a_slow_full_batch_waits_to_be_many_and_who_is_alone_does_n
 
 def test_callers_who_are_answered_together_ask_again_together() -> None:
     """Sixteen who ask all the time, come in two halves: each half would else wait for the other's batch for ever."""
-    sent: list[int] = []
-
-    async def send(items: list[int]) -> list[int]:
-        sent.append(len(items))
-        await asyncio.sleep(0.008)
-        return items
+    send = Sender(0.008)
 
     async def main() -> None:
         coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002, in_turns=True)
@@ -59,18 +62,14 @@ def test_callers_who_are_answered_together_ask_again_together() -> None:
         await coalescer.close()
 
     on_virtual_loop(main)
-    assert sent[:2] == [8, 16], "the first half waits for nobody, and is waited for"
-    assert sum(sent) == 96
-    assert sent[2:6] == [16] * 4
+    sizes = [size for _, size in send.sent]
+    assert sizes[:2] == [8, 16], "the first half waits for nobody, and is waited for"
+    assert sum(sizes) == 96
+    assert sizes[2:6] == [16] * 4
 
 
 def test_who_does_not_ask_again_is_waited_for_only_a_moment() -> None:
-    sent: list[tuple[float, int]] = []
-
-    async def send(items: list[int]) -> list[int]:
-        sent.append((asyncio.get_running_loop().time(), len(items)))
-        await asyncio.sleep(0.004)
-        return items
+    send = Sender(0.004)
 
     async def main() -> None:
         coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002, in_turns=True)
@@ -87,7 +86,7 @@ def test_who_does_not_ask_again_is_waited_for_only_a_moment() -> None:
         await asyncio.gather(last, waiting)
 
     on_virtual_loop(main)
-    (_, first), (second_at, second), (third_at, third), *rest = sent
+    (_, first), (second_at, second), (third_at, third), *rest = send.sent
     assert (first, second, third) == (4, 1, 1)
     assert second_at == pytest.approx(0.005), "a quarter of the time that the batch before took"
     assert third_at == pytest.approx(0.009), "one after the other: as soon as the one before has ended"
