@@ -6,6 +6,8 @@ that commit. A read that finds an object gone looks once more at the row: the co
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -61,9 +63,32 @@ class Contents:
                 return sealed
         raise _missing()
 
+    async def get_all(self, contents: Sequence[DocumentKey]) -> list[bytes | None]:
+        """As `get` for work on many, which the caller bounds: one statement, and the objects of a store all at once.
+        None for those that are nowhere."""
+        with translated():
+            found = await self._read(list(contents))
+        elsewhere = [content for content, one in zip(contents, found, strict=True) if not isinstance(one, bytes)]
+        got = iter(await asyncio.gather(*(self._again(content) for content in elsewhere), return_exceptions=True))
+        outcomes = [one if isinstance(one, bytes) else next(got) for one in found]
+        whole: list[bytes | None] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            whole.append(outcome)
+        return whole
+
     async def close(self) -> None:
         """Finish the batches under way."""
         await self._small.close()
+
+    async def _again(self, content: DocumentKey) -> bytes | None:
+        try:
+            return await self.get(content, SMALL_CONTENT, None)
+        except DmpError as error:
+            if error.reason != reasons.ERROR_REASON_CONTENT_CORRUPTED:
+                raise
+            return None
 
     async def _read(self, wanted: list[DocumentKey]) -> list[bytes | str | DmpError]:
         found = await self._store.contents(wanted)

@@ -5,7 +5,7 @@ what belongs to it (`belongings`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from dmp.common.v1 import error_reason_pb2 as reasons
@@ -29,6 +29,11 @@ _METADATA: Final = document_pb2.CONTENT_FAULT_KIND_METADATA
 _COLUMN: Final = document_pb2.CONTENT_FAULT_KIND_COLUMN
 _MISSING: Final = document_pb2.CONTENT_FAULT_KIND_CONTENT_MISSING
 _CONTENT: Final = document_pb2.CONTENT_FAULT_KIND_CONTENT
+
+_AT_ONCE: Final = 32
+_AT_ONCE_BYTES: Final = 8 << 20
+"""Documents, and sealed bytes, that are fetched together: a few milliseconds of work, between which others are
+served."""
 
 
 class Checked(NamedTuple):
@@ -62,45 +67,47 @@ class Verifier:
         if health_ids:
             keys = dict(zip(health_ids, await self._store.keys(health_ids), strict=True))
         checked = Checked([], 0)
-        for one in documents:
-            key = keys[one.row.health_id]
-            identity = (one.row.health_id, one.row.document_id)
-            if isinstance(key, DmpError):
-                if key.reason != reasons.ERROR_REASON_CONTENT_DESTROYED:
-                    checked.faults.append((identity, _KEY))
-                continue
-            kind, size = await self._one(one, key)
-            checked = checked._replace(bytes=checked.bytes + size)
-            if kind is not None:
-                checked.faults.append((identity, kind))
         usable = {health_id: key for health_id, key in keys.items() if isinstance(key, DossierKey)}
+        for one in documents:
+            error = keys[one.row.health_id]
+            if isinstance(error, DmpError) and error.reason != reasons.ERROR_REASON_CONTENT_DESTROYED:
+                checked.faults.append((_identity(one), _KEY))
+        for some in _together([one for one in documents if one.row.health_id in usable]):
+            opened = await self._check_together(some, usable, checked.faults)
+            checked = checked._replace(bytes=checked.bytes + opened)
         broken = {of for of, kind in checked.faults if kind in (_METADATA, _COLUMN)}  # do not say what belongs to them
-        sound = [one for one in documents if (one.row.health_id, one.row.document_id) not in broken]
+        sound = [one for one in documents if _identity(one) not in broken]
         checked.faults.extend(await self._belongings.check(sound, usable))
         return checked
 
-    async def _one(self, one: StoredDocument, key: DossierKey) -> tuple[_Kind | None, int]:
-        try:
-            metadata = envelope.open_metadata(key, one.row)
-        except DmpError:
-            return _METADATA, 0
-        if not self._columns_hold(one, metadata):
-            return _COLUMN, 0
-        if one.row.status == document_pb2.DOCUMENT_STATUS_DELETED:
-            return None, 0
-        wanted = DocumentKey(one.row.health_id, one.content_id)
-        try:
-            blob = await self._contents.get(wanted, one.row.stored_size, None)
-        except DmpError as error:
-            if error.reason != reasons.ERROR_REASON_CONTENT_CORRUPTED:
-                raise
-            return _MISSING, 0
-        size = metadata.document.size
-        try:
-            await envelope.off_loop(size, envelope.open_content, key, metadata.content, size, blob)
-        except DmpError:
-            return _CONTENT, 0
-        return None, size
+    async def _check_together(
+        self,
+        documents: Sequence[StoredDocument],
+        keys: Mapping[int, DossierKey],
+        faults: list[tuple[tuple[int, uuid.UUID], _Kind]],
+    ) -> int:
+        """Add the faults of some documents; gives how many bytes of content were opened."""
+        sound: list[tuple[StoredDocument, OpenedMetadata]] = []
+        for one in documents:
+            try:
+                metadata = envelope.open_metadata(keys[one.row.health_id], one.row)
+            except DmpError:
+                faults.append((_identity(one), _METADATA))
+                continue
+            if not self._columns_hold(one, metadata):
+                faults.append((_identity(one), _COLUMN))
+            elif one.row.status != document_pb2.DOCUMENT_STATUS_DELETED:
+                sound.append((one, metadata))
+        size = 0
+        blobs = await self._contents.get_all([DocumentKey(one.row.health_id, one.content_id) for one, _ in sound])
+        for (one, metadata), blob in zip(sound, blobs, strict=True):
+            if blob is None:
+                faults.append((_identity(one), _MISSING))
+            elif await _opens(keys[one.row.health_id], metadata, blob):
+                size += metadata.document.size
+            else:
+                faults.append((_identity(one), _CONTENT))
+        return size
 
     def _columns_hold(self, one: StoredDocument, metadata: OpenedMetadata) -> bool:
         """Whether the columns that are searched by say what the metadata say. Rows from before versions existed have
@@ -142,3 +149,30 @@ class Verifier:
             document.set_version or None,
             sorted(author_names.digests_of(self._unique_ids.author_name_key(one.row.health_id), document.authors)),
         )
+
+
+def _identity(one: StoredDocument) -> tuple[int, uuid.UUID]:
+    return one.row.health_id, one.row.document_id
+
+
+def _together(documents: Sequence[StoredDocument]) -> Iterator[list[StoredDocument]]:
+    """The documents in their order, so many as may be looked at in one go."""
+    some: list[StoredDocument] = []
+    size = 0
+    for one in documents:
+        if some and (len(some) == _AT_ONCE or size + one.row.stored_size > _AT_ONCE_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(one)
+        size += one.row.stored_size
+    if some:
+        yield some
+
+
+async def _opens(key: DossierKey, metadata: OpenedMetadata, blob: bytes) -> bool:
+    size = metadata.document.size
+    try:
+        await envelope.off_loop(size, envelope.open_content, key, metadata.content, size, blob)
+    except DmpError:
+        return False
+    return True
