@@ -37,6 +37,7 @@ from services.runtime.keyring import Keyring, wrapped_generation
 from services.runtime.outbox import OutboxRow
 from services.runtime.paging import PageTokens, page_scope
 from services.runtime.postgres import Pool, transaction
+from services.runtime.sealing import NONCE_BYTES
 from services.runtime.trail import build_event
 from services.runtime.validation import validate_for_storage
 
@@ -237,7 +238,8 @@ class Operations:
             return 0
         key = await store.put(DocumentKey(entry.health_id, entry.content_id), sealed)
         faults.point("move.stored")
-        if await self._pool.fetchval(keeping.TO_OBJECT, entry.health_id, entry.content_id, key):
+        beginning = sealed[: 1 + NONCE_BYTES]
+        if await self._pool.fetchval(keeping.TO_OBJECT, entry.health_id, entry.content_id, key, beginning):
             return len(sealed)
         await store.delete(key)
         return 0

@@ -4,6 +4,7 @@ must stand, and those that fail or lie: `test_document_objects`.)"""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dmp.document.v1 import document_pb2 as pb
 from services.document.__main__ import DocumentService
 from services.document.objects import ObjectStore
 from services.document.scanning import ClamdScanner
+from services.document.store.rows import DocumentKey
 from services.runtime.dossier_keys import DossierKeys
 from services.runtime.errors import DmpError
 from services.runtime.keyring import Keyring, wrapped_generation
@@ -92,6 +94,30 @@ async def test_what_is_sent_again_mends_what_was_damaged(world: World, directory
     assert await content_of(service, one.name) == await content_of(service, two.name) == content
     assert await faults_of(world, service) == []
     assert (await world.rows())["content"] == 1
+
+
+class Meanwhile(ObjectStore):
+    """A store of which each write lets something happen before its answer comes."""
+
+    happens: Callable[[], Awaitable[object]]
+
+    async def put(self, content: DocumentKey, sealed: bytes) -> str:
+        key = await super().put(content, sealed)
+        await self.happens()
+        return key
+
+
+async def test_a_copy_that_mends_stays_while_the_damaged_one_is_moved(world: World, tmp_path: Path) -> None:
+    store = Meanwhile(f"file://{tmp_path}/objects")
+    service = world.service_of(objects=store, write_objects=False)
+    one = await submitted(world, service, content := b"%PDF-1.7 the same", plain_metadata(new_oid()))
+    await world.pool.execute(f"{_FLIPS['content.sealed']} WHERE health_id = $1", world.dossier)
+    store.happens = lambda: submitted(world, service, content, plain_metadata(new_oid()))
+    request = pb.MoveContentsRequest(to_object_store=True, request_id="request-move")
+    await run(world, service, "MoveContents", request)
+    assert await store.of_dossier(world.dossier) == []
+    assert await content_of(service, one.name) == content
+    assert await faults_of(world, service) == []
 
 
 async def test_who_accepts_zstd_gets_the_frame_as_it_is_stored(world: World) -> None:

@@ -52,9 +52,12 @@ WHERE c.health_id = $1 AND c.content_id = ANY($2::uuid[]) AND NOT EXISTS (
 """
 DROP: Final = "DELETE FROM content WHERE health_id = $1 AND content_id = ANY($2::uuid[])"
 SEALED: Final = "SELECT sealed FROM content WHERE health_id = $1 AND content_id = $2 AND object_key IS NULL"
+# Only the copy that was written there: its nonce names it. Another has come meanwhile, if somebody sent the same again.
 TO_OBJECT: Final = """
 UPDATE content SET sealed = NULL, object_key = $3
-WHERE health_id = $1 AND content_id = $2 AND object_key IS NULL RETURNING true
+WHERE health_id = $1 AND content_id = $2 AND object_key IS NULL
+AND substring(sealed FROM 1 FOR length($4::bytea)) = $4
+RETURNING true
 """
 TO_DATABASE: Final = """
 UPDATE content SET sealed = $4, object_key = NULL WHERE health_id = $1 AND content_id = $2 AND object_key = $3
