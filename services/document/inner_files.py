@@ -28,7 +28,8 @@ UNKNOWN: Final = "application/octet-stream"
 _BODY: Final = b"nonXMLBody"
 _OPEN: Final = re.compile(rb"nonXMLBody[^<>]*>\s*<(?:[\w.-]+:)?text\b([^<>&]*)>")
 _CLOSE: Final = re.compile(rb"</(?:[\w.-]+:)?text\s*>\s*</(?:[\w.-]+:)?nonXMLBody\s*>")
-_ATTRIBUTE: Final = re.compile(rb"""\b(mediaType|representation|compression)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_ATTRIBUTE: Final = re.compile(r"""\s([^\s=]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+"""Every one, so that what stands in a value is none."""
 _BINARY: Final = ("application/pdf", "image/")
 _WINDOW_BITS: Final = {"DF": -15, "ZL": 15, "GZ": 31}
 """RFC 1951, 1950, 1952, as the HL7 type ED names them."""
@@ -83,7 +84,8 @@ def _plain(text: bytes) -> InnerFile | None:
     closed = _CLOSE.match(text, end) if end >= 0 else None
     if closed is None or text.find(_BODY, closed.end()) >= 0 or text.find(b"&", opened.end(), end) >= 0:
         return None
-    stated = {name.decode(): (a or b).decode("utf-8", "replace") for name, a, b in _ATTRIBUTE.findall(opened[1])}
+    attributes = _ATTRIBUTE.findall(opened[1].decode("utf-8", "replace"))
+    stated = {name: a or b for name, a, b in attributes}
     return _file(stated, text[opened.end() : end], is_body=True, elsewhere=False)
 
 

@@ -20,6 +20,7 @@ from tests.cda_variations import accepted, attached, wrapping
 
 _PDF: Final = b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n%%EOF"
 _ACTIVE: Final = b"%PDF-1.4\n<< /S /JavaScript /JS (x) >>\n%%EOF"
+_LATE_SCRIPT: Final = b" " * 5000 + b"<script/>"
 _B64: Final = 'mediaType="application/pdf" representation="B64"'
 
 
@@ -61,6 +62,11 @@ def test_a_script_is_found_in_a_file_however_it_is_written(how: str) -> None:
         (wrapping(_B64, b64(_PDF)), "urn:ihe:iti:xds-sd:pdf:2008", []),
         (wrapping(_B64.replace("application/pdf", "APPLICATION/PDF"), b64(_PDF)), "urn:ihe:iti:xds-sd:pdf:2008", []),
         (wrapping('mediaType="text/plain"', "Compte rendu &amp; suite"), "urn:ihe:iti:xds-sd:text:2008", []),
+        (
+            wrapping(f'xmlns:x="urn:x" {_B64} x:mediaType="image/png" x:compression="GZ"', b64(_PDF)),
+            "urn:ihe:iti:xds-sd:pdf:2008",
+            [],
+        ),
         (wrapping("", "Compte rendu"), "urn:asipSante:modelesHorsProfils:2011", []),
         (
             wrapping('mediaType="text/rtf" representation="B64"', b64(b"{\\rtf1 x}")),
@@ -98,7 +104,20 @@ def test_a_script_is_found_in_a_file_however_it_is_written(how: str) -> None:
             [],
         ),
     ],
-    ids=["PDF", "capitals", "text", "no type", "RTF", "TIFF", "PNG", "elsewhere", "attached", "lies", "PNG as JPEG"],
+    ids=[
+        "PDF",
+        "capitals",
+        "text",
+        "foreign",
+        "no type",
+        "RTF",
+        "TIFF",
+        "PNG",
+        "elsewhere",
+        "attached",
+        "lies",
+        "PNG as JPEG",
+    ],
 )
 def test_a_file_in_a_document_gives_its_format(document: str, code: str, findings: list[int]) -> None:
     made = accepted(document).document
@@ -113,13 +132,29 @@ def test_a_file_in_a_document_gives_its_format(document: str, code: str, finding
         (wrapping(_B64, ""), "magic"),
         (wrapping('mediaType="image/png" representation="B64"', b64(b"GIF89a")), "magic"),
         (wrapping('mediaType="text/html" representation="B64"', b64(b"<script/>")), "media_type"),
+        (
+            wrapping('mediaType="text/html" representation="B64" x="\n mediaType=\'text/plain\'"', b64(_LATE_SCRIPT)),
+            "media_type",
+        ),
         (wrapping('mediaType="application/x-msdownload" representation="B64"', b64(b"MZ")), "media_type"),
         (wrapping(f'{_B64} compression="DF"', b64(b"none")), "compression"),
         (wrapping(f'{_B64} compression="DF"', deflated(_PDF, -15)[:12]), "inflated"),
         (wrapping(f'{_B64} compression="DF"', deflated(b"%PDF-" + bytes(40 << 20), -15)), "inflated"),
         (wrapping(f'{_B64} compression="Z7"', b64(_PDF)), "compression"),
     ],
-    ids=["magic", "base64", "empty", "png", "html", "program", "not deflated", "cut off", "bomb", "Z7"],
+    ids=[
+        "magic",
+        "base64",
+        "empty",
+        "png",
+        "html",
+        "html in a value",
+        "program",
+        "not deflated",
+        "cut off",
+        "bomb",
+        "Z7",
+    ],
 )
 def test_a_file_that_is_not_what_it_says_refuses_its_document(document: str, rule: str) -> None:
     with pytest.raises(DmpError) as refused:
