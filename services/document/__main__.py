@@ -26,6 +26,7 @@ from services.document.contents import Contents
 from services.document.criteria import CriteriaReader
 from services.document.gate import Checks, Gate
 from services.document.listing import Lister
+from services.document.naming import AuthorNaming
 from services.document.objects import URL_SETTING, ObjectStore, StoreMisconfigured
 from services.document.operations import Operations
 from services.document.pages import Cursors, Opener
@@ -119,6 +120,7 @@ class DocumentService:
             references,
         )
         self._opener, self._contents = opener, contents
+        self.naming = AuthorNaming(pool, store, unique_ids)
         self.deadlines = Deadlines(pool, keys, clock=clock, committed=told)
         self.servicer = DocumentServicer(self._rooms, served)
         listings = Listings(ClinicalStore(pool), documents, self._projector, gate, digests, tokens)
@@ -182,7 +184,7 @@ async def _serve(service: Service[DocumentSettings]) -> None:
         committed=committed,
     )
     sweep = Job("read-documents", timedelta(minutes=1), document.sweep.run)
-    readings = Jobs(pool, [sweep], lease=Lease(pool, "readings"), metrics=metrics)
+    readings = Jobs(pool, [sweep, document.naming.job()], lease=Lease(pool, "readings"), metrics=metrics)
     servicers = [
         (document_pb2.DESCRIPTOR.services_by_name["DocumentService"], document.servicer),
         (clinical_pb2.DESCRIPTOR.services_by_name["ClinicalService"], document.clinical),

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2 as pb
+from services.document.naming import AuthorNaming
+from services.document.store.reading import DocumentStore
+from services.document.unique_ids import UniqueIds
+from services.runtime.dossier_keys import DossierKeys
 from services.runtime.identifiers import dossier_name
+from services.runtime.keyring import Keyring
 from tests.document_world import World
 from tests.documents import call, cda, new_oid, plain_metadata, submission
 from tests.refusals import refused
+
+KEYRING = Keyring({1: b"k" * 32}, current=1, digests=[1])
+"""The world's."""
 
 
 async def test_documents_and_sets_are_found_by_the_names_of_their_authors(world: World) -> None:
@@ -55,6 +63,33 @@ async def test_documents_and_sets_are_found_by_the_names_of_their_authors(world:
     for record in [*await world.pool.fetch("SELECT * FROM document"), *await world.pool.fetch("TABLE submission_set")]:
         line = repr(tuple(record.values())).lower()
         assert not any(word in line for word in ("dupont", "connor", "evrard", "vrard"))
+
+
+async def test_what_was_stored_before_names_were_kept_is_found_by_them(world: World) -> None:
+    """All of it but what cannot be opened, which verify tells of."""
+    request = submission(world.dossier, *((plain_metadata(new_oid()), b"%%PDF-1.7 %d" % n) for n in range(3)))
+    request.submission_set.author.name = "Anne O'Connor"
+    documents = (await world.send(request)).documents
+    await world.pool.execute("UPDATE document SET author_name_digests = '{}'")
+    await world.pool.execute("UPDATE submission_set SET author_name_digests = '{}'")
+    await world.pool.execute(
+        "UPDATE document SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1) WHERE document_id = $1",
+        documents[1].name[-36:],
+    )
+    store = DocumentStore(world.pool, DossierKeys(KEYRING, "document"))
+    for _ in range(2):
+        await AuthorNaming(world.pool, store, UniqueIds(KEYRING), slice_=2).run(world.clock())
+    named = await world.pool.fetchval("SELECT count(*) FROM document WHERE author_name_digests <> '{}'")
+    assert named == await world.pool.fetchval("SELECT count(*) FROM document") - 1
+    listing = pb.ListSubmissionSetsRequest(parent=request.parent, author_family_names=["oconn"])
+    listed = await world.service.servicer.ListSubmissionSets(listing, call("ListSubmissionSets", world.dossier))
+    assert listed.total_size == 1
+    verify = pb.VerifyContentsRequest(parent=request.parent)
+    answer = await world.service.servicer.VerifyContents(verify, call("VerifyContents", 0))
+    assert [fault.document for fault in answer.faults] == [documents[1].name]
+    await world.pool.execute("DELETE FROM document WHERE document_id = $1", documents[1].name[-36:])
+    found = await world.search(author_family_names=["martin"])
+    assert {each.name for each in found.documents} == {documents[0].name, documents[2].name}
 
 
 async def test_a_span_that_is_left_out_takes_nothing_else_with_it(world: World) -> None:

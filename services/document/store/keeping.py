@@ -96,6 +96,18 @@ WHERE invisible_patient AND status <> 4 AND submitted_at <= $1
 AND (submitted_at, health_id, document_id) > ($3, $4, $5)
 ORDER BY submitted_at, health_id, document_id LIMIT $2
 """
+NAMED_SETS: Final = """
+SELECT health_id, submission_set_id, sealed, author_name_digests FROM submission_set
+WHERE (health_id, submission_set_id) > ($1, $2::uuid) ORDER BY health_id, submission_set_id LIMIT $3
+"""
+NAME_DOCUMENT: Final = """
+UPDATE document SET author_name_digests = $3
+WHERE health_id = $1 AND document_id = $2 AND author_name_digests = '{}'
+"""
+NAME_SET: Final = """
+UPDATE submission_set SET author_name_digests = $3
+WHERE health_id = $1 AND submission_set_id = $2 AND author_name_digests = '{}'
+"""
 DOSSIER_TABLES: Final = """
 SELECT c.table_name::text FROM information_schema.columns c
 JOIN information_schema.tables t USING (table_schema, table_name)
@@ -144,6 +156,15 @@ class StoredSet(NamedTuple):
     sealed: bytes
 
 
+class NamedSet(NamedTuple):
+    """A submission set, and what it is found by of its author's names."""
+
+    health_id: int
+    set_id: uuid.UUID
+    sealed: bytes
+    author_name_digests: list[int]
+
+
 class StoredFolder(NamedTuple):
     """A folder's row."""
 
@@ -175,6 +196,11 @@ async def documents(pool: Pool, after: tuple[int, uuid.UUID], last: int, limit: 
     """Documents after one of them, of dossiers up to `last`."""
     records = [tuple(record) for record in await pool.fetch(DOCUMENTS, *after, last, limit)]
     return [StoredDocument._make((*record[:-_ROW], DocumentRow._make(record[-_ROW:]))) for record in records]
+
+
+async def named_sets(pool: Pool, after: tuple[int, uuid.UUID], limit: int) -> list[NamedSet]:
+    """Submission sets after one of them."""
+    return [NamedSet._make(record) for record in await pool.fetch(NAMED_SETS, *after, limit)]
 
 
 async def versions_of(
