@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dmp.audit.v1 import audit_pb2, log_pb2, notice_pb2
 from dmp.common.v1 import error_reason_pb2
-from ops.audit.monitor import Alarm, Monitor
+from ops.audit.monitor import STALE_SECONDS, Alarm, Monitor
 from ops.audit.receipts import check_receipt
 from ops.audit.sources import OPERATOR_STATEMENT, DirectorySource, RpcSource, Source, SourceFailed, WebSource
 from ops.audit.verify import Progress, Verdict, Verification
@@ -201,21 +201,26 @@ def monitor(
     policy: PolicyFile = None,
     log_key: LogKey = None,
     every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 5.0,
+    stale: Annotated[float, typer.Option(help="Seconds after which silence, or a log that stands still, alarms.")] = (
+        STALE_SECONDS
+    ),
     once: Annotated[bool, typer.Option(help="Look once.")] = False,
 ) -> None:
-    """Follow a log's checkpoints, and alarm (exit code 3) on a fork, a rewrite or silence."""
+    """Follow a log's checkpoints, and alarm (exit code 3) on a fork, a rewrite, silence, or a log that stands still."""
+
+    async def watch(source: Source, given: Policy) -> None:
+        await _watch(Monitor(source, given, state, stale=stale), every, once)
 
     async def act() -> None:
         if directory is not None:
-            await _watch(Monitor(DirectorySource(directory), _policy(policy, log_key), state), every, once)
+            await watch(DirectorySource(directory), _policy(policy, log_key))
         elif url:
             async with httpx.AsyncClient(timeout=30, verify=_trusted_by_the_stack()) as http:
-                await _watch(Monitor(WebSource(http, url.rstrip("/")), _policy(policy, log_key), state), every, once)
+                await watch(WebSource(http, url.rstrip("/")), _policy(policy, log_key))
         else:
             async with platform_session() as session:
                 source = RpcSource(session, log)
-                given = _policy(policy, log_key) if policy or log_key else await _stated(source)
-                await _watch(Monitor(source, given, state), every, once)
+                await watch(source, _policy(policy, log_key) if policy or log_key else await _stated(source))
 
     perform(act())
 

@@ -2,14 +2,19 @@
 
 What was seen is kept in a file, so that a log that was rewritten while nobody looked is found too. New entries are
 verified as they come. An alarm names both checkpoints: the two together prove what the log did.
+
+A log that has nothing new has its checkpoint cosigned again all the same, and a cosignature states its time: who is
+shown a checkpoint that witnesses saw last some time ago sees a log that stands still, or is kept from what is newer.
+Where the source tells how many events are acknowledged, they must be under the checkpoint as soon.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +35,8 @@ from services.runtime.tlog.tree import (
 )
 
 STALE_SECONDS: Final = 60.0
+_LAST_SECOND: Final = 253_402_300_799
+"""Of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +56,36 @@ class Grown:
     size_before: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """How many events were acknowledged at an instant (of the monotonic clock) and not under the checkpoint."""
+
+    size: int
+    since: float
+
+
 class Monitor:
     """Follows one log."""
 
-    def __init__(self, source: Source, policy: Policy, state: Path, *, stale: float = STALE_SECONDS) -> None:
-        """`state` is the file of the newest checkpoint seen; `stale` seconds without any answer are an alarm."""
+    def __init__(
+        self,
+        source: Source,
+        policy: Policy,
+        state: Path,
+        *,
+        stale: float = STALE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`state` is the file of the newest checkpoint seen; `stale` seconds are an alarm without any answer, since
+        enough witnesses cosigned (`clock` is POSIX seconds), or while acknowledged events are not under the checkpoint.
+        """
         self._source = source
         self._policy = policy
         self._state = state
         self._stale = stale
+        self._clock = clock
         self._answered = time.monotonic()
+        self._owed: _Owed | None = None
 
     async def look(self) -> Grown | Alarm | None:
         """One look: what became of the log; None when it has not changed, or could not be read just now."""
@@ -66,11 +93,20 @@ class Monitor:
         try:
             now = await self._source.checkpoint()
             self._answered = time.monotonic()
-            return await self._compare(before, now)
+            try:
+                trusted = trust(now, self._policy)
+            except NoteWrong as error:
+                return Alarm(f"the checkpoint cannot be believed: {error}", before, now)
+            seen = await self._compare(before, now, trusted) if before != now else None
+            acknowledged = await self._source.acknowledged()
         except SourceFailed as error:
             if time.monotonic() - self._answered > self._stale:
                 return Alarm(f"the log has not answered for {self._stale:g} seconds: {error}", before)
             return None
+        if isinstance(seen, Alarm):
+            return seen
+        problem = self._aged(trusted) or self._behind(trusted.checkpoint, acknowledged)
+        return Alarm(problem, before, now) if problem else seen
 
     async def follow(self, every: float) -> AsyncIterator[Grown | Alarm]:
         """Looks for ever."""
@@ -80,13 +116,28 @@ class Monitor:
                 yield seen
             await asyncio.sleep(every)
 
-    async def _compare(self, before: bytes, now: bytes) -> Grown | Alarm | None:
-        if before == now:
-            return None
-        try:
-            trusted = trust(now, self._policy)
-        except NoteWrong as error:
-            return Alarm(f"the checkpoint cannot be believed: {error}", before, now)
+    def _aged(self, trusted: Trusted) -> str:
+        """Why what is shown may be an old state; empty if witnesses saw it just now, or the policy knows none."""
+        if trusted.seen_at is None or abs(self._clock() - trusted.seen_at) <= self._stale:
+            return ""
+        at = datetime.fromtimestamp(min(trusted.seen_at, _LAST_SECOND), UTC)
+        return (
+            f"the log shows a checkpoint that enough witnesses saw last on {at:%Y-%m-%d %H:%M:%S} UTC, more than "
+            f"{self._stale:g} seconds from now: it stands still, or what is newer is withheld (or a clock is wrong)"
+        )
+
+    def _behind(self, checkpoint: Checkpoint, acknowledged: int) -> str:
+        """Why the checkpoint is too small; empty if it is not, or has some time left."""
+        now, owed = time.monotonic(), self._owed
+        if owed is None or checkpoint.size >= owed.size:
+            self._owed = _Owed(acknowledged, now) if acknowledged > checkpoint.size else None
+            return ""
+        if now - owed.since <= self._stale:
+            return ""
+        missing = owed.size - checkpoint.size
+        return f"{missing} events were acknowledged {self._stale:g} seconds ago and are not under the checkpoint"
+
+    async def _compare(self, before: bytes, now: bytes, trusted: Trusted) -> Grown | Alarm | None:
         checkpoint = trusted.checkpoint
         old = parse(before)[0] if before else None
         if old is not None:
@@ -100,7 +151,7 @@ class Monitor:
         fresh = self._state.with_suffix(".partial")
         fresh.write_bytes(now)
         fresh.replace(self._state)
-        return Grown(trusted, low)
+        return Grown(trusted, low) if old is None or checkpoint.size > old.size else None
 
     async def _contradiction(self, old: Checkpoint, now: Checkpoint) -> str:
         """Why the newer checkpoint does not continue the older; empty if it does."""

@@ -67,6 +67,10 @@ class Source(Protocol):
         """The published checkpoint. SourceFailed."""
         ...
 
+    async def acknowledged(self) -> int:
+        """How many events were acknowledged, where the source can tell; 0 where it sees the public log alone."""
+        ...
+
     async def tile(self, tile: Tile) -> bytes | None:
         """A tile's hashes; None if there is none. SourceFailed."""
         ...
@@ -102,6 +106,9 @@ class WebSource:
 
     async def bundle(self, bundle: Bundle) -> bytes | None:
         return await self._get(bundle_path(bundle))
+
+    async def acknowledged(self) -> int:
+        return 0
 
     async def rows(self, start: int, count: int) -> Rows | None:
         return None
@@ -139,6 +146,9 @@ class DirectorySource:
     async def bundle(self, bundle: Bundle) -> bytes | None:
         return self._read(bundle_path(bundle))
 
+    async def acknowledged(self) -> int:
+        return 0
+
     async def rows(self, start: int, count: int) -> Rows | None:
         return None
 
@@ -174,6 +184,9 @@ class RpcSource:
         request = log_pb2.GetEntryBundleRequest(log_id=self.log_id, index=bundle.number, width=bundle.width)
         answer = await self._call("GetEntryBundle", request, log_pb2.GetEntryBundleResponse)
         return answer.entries if answer.found else None
+
+    async def acknowledged(self) -> int:
+        return next((log.size for log in await self.logs() if log.log_id == self.log_id), 0)
 
     async def rows(self, start: int, count: int) -> Rows | None:
         request = log_pb2.CheckEntriesRequest(log_id=self.log_id, start=start, count=count)

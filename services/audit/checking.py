@@ -41,9 +41,13 @@ class EntryChecker:
     async def check(self, tree: LogTree, start: int, count: int) -> Checked:
         """The entries at `count` places from `start` on, as far as there are events, and what is wrong with them.
 
-        What is wrong with the log's head or checkpoint has the place -1.
+        What is wrong with the log's head or checkpoint has the place -1. All of it is of one moment, so that what is
+        appended, destroyed or given up meanwhile is no damage.
         """
-        async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
+        async with (
+            self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn,
+            conn.transaction(isolation="repeatable_read", readonly=True),
+        ):
             size = await tree_store.size_of(conn, tree.log_id)
             rows = {row.leaf_index: row for row in await tree_store.rows(conn, tree.log_id, start, start + count)}
             keys = await self._keys.for_read(conn, [row.health_id for row in rows.values()])

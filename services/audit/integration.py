@@ -6,6 +6,9 @@ For each log one process at a time, by a lease; and since a lease is only a hint
     one transaction: swap the checkpoint for the larger one, store the tiles      ← the log has committed itself
     ask the witnesses, publish                                                    ← now others may see it
 
+A checkpoint under which everything is, is cosigned again from time to time: the time in a cosignature tells those who
+look from outside that it is not an old one which somebody, or a log that stands still, keeps showing them.
+
 Whoever loses the swap begins again from what is stored. What contradicts the log stops the process (`ForkFound`).
 Appends are never waited for, and never wait for this: they share the event loop and one connection of the pool.
 """
@@ -41,6 +44,8 @@ _STEP: Final = 2048
 """Entries of one swap: some milliseconds of hashing, in pieces that let others run."""
 _PIECE: Final = 256
 _RETRY: Final = 1.0
+COSIGNED_AGAIN: Final = 20.0
+"""Seconds after which witnesses cosign what has not changed once more; `dmp audit monitor` waits three times that."""
 _LOGS: Final[Mapping[Label, tuple[str, ...]]] = {"log": tuple(str(number) for number in range(1024))}
 
 
@@ -56,16 +61,26 @@ class Integrator:
     """Integrates one log. Run `run` in the background; several processes may."""
 
     def __init__(
-        self, tree: LogTree, witnesses: Witnesses, lease: Lease, metrics: Metrics, *, every: float = 0.25
+        self,
+        tree: LogTree,
+        witnesses: Witnesses,
+        lease: Lease,
+        metrics: Metrics,
+        *,
+        every: float = 0.25,
+        again: float = COSIGNED_AGAIN,
     ) -> None:
-        """`every` is the seconds from one checkpoint to the next, at least."""
+        """`every` is the seconds from one checkpoint to the next, at least; `again` those after which one that has not
+        changed is cosigned again."""
         self.tree = tree
         self._witnesses = witnesses
         self._lease = lease
         self._every = every
+        self._again = again
         self._edge: Edge | None = None
         self._lag = _Lag(caught_up_at=time.monotonic())
         self._witnessed = True
+        self._cosigned_at = float("-inf")
         name = str(tree.log_id)
         self._integrated = metrics.counter("dmp_audit_integrated_total", _LOGS)
         self._unwitnessed = metrics.counter("dmp_audit_unwitnessed_total", _LOGS)
@@ -181,21 +196,29 @@ class Integrator:
         tree = self.tree
         async with tree.pool.acquire(timeout=ACQUIRE_SECONDS) as conn:
             state = await tree.state(conn)
-        if state.published_size == state.size and (state.size == 0 or tree.policy.met(state.cosigners)):
+        enough, again = state.size == 0 or tree.policy.met(state.cosigners), self._to_cosign_again(state)
+        if state.published_size == state.size and enough and not again:
             return state.published_size
         note = parse_note(state.signed)
         checkpoint = Checkpoint(tree.origin, state.size, state.root)
         try:
-            cosigned, names = await self._witnesses.cosign(
+            cosigned, fresh = await self._witnesses.cosign(
                 tree.signer.verifier, checkpoint, note, lambda old: self._prove(old, state.size)
             )
         except WitnessAhead as ahead:
             return await self._catch_up(ahead)
+        cosigned, names = _with_earlier(cosigned, fresh, state)
         self._say_witnessed(tree.policy.met(names))
-        if state.published_size == state.size and not names:
-            return state.published_size
-        await self._give_out(state, cosigned, names)
+        if state.published_size < state.size or len(names) > len(state.cosigners) or (again and fresh):
+            await self._give_out(state, cosigned, names)
+            self._cosigned_at = time.monotonic() if fresh else self._cosigned_at
         return state.size
+
+    def _to_cosign_again(self, state: TreeState) -> bool:
+        """Whether it is time to show that what was published is still all there is."""
+        asked = any(each.url for each in self.tree.policy.witnesses.values())
+        due = time.monotonic() - self._cosigned_at >= self._again
+        return asked and due and state.size > 0 and self._lag.events == 0
 
     async def _catch_up(self, ahead: WitnessAhead) -> int:
         """Another process went on while this one asked, with what is stored now; ForkFound unless that is so."""
@@ -212,7 +235,7 @@ class Integrator:
         faults.point("publish.before")
         content = note.encode()
         async with transaction(self.tree.pool, timeout=ACQUIRE_SECONDS) as conn:
-            if await tree_store.publish(conn, self.tree.log_id, state.size, content, names):
+            if await tree_store.publish(conn, self.tree.log_id, state.size, content, names, state.published):
                 await self.tree.tiles.publish(self.tree.origin, content)
         faults.point("publish.after")
 
@@ -237,6 +260,17 @@ class Integrator:
 
     def _lag_seconds(self) -> float:
         return time.monotonic() - self._lag.caught_up_at if self._lag.events else 0.0
+
+
+def _with_earlier(note: Note, names: tuple[str, ...], state: TreeState) -> tuple[Note, tuple[str, ...]]:
+    """The note with those cosignatures, too, that it is published with already, of witnesses who gave none now."""
+    published = parse_note(state.published)
+    if published.text != note.text:
+        return note, names
+    now = {(each.name, each.key_id) for each in note.signatures}
+    earlier = [each for each in published.signatures if (each.name, each.key_id) not in now]
+    others = tuple(name for name in state.cosigners if name not in names)
+    return Note(note.text, (*note.signatures, *earlier)), (*names, *others)
 
 
 async def _grow(edge: Edge, entries: Sequence[bytes]) -> list[Grown]:

@@ -25,8 +25,7 @@ WHERE log_id = $1 AND tree_size = $2 AND root = $3
 """
 PUBLISH: Final = """
 UPDATE checkpoint SET published_size = $2, published = $3, cosigners = $4
-WHERE log_id = $1 AND tree_size >= $2
-  AND (published_size < $2 OR (published_size = $2 AND cardinality(cosigners) < cardinality($4::text[])))
+WHERE log_id = $1 AND tree_size >= $2 AND (published_size < $2 OR (published_size = $2 AND published = $5))
 """
 SIZE: Final = "SELECT size FROM log_head WHERE log_id = $1"
 ENTRIES: Final = """
@@ -108,9 +107,12 @@ async def swap(conn: Connection, log_id: int, old: TreeState, size: int, root: b
     return bool(await conn.execute(SWAP, log_id, old.size, old.root, size, root, signed) == "UPDATE 1")
 
 
-async def publish(conn: Connection, log_id: int, size: int, note: bytes, cosigners: Sequence[str]) -> bool:
-    """Gives out a signed checkpoint; one that is older, or less cosigned, than what is out changes nothing: False."""
-    return bool(await conn.execute(PUBLISH, log_id, size, note, list(cosigners)) == "UPDATE 1")
+async def publish(
+    conn: Connection, log_id: int, size: int, note: bytes, cosigners: Sequence[str], before: bytes
+) -> bool:
+    """Gives out a signed checkpoint. One that is older than what is out changes nothing (False); one of the same size
+    only in the place of what was out `before`, to which it may add cosignatures."""
+    return bool(await conn.execute(PUBLISH, log_id, size, note, list(cosigners), before) == "UPDATE 1")
 
 
 async def size_of(conn: Connection, log_id: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 import httpx
 import pytest
 
-from services.audit.integration import Integrator
+from services.audit.integration import COSIGNED_AGAIN, Integrator
 from services.audit.tiles import ForkFound
 from services.audit.witnesses import Witnesses
 from services.runtime.tlog.checkpoint import Checkpoint, parse
@@ -39,13 +40,17 @@ async def log(liars_database: str) -> AsyncIterator[LogUnderTest]:
     await opened.close()
 
 
-def witnessed(log: LogUnderTest, stores: Path, enough: int, liars: Mapping[str, Handler]) -> Integrator:
-    """A log with the witnesses a, b and c, `enough` of whom must cosign; some answer as they like."""
+def witnessed(
+    log: LogUnderTest, stores: Path, enough: int, liars: Mapping[str, Handler], again: float = COSIGNED_AGAIN
+) -> Integrator:
+    """A log with the witnesses a, b and c, `enough` of whom must cosign; some answer as they like. The clock of the
+    others goes on by a second with each cosignature."""
+    clock = itertools.count(1_700_000_000)
     lines = [f"witness {name} {key.verifier.text()} http://{name}.test" for name, key in KEYS.items()]
     policy = parse_policy("\n".join([*lines, f"group all-of-them {enough} a b c", "quorum all-of-them", ""]))
     honest = {
         name: httpx.ASGITransport(
-            application(Witness(key, [signer().verifier], WitnessStore.open(stores / name), lambda: 1.7e9))
+            application(Witness(key, [signer().verifier], WitnessStore.open(stores / name), lambda: next(clock)))
         )
         for name, key in KEYS.items()
     }
@@ -60,7 +65,7 @@ def witnessed(log: LogUnderTest, stores: Path, enough: int, liars: Mapping[str, 
 
     tree = replace(log.logs.trees[0], policy=policy)
     asking = Witnesses(policy, 5.0, _client=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
-    return integrator(log, tree, asking)
+    return integrator(log, tree, asking, again)
 
 
 def ahead(_request: httpx.Request) -> httpx.Response:
@@ -104,6 +109,25 @@ async def test_one_of_three_that_lies_or_fails_does_not_stop_a_log_that_needs_tw
         checkpoint, note = parse(await mine.tree.checkpoint())
         assert checkpoint.size == size
         assert {key.name for key, _ in verified(note, [key.verifier for key in KEYS.values()])} == {"a.test", "b.test"}
+
+
+async def test_cosigned_again_by_two_a_checkpoint_keeps_the_cosignature_of_the_third(
+    log: LogUnderTest, tmp_path: Path
+) -> None:
+    liars: dict[str, Handler] = {}
+    mine = witnessed(log, tmp_path, 2, liars, again=0.0)
+    await fill(log, 20)
+    await mine.open()
+    await mine.step()
+    liars["c"] = broken
+    before = await mine.tree.checkpoint()
+    assert await mine.step() == 20
+    after = await mine.tree.checkpoint()
+    assert after != before, "cosigned at another time"
+    keys = [key.verifier for key in KEYS.values()]
+    signed = [{key.name: each.value for key, each in verified(parse(note)[1], keys)} for note in (before, after)]
+    assert signed[0].keys() == signed[1].keys() == {"a.test", "b.test", "c.test"}
+    assert [name for name in signed[0] if signed[0][name] == signed[1][name]] == ["c.test"]
 
 
 @pytest.mark.parametrize("how", ["says that it is ahead", "says that the tree is another one"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from ops.audit.receipts import check_receipt
 from ops.audit.sources import DirectorySource, RowDamage, Rows, TableDamage
 from ops.audit.verify import Progress, Verdict, Verification
 from services.audit.checking import EntryChecker
+from services.audit.destroying import destroy_dossier
 from services.audit.table_checks import TableChecker
 from services.runtime.tlog.layout import Bundle, Tile, bundle_path, tile_path
 from services.runtime.tlog.note import COSIGNATURE, NoteWrong, Signer, parse_note
@@ -24,17 +26,22 @@ from tests.integration.test_audit_tree import fill, resources
 
 WITNESS = Signer.generate("witness.test", COSIGNATURE)
 POLICY = parse_policy(f"log {signer().verifier.text()}\nwitness w {WITNESS.verifier.text()}\nquorum w\n")
+COSIGNED_AT = 1_700_000_000.0
 UNWITNESSED = Policy.unwitnessed(signer().verifier)
 
 
 class Published:
-    """Published files in memory; `damage` alters one."""
+    """Published files in memory, and how many events were acknowledged, which pages do not tell."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes], promised: int = 0) -> None:
         self.files = dict(files)
+        self.promised = promised
 
     async def checkpoint(self) -> bytes:
         return self.files["checkpoint"]
+
+    async def acknowledged(self) -> int:
+        return self.promised
 
     async def tile(self, tile: Tile) -> bytes | None:
         return self.files.get(tile_path(tile))
@@ -241,13 +248,31 @@ async def test_verification_goes_on_where_it_stopped(log: LogUnderTest, tmp_path
 
 
 async def test_destroyed_clear_parts_are_told_and_are_no_damage(log: LogUnderTest) -> None:
-    from services.audit.destroying import destroy_dossier
-
     files = await published(log, 20)
     await destroy_dossier(log.pool, log.keys, log.digests, log.log, DOSSIER)
     found = await verdict(Stored(log, files))
     assert found.findings == []
     assert found.destroyed == 4
+
+
+async def test_what_is_appended_or_destroyed_while_the_log_is_checked_is_no_damage(log: LogUnderTest) -> None:
+    checker, tree, done = EntryChecker(log.pool, log.keys, log.digests), log.logs.trees[0], asyncio.Event()
+    await log.integrate()
+
+    async def go_on(first: int) -> None:
+        dossier = first
+        while not done.is_set():
+            places(await log.append(*(event(dossier) for _ in range(3))))
+            await destroy_dossier(log.pool, log.keys, log.digests, log.log, dossier)
+            dossier += 1
+
+    acting = [asyncio.ensure_future(go_on(first)) for first in (DOSSIER, DOSSIER + 10_000)]
+    try:
+        for _ in range(30):
+            assert (await checker.check(tree, 0, 4096)).damages == []
+    finally:
+        done.set()
+        await asyncio.gather(*acting)
 
 
 # --- watching from outside -------------------------------------------------------------------------------------------
@@ -256,27 +281,75 @@ async def test_destroyed_clear_parts_are_told_and_are_no_damage(log: LogUnderTes
 async def test_a_monitor_follows_growth_and_alarms_on_a_fork_and_a_rewrite(log: LogUnderTest, tmp_path: Path) -> None:
     state = tmp_path / "seen"
     first = await published(log, 300)
-    monitor = Monitor(Published(first), POLICY, state)
+    monitor = Monitor(Published(first), POLICY, state, clock=lambda: COSIGNED_AT)
     assert isinstance(await monitor.look(), Grown)
     assert await monitor.look() is None
     await fill(log, 300)
     await log.integrate()
     second = await resources(log.logs.trees[0], 600)
     second["checkpoint"] += WITNESS.sign(parse_note(second["checkpoint"]).text, 1_700_000_001).line().encode()
-    grown = await Monitor(Published({**first, **second}), POLICY, state).look()
+    grown = await Monitor(Published({**first, **second}), POLICY, state, clock=lambda: COSIGNED_AT).look()
     assert isinstance(grown, Grown)
     assert grown.size_before == 300
-    rewritten = await Monitor(Published(first), POLICY, state).look()
+    rewritten = await Monitor(Published(first), POLICY, state, clock=lambda: COSIGNED_AT).look()
     assert isinstance(rewritten, Alarm)
     assert "rewrite" in rewritten.problem
     forged = await forged_log(log, 600)
-    fork = await Monitor(Published(forged), POLICY, state).look()
+    fork = await Monitor(Published(forged), POLICY, state, clock=lambda: COSIGNED_AT).look()
     assert isinstance(fork, Alarm)
     assert "fork" in fork.problem
     assert fork.before != fork.now
-    longer = await Monitor(Published(await forged_log(log, 700)), POLICY, state).look()
+    longer = await Monitor(Published(await forged_log(log, 700)), POLICY, state, clock=lambda: COSIGNED_AT).look()
     assert isinstance(longer, Alarm)
     assert "does not begin" in longer.problem
+
+
+async def test_a_monitor_alarms_when_the_log_keeps_showing_a_state_that_witnesses_saw_long_ago(
+    log: LogUnderTest, tmp_path: Path
+) -> None:
+    """A log that answers is not yet one that goes on: no fork, no rewrite, and always the same old checkpoint."""
+    now = COSIGNED_AT
+    shown = Published(await published(log, 300))
+    monitor = Monitor(shown, POLICY, tmp_path / "seen", stale=60, clock=lambda: now)
+    assert isinstance(await monitor.look(), Grown)
+    now += 60
+    assert await monitor.look() is None
+    now += 1
+    stands = await monitor.look()
+    assert isinstance(stands, Alarm)
+    assert "enough witnesses saw last on 2023-11-14 22:13:20 UTC" in stands.problem
+    text = parse_note(shown.files["checkpoint"]).text
+    log_alone = shown.files["checkpoint"].rpartition("\n— ".encode())[0] + b"\n"
+    shown.files["checkpoint"] = log_alone + WITNESS.sign(text, int(now)).line().encode()
+    assert await monitor.look() is None, "cosigned again: the log has nothing newer"
+    now -= 62
+    assert isinstance(await monitor.look(), Alarm), "a time to come is nobody's"
+    now += 62
+    alone = Policy(POLICY.logs, POLICY.witnesses, {}, "none")
+    now += 100
+    assert isinstance(await Monitor(shown, alone, tmp_path / "seen", clock=lambda: now).look(), Alarm)
+    assert await Monitor(shown, UNWITNESSED, tmp_path / "seen", clock=lambda: now).look() is None, (
+        "nobody states a time"
+    )
+
+
+async def test_a_monitor_alarms_when_acknowledged_events_do_not_come_under_the_checkpoint(
+    log: LogUnderTest, tmp_path: Path
+) -> None:
+    shown = Published(await published(log, 300), promised=300)
+    monitor = Monitor(shown, UNWITNESSED, tmp_path / "seen", stale=0.05)
+    assert isinstance(await monitor.look(), Grown)
+    shown.promised = 302
+    assert await monitor.look() is None, "they have a moment"
+    await asyncio.sleep(0.06)
+    behind = await monitor.look()
+    assert isinstance(behind, Alarm)
+    assert behind.problem.startswith("2 events were acknowledged")
+    shown.promised = 300
+    await fill(log, 2)
+    await log.integrate()
+    shown.files |= await resources(log.logs.trees[0], 302)
+    assert isinstance(await monitor.look(), Grown), "what was owed has come"
 
 
 async def forged_log(log: LogUnderTest, size: int) -> dict[str, bytes]:

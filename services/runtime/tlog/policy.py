@@ -9,12 +9,12 @@ quorum <name of a witness or group>|none
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from services.runtime.tlog.checkpoint import Checkpoint, parse
-from services.runtime.tlog.note import COSIGNATURE, ED25519, NoteWrong, Verifier, verified
+from services.runtime.tlog.note import COSIGNATURE, ED25519, NoteWrong, Verifier, cosignature_time, verified
 
 _NONE: Final = "none"
 _BETWEEN: Final = re.compile("[ \t]+")
@@ -60,6 +60,16 @@ class Policy:
         """Whether the witnesses of these names are enough."""
         return self.quorum == _NONE or self._agrees(self.quorum, cosigners)
 
+    def since(self, times: Mapping[str, int]) -> int | None:
+        """The latest of these times of cosigning since which enough witnesses have cosigned, where the policy asks for
+        none since which any has; None if none has."""
+        names: list[str] = []
+        for name, at in sorted(times.items(), key=lambda each: each[1], reverse=True):
+            names.append(name)
+            if self.met(names):
+                return at
+        return None
+
     def _agrees(self, name: str, cosigners: Collection[str]) -> bool:
         group = self.groups.get(name)
         if group is None:
@@ -69,11 +79,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """A checkpoint that a policy was met by; `cosigners` are the names of the witnesses that cosigned."""
+    """A checkpoint that a policy was met by; `cosigners` are the names of the witnesses that cosigned, `seen_at` (POSIX
+    seconds) is when the last ones saw that there was nothing newer, enough of them; None where no witness did."""
 
     checkpoint: Checkpoint
     log: Verifier
     cosigners: tuple[str, ...]
+    seen_at: int | None
 
 
 def trust(data: bytes, policy: Policy) -> Trusted:
@@ -86,11 +98,12 @@ def trust(data: bytes, policy: Policy) -> Trusted:
     if not signed:
         raise NoteWrong("no signature of the log's key")
     by_key = {witness.key: name for name, witness in policy.witnesses.items()}
-    cosigners = tuple(by_key[key] for key, _ in verified(note, by_key))
+    times = {by_key[key]: cosignature_time(signature) for key, signature in verified(note, by_key)}
+    cosigners = tuple(times)
     if not policy.met(cosigners):
         have = ", ".join(cosigners) or "nobody"
         raise NoteWrong(f"cosigned by {have}, which does not meet the quorum {policy.quorum}")
-    return Trusted(checkpoint, signed[0][0], cosigners)
+    return Trusted(checkpoint, signed[0][0], cosigners, policy.since(times))
 
 
 def parse_policy(text: str) -> Policy:
