@@ -1,19 +1,20 @@
 """The whole platform, started once for the run: five processes, PostgreSQL, Redis; what takes its telemetry and mails.
 
 Lives here: the fixture `platform` and what the tests of the running platform ask of it. It lives in the event loop of
-the session: its tests say `pytestmark = pytest.mark.asyncio(loop_scope="session")`. Who breaks a process takes a
-platform of his own (`running_platform`).
+the session: its tests say `pytestmark = pytest.mark.asyncio(loop_scope="session")`. Who breaks a process takes the
+other one, `breakable`, and leaves it whole. Its document service knows an object store, where nothing goes by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from services.runtime.keyring import Keyring
 from services.runtime.settings import Transport
+from tests.lying_s3 import STORE, LyingS3
 from tests.mailbox import Mailbox
 from tests.platform_people import Caregiver, caregivers, unmistakable_people
 
@@ -71,7 +73,7 @@ TRANSPORT: Final = cast(Transport, os.environ.get("TEST_TRANSPORT", "grpcio"))
 """What the platforms of this run are served by: `TEST_TRANSPORT=native make test` tries the other."""
 
 _LAST_MODULE: Final = "test_platform_privacy"
-_SHARED: Final = ("platform", "fleet")
+_SHARED: Final = ("platform", "fleet", "breakable")
 """Fixtures of a whole run."""
 _EVENTS: Final = """
 SELECT log_id, leaf_index, health_id, event_id, sealed FROM event WHERE leaf_index >= $1 ORDER BY log_id, leaf_index
@@ -353,6 +355,31 @@ async def running_platform(
 async def platform() -> AsyncIterator[Platform]:
     """The platform of this run. Nobody stops any of its parts; test_platform_privacy, which is last, looks into it."""
     async with running_platform() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def breakable_store() -> Iterator[LyingS3]:
+    """The object store of `breakable`, which can be made to fail."""
+    with LyingS3() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def breakable(tmp_path_factory: pytest.TempPathFactory, breakable_store: LyingS3) -> AsyncIterator[Platform]:
+    """The platform of those who kill, stop and freeze its parts; each leaves it whole."""
+    file = tmp_path_factory.mktemp("store") / "store.json"
+    file.write_text(json.dumps(breakable_store.config), "utf-8")
+    settings = (
+        f"DMP_OBJECT_STORE_URL={STORE}",
+        f"DMP_OBJECT_STORE_CONFIG_FILE={file}",
+        "DMP_OBJECT_STORE_WRITES=false",
+    )
+
+    def command(service: ServiceName) -> Sequence[str]:
+        return (shutil.which("env") or "env", *(settings if service == "document" else ()), *python_module(service))
+
+    async with running_platform(command=command) as running:
         yield running
 
 

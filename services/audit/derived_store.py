@@ -42,25 +42,23 @@ TAKE_BACK: Final = "DELETE FROM set_aside WHERE log_id = $1 AND leaf_index = $2"
 ALL_SET_ASIDE: Final = """
 SELECT leaf_index, next_attempt_at <= now() FROM set_aside WHERE log_id = $1 ORDER BY next_attempt_at
 """
-# The acts of an actor in a dossier before a place, the last ones or the first.
-LATEST: Final = """
+
+
+def _earlier_acts(direction: str) -> str:
+    """The acts of an actor in a dossier before a place, the last ones (DESC) or the first (ASC)."""
+    return f"""
 SELECT asked.leaf_index, earlier.event_id, earlier.sealed
 FROM unnest($2::bigint[], $3::bytea[], $4::bigint[]) AS asked (health_id, actor_digest, leaf_index)
 CROSS JOIN LATERAL (
     SELECT event.event_id, event.sealed FROM event
     WHERE event.log_id = $1 AND event.health_id = asked.health_id AND event.actor_digest = asked.actor_digest
       AND event.leaf_index < asked.leaf_index
-    ORDER BY event.leaf_index DESC LIMIT $5) AS earlier
-"""
-EARLIEST: Final = """
-SELECT asked.leaf_index, earlier.event_id, earlier.sealed
-FROM unnest($2::bigint[], $3::bytea[], $4::bigint[]) AS asked (health_id, actor_digest, leaf_index)
-CROSS JOIN LATERAL (
-    SELECT event.event_id, event.sealed FROM event
-    WHERE event.log_id = $1 AND event.health_id = asked.health_id AND event.actor_digest = asked.actor_digest
-      AND event.leaf_index < asked.leaf_index
-    ORDER BY event.leaf_index LIMIT $5) AS earlier
-"""
+    ORDER BY event.leaf_index {direction} LIMIT $5) AS earlier
+"""  # noqa: S608 (of two constants)
+
+
+LATEST: Final = _earlier_acts("DESC")
+EARLIEST: Final = _earlier_acts("ASC")
 COUNT: Final = """
 INSERT INTO day_count (log_id, day, action, outcome, access_mode, event_count)
 SELECT $1::bigint, * FROM unnest($2::date[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])

@@ -32,39 +32,16 @@ POINTS_OF: Final[dict[ServiceName, Sequence[str]]] = {
     "gateway": _EVERYWHERE,
 }
 """The points that each service passes under the mixed load."""
-DOCUMENT_POINTS: Final = (
-    "submit.entered",
-    "submit.prepared",
-    "submit.verified",
-    "submit.content_stored",
-    "submit.begun",
-    "submit.locked",
-    "submit.keyed",
-    "submit.read",
-    "submit.written",
-    "change.locked",
-    "change.before_commit",
-    "change.after_commit",
-    "reading.opened",
-    "reading.read",
-    "reading.locked",
-    "reading.cleared",
-    "reading.before_commit",
-    "reading.after_commit",
-    "reading.before_advance",
-    "move.stored",
-    "move.committed",
+DOCUMENT_POINTS: Final = tuple(
+    sorted(
+        point
+        for point in POINTS.difference(POINTS_OF["document"])
+        if point.startswith(("submit.", "change.", "reading.", "move."))
+    )
 )
 """Further points of the document service, at which it is killed alone (`test_document_kills`)."""
-AUDIT_POINTS: Final = (
-    "integrate.before_commit",
-    "integrate.after_commit",
-    "publish.before",
-    "publish.after",
-    "destroy.told",
-    "destroy.key_gone",
-    "destroy.ended",
-    "retention.told",
+AUDIT_POINTS: Final = tuple(
+    sorted(point for point in POINTS if point.startswith(("integrate.", "publish.", "destroy.", "retention.")))
 )
 """Those of the audit service (`test_audit_faults`)."""
 ALONE: Final = frozenset({*DOCUMENT_POINTS, *AUDIT_POINTS})

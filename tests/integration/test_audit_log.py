@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dmp.audit.v1 import audit_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
+from services.audit import sequencer
 from services.audit.append import LogDamaged, Receipt
 from services.audit.leaf import COMMITMENT_TAG, EventPlace, open_clear
 from services.audit.sequencer import AppendLimits
@@ -228,15 +229,24 @@ async def test_sixty_four_callers_two_sequencers_retries_and_duplicates_leave_ea
                 assert isinstance(result, asyncio.CancelledError)
                 continue
             for sent, receipt in zip(bundle, result, strict=True):
-                assert isinstance(receipt, audit_pb2.AppendReceipt)
-                answers[sent.event_id].add((receipt.log_id, receipt.leaf_index))
+                learnt(sent, receipt)
+
+    def learnt(sent: audit_pb2.AuditEvent, receipt: Receipt) -> bool:
+        """Keeps a place; False for what has none: its batch waited for a connection longer than it may, as nine of them
+        do for four on a busy machine, or at once where they may not wait. It is sent again, as what was given up is."""
+        if isinstance(receipt, DmpError):
+            assert receipt.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
+            return False
+        answers[sent.event_id].add((receipt.log_id, receipt.leaf_index))
+        return True
 
     try:
-        await asyncio.gather(*(caller(number) for number in range(64)))
+        with pytest.MonkeyPatch.context() as impatient:
+            impatient.setattr(sequencer, "_ACQUIRE_SECONDS", chance.choice([0.002, 5.0]))
+            await asyncio.gather(*(caller(number) for number in range(64)))
         for each in events:
-            [receipt] = await replicas[0].append(copy(each))
-            assert isinstance(receipt, audit_pb2.AppendReceipt)
-            answers[each.event_id].add((receipt.log_id, receipt.leaf_index))
+            while not learnt(each, *await replicas[0].append(copy(each))):
+                pass
         in_logs = [each.bytes for log_id in range(log_count) for each in await contiguous(replicas[0], log_id)]
         assert Counter(in_logs) == Counter(each.event_id for each in events)
         assert all(len(places_told) == 1 for places_told in answers.values())

@@ -1,51 +1,22 @@
 """Contents on their way to an object store and back, by `dmp content move`, while they are read and everything dies.
 
-What dies is the store, the command and the service: this platform is the test's own.
+What dies is the store, the command and the service.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from ops.local.stack import python_module
-from ops.local.state import ServiceName
-from tests.lying_s3 import STORE, LyingS3
-from tests.platform_fixture import Patient, Platform, running_platform
+from tests.lying_s3 import LyingS3
+from tests.platform_fixture import Patient, Platform
 from tests.platform_moving import Readers, feed, go_on
 from tests.platform_process import dmp, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[LyingS3]:
-    """A store that can be made to fail."""
-    with LyingS3() as server:
-        yield server
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own(tmp_path_factory: pytest.TempPathFactory, store: LyingS3) -> AsyncIterator[Platform]:
-    """A platform that may be broken. An object store is known to it, and nothing goes there by itself."""
-    file = tmp_path_factory.mktemp("store") / "store.json"
-    file.write_text(json.dumps(store.config), "utf-8")
-    settings = (
-        f"DMP_OBJECT_STORE_URL={STORE}",
-        f"DMP_OBJECT_STORE_CONFIG_FILE={file}",
-        "DMP_OBJECT_STORE_WRITES=false",
-    )
-
-    def command(service: ServiceName) -> Sequence[str]:
-        return (shutil.which("env") or "env", *(settings if service == "document" else ()), *python_module(service))
-
-    async with running_platform(command=command) as running:
-        yield running
 
 
 class Moving:
@@ -82,21 +53,21 @@ class Moving:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def moving(own: Platform) -> AsyncIterator[Moving]:
+async def moving(breakable: Platform) -> AsyncIterator[Moving]:
     """The documents, read all the time by somebody who never gets anything but their bytes, or `not now`."""
-    patient = await own.patient()
-    contents = await feed(own, patient, 160)
-    readers = Readers(own, patient, contents)
+    patient = await breakable.patient()
+    contents = await feed(breakable, patient, 160)
+    readers = Readers(breakable, patient, contents)
     reading = asyncio.ensure_future(readers.run())
-    yield Moving(own, patient, len(contents))
+    yield Moving(breakable, patient, len(contents))
     await readers.until(20)
     readers.stopping = True
     await reading
 
 
-async def test_contents_move_to_the_store_whatever_dies(moving: Moving, store: LyingS3) -> None:
+async def test_contents_move_to_the_store_whatever_dies(moving: Moving, breakable_store: LyingS3) -> None:
     """First the store takes nothing any more; then the command is killed, and the service."""
-    own = moving.platform
+    own, store = moving.platform, breakable_store
     store.mode, store.spared = "refuse", 120
     code, out, err = await dmp(own, "content", "move", "objects")
     assert (code, "DEPENDENCY_UNAVAILABLE" in err) == (1, True), (out, err)

@@ -22,7 +22,7 @@ from services.runtime.redis import Redis
 from tests.integration.test_redis_runtime import Server
 from tests.oauth_software import Software
 from tests.platform_calls import attempt, bearer
-from tests.platform_fixture import Platform, method, running_platform
+from tests.platform_fixture import Platform, method
 
 CHECK: Final = method("GetDossier")
 QUOTA: Final = QuotaRegistration(requests_per_second=20, burst=40)
@@ -108,10 +108,9 @@ async def test_a_redis_that_hangs_holds_nobody_up_for_long(server: Server, gatew
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own() -> AsyncIterator[Platform]:
+async def own(breakable: Platform) -> Platform:
     """A platform whose Redis this module may kill."""
-    async with running_platform() as running:
-        yield running
+    return breakable
 
 
 async def ask(platform: Platform, software: Software, token: str, dossier: str, count: int) -> dict[str, int]:
