@@ -2,19 +2,18 @@
 
 Lives here: the fixture `platform` and what the tests of the running platform ask of it. It lives in the event loop of
 the session: its tests say `pytestmark = pytest.mark.asyncio(loop_scope="session")`. Who breaks a process takes the
-other one, `breakable`, and leaves it whole. Its document service knows an object store, where nothing goes by itself.
+other one (`breakable_platform`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,7 +49,6 @@ from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name
 from services.runtime.keyring import Keyring
 from services.runtime.settings import Transport
-from tests.lying_s3 import STORE, LyingS3
 from tests.mailbox import Mailbox
 from tests.platform_people import Caregiver, caregivers, unmistakable_people
 
@@ -355,31 +353,6 @@ async def running_platform(
 async def platform() -> AsyncIterator[Platform]:
     """The platform of this run. Nobody stops any of its parts; test_platform_privacy, which is last, looks into it."""
     async with running_platform() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def breakable_store() -> Iterator[LyingS3]:
-    """The object store of `breakable`, which can be made to fail."""
-    with LyingS3() as server:
-        yield server
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def breakable(tmp_path_factory: pytest.TempPathFactory, breakable_store: LyingS3) -> AsyncIterator[Platform]:
-    """The platform of those who kill, stop and freeze its parts; each leaves it whole."""
-    file = tmp_path_factory.mktemp("store") / "store.json"
-    file.write_text(json.dumps(breakable_store.config), "utf-8")
-    settings = (
-        f"DMP_OBJECT_STORE_URL={STORE}",
-        f"DMP_OBJECT_STORE_CONFIG_FILE={file}",
-        "DMP_OBJECT_STORE_WRITES=false",
-    )
-
-    def command(service: ServiceName) -> Sequence[str]:
-        return (shutil.which("env") or "env", *(settings if service == "document" else ()), *python_module(service))
-
-    async with running_platform(command=command) as running:
         yield running
 
 

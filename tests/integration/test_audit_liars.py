@@ -65,7 +65,7 @@ def witnessed(
 
     tree = replace(log.logs.trees[0], policy=policy)
     asking = Witnesses(policy, 5.0, _client=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
-    return integrator(log, tree, asking, again)
+    return integrator(log, tree, asking, again=again)
 
 
 def ahead(_request: httpx.Request) -> httpx.Response:

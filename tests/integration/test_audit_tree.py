@@ -15,7 +15,7 @@ import pytest
 
 from dmp.audit.v1 import audit_pb2
 from services.audit import tree_store
-from services.audit.integration import COSIGNED_AGAIN, Integrator
+from services.audit.integration import Integrator
 from services.audit.leaf import COMMITMENT_TAG
 from services.audit.listing import Reader
 from services.audit.rules import TrailFilter
@@ -28,7 +28,7 @@ from services.runtime.metrics import Metrics
 from services.runtime.tlog.checkpoint import parse
 from services.runtime.tlog.layout import Bundle, Edge, Grown, Tile, parse_path
 from services.runtime.tlog.note import COSIGNATURE, Signer, verified
-from services.runtime.tlog.policy import Policy, parse_policy, trust
+from services.runtime.tlog.policy import parse_policy
 from services.witness.__main__ import application
 from services.witness.cosigning import Witness
 from services.witness.store import WitnessStore
@@ -81,11 +81,9 @@ async def resources(tree: LogTree, size: int) -> dict[str, bytes]:
     return found
 
 
-def integrator(
-    log: LogUnderTest, tree: LogTree, witnesses: Witnesses | None = None, again: float = COSIGNED_AGAIN
-) -> Integrator:
+def integrator(log: LogUnderTest, tree: LogTree, witnesses: Witnesses | None = None, **more: float) -> Integrator:
     witnesses = witnesses or Witnesses(tree.policy, 2.0)
-    return Integrator(tree, witnesses, Lease(log.pool, "test"), Metrics(), every=0.01, again=again)
+    return Integrator(tree, witnesses, Lease(log.pool, "test"), Metrics(), **{"every": 0.01, **more})
 
 
 class LocalWitness(Witnesses):
@@ -360,38 +358,6 @@ async def test_without_its_witness_a_log_goes_on_unwitnessed_and_is_cosigned_lat
         standing.ask_at = 0.0
     assert await mine.step() == 10
     assert len(verified(parse(await tree.checkpoint())[1], [WITNESS.verifier])) == 1
-
-
-async def test_what_has_not_changed_is_cosigned_again_if_it_is_all_there_is(log: LogUnderTest, tmp_path: Path) -> None:
-    """Else nobody outside could tell a log that rests from one that stands still."""
-    witness = LocalWitness(tmp_path / "w.sqlite")
-    tree = replace(log.logs.trees[0], policy=witness.policy)
-    policy = replace(witness.policy, logs=Policy.unwitnessed(signer().verifier).logs)
-
-    class Stuck(Integrator):
-        async def _integrate(self) -> bool:
-            self._note_lag(3)
-            return False
-
-    async def seen_at(mine: Integrator) -> float | None:
-        witness.clock += 30
-        assert await mine.step() == 10
-        return trust(await tree.checkpoint(), policy).seen_at
-
-    def with_lease(kind: type[Integrator], again: float) -> Integrator:
-        return kind(tree, witness, Lease(log.pool, "test"), Metrics(), every=0.01, again=again)
-
-    await fill(log, 10)
-    mine = with_lease(Integrator, 0.0)
-    await mine.open()
-    first = witness.clock + 30
-    assert [await seen_at(mine), await seen_at(mine)] == [first, first + 30]
-    assert await seen_at(with_lease(Stuck, 0.0)) == first + 30, "what waits to be integrated is not denied"
-    later = with_lease(Integrator, 3600.0)
-    assert [await seen_at(later), await seen_at(later)] == [first + 90, first + 90], "not at each look"
-    witness.down = True
-    assert await seen_at(mine) == first + 90
-    assert len(verified(parse(await tree.checkpoint())[1], [WITNESS.verifier])) == 1, "what it has it keeps"
 
 
 async def test_an_integrator_without_its_lease_does_nothing(log: LogUnderTest) -> None:

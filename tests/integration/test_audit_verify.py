@@ -304,54 +304,6 @@ async def test_a_monitor_follows_growth_and_alarms_on_a_fork_and_a_rewrite(log: 
     assert "does not begin" in longer.problem
 
 
-async def test_a_monitor_alarms_when_the_log_keeps_showing_a_state_that_witnesses_saw_long_ago(
-    log: LogUnderTest, tmp_path: Path
-) -> None:
-    """A log that answers is not yet one that goes on: no fork, no rewrite, and always the same old checkpoint."""
-    now = COSIGNED_AT
-    shown = Published(await published(log, 300))
-    monitor = Monitor(shown, POLICY, tmp_path / "seen", stale=60, clock=lambda: now)
-    assert isinstance(await monitor.look(), Grown)
-    now += 60
-    assert await monitor.look() is None
-    now += 1
-    stands = await monitor.look()
-    assert isinstance(stands, Alarm)
-    assert "enough witnesses saw last on 2023-11-14 22:13:20 UTC" in stands.problem
-    text = parse_note(shown.files["checkpoint"]).text
-    log_alone = shown.files["checkpoint"].rpartition("\n— ".encode())[0] + b"\n"
-    shown.files["checkpoint"] = log_alone + WITNESS.sign(text, int(now)).line().encode()
-    assert await monitor.look() is None, "cosigned again: the log has nothing newer"
-    now -= 62
-    assert isinstance(await monitor.look(), Alarm), "a time to come is nobody's"
-    now += 62
-    alone = Policy(POLICY.logs, POLICY.witnesses, {}, "none")
-    now += 100
-    assert isinstance(await Monitor(shown, alone, tmp_path / "seen", clock=lambda: now).look(), Alarm)
-    assert await Monitor(shown, UNWITNESSED, tmp_path / "seen", clock=lambda: now).look() is None, (
-        "nobody states a time"
-    )
-
-
-async def test_a_monitor_alarms_when_acknowledged_events_do_not_come_under_the_checkpoint(
-    log: LogUnderTest, tmp_path: Path
-) -> None:
-    shown = Published(await published(log, 300), promised=300)
-    monitor = Monitor(shown, UNWITNESSED, tmp_path / "seen", stale=0.05)
-    assert isinstance(await monitor.look(), Grown)
-    shown.promised = 302
-    assert await monitor.look() is None, "they have a moment"
-    await asyncio.sleep(0.06)
-    behind = await monitor.look()
-    assert isinstance(behind, Alarm)
-    assert behind.problem.startswith("2 events were acknowledged")
-    shown.promised = 300
-    await fill(log, 2)
-    await log.integrate()
-    shown.files |= await resources(log.logs.trees[0], 302)
-    assert isinstance(await monitor.look(), Grown), "what was owed has come"
-
-
 async def forged_log(log: LogUnderTest, size: int) -> dict[str, bytes]:
     """Another history under the same keys: what an operator who lies would publish."""
     await log.pool.execute("TRUNCATE event, log_head, checkpoint, tile")
