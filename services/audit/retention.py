@@ -155,7 +155,7 @@ def due(rows: Sequence[StoredRow], cutoff: datetime) -> Sequence[StoredRow]:
     """Those, from the first on, that were kept long enough: the last of them was, and most of the others."""
     old = end = 0
     for number, row in enumerate(rows, 1):
-        if row.event_time < cutoff:
+        if row.event_time.tzinfo is not None and row.event_time < cutoff:  # without one: infinity, a damage
             old += 1
             end = number if 2 * old > number else end
     return rows[:end]

@@ -91,6 +91,8 @@ def _bytes(value: Value) -> tuple[bytes, bytes]:
             return b"b", value
         case uuid.UUID():
             return b"u", value.bytes
+        case datetime() if value.tzinfo is None:  # infinity, which nobody here writes
+            return b"n", value.isoformat().encode()
         case datetime():
             since = value - _EPOCH
             micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

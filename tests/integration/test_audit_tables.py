@@ -215,6 +215,7 @@ async def test_every_column_of_every_row_of_every_table_counts(audit: Asked) -> 
         "DELETE FROM tile",
         "DELETE FROM checkpoint",
         "DELETE FROM log_head",
+        "WITH ever AS (UPDATE event SET event_time = 'infinity') UPDATE notice SET happened_at = '-infinity'",
         "INSERT INTO tile SELECT 0, 9, 9, hashes FROM tile LIMIT 1",
         "INSERT INTO tile SELECT 5, 0, 0, hashes FROM tile LIMIT 1",
         "INSERT INTO log_head VALUES (1, 0)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,10 @@ from dmp.audit.v1 import audit_pb2
 from dmp.consent.v1 import consent_pb2
 from services.audit.append import LogDamaged, check_heads
 from services.audit.entry import EntryDigests, prepare
+from services.audit.retention import due
 from services.audit.rules import TrailFilter, log_of, trail_filter
 from services.audit.store import LogHead
+from services.audit.tree_store import StoredRow
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import uuid7
 from tests.audit_log import DOSSIER, OTHER_DOSSIER, PHYSICIAN, copy, event, keyring
@@ -115,3 +118,15 @@ def test_heads_that_agree_with_their_events_start() -> None:
 def test_heads_that_do_not_are_refused(heads: list[LogHead], log_count: int) -> None:
     with pytest.raises(LogDamaged):
         check_heads(heads, log_count)
+
+
+def test_a_time_that_is_none_neither_stops_nor_hastens_what_is_given_up() -> None:
+    """As PostgreSQL's infinity is read, by whoever could write it there."""
+    cutoff = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    old, never = cutoff - dt.timedelta(days=1), (dt.datetime.min, dt.datetime.max)  # noqa: DTZ901 (it has no zone)
+    times = [old, *never, old, old]
+    rows = [
+        StoredRow(place, DOSSIER, uuid.UUID(int=place), "document", at, False, b"", b"", b"", b"")
+        for place, at in enumerate(times)
+    ]
+    assert [len(due(rows[:size], cutoff)) for size in range(6)] == [0, 1, 1, 1, 1, 5]
