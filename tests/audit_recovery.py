@@ -17,6 +17,7 @@ from services.runtime.tlog.checkpoint import Checkpoint, parse
 from services.runtime.trail import receipts
 from tests import independent_verifier
 from tests.audit_log import DOSSIER, event, places
+from tests.faults.forked import Process
 from tests.integration.test_audit_service import Platform
 
 _BETWEEN: Final = 0.005
@@ -46,7 +47,7 @@ def patience(seconds: float) -> float:
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-async def serves(platform: Platform, process: asyncio.subprocess.Process) -> None:
+async def serves(platform: Platform, process: Process) -> None:
     """Returns once the process takes connections: it has imported, migrated nothing, and checked its log."""
     host, _, port = platform.address.rpartition(":")
     deadline = time.monotonic() + 60

@@ -33,6 +33,7 @@ from services.runtime.settings import ServiceSettings
 from services.runtime.tls import server_credentials
 from services.runtime.tokens import TokenIssuer
 from tests.documents import METHODS, FakeAudit, FakeIdentity, decision, professional, submission
+from tests.faults.forked import Fork, Process
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,8 @@ class Platform:
         self.neighbours_address = address
         self.address = f"127.0.0.1:{free_port()}"
         self.dossier = new_health_id()
+        self.fork: Fork | None = None
+        """If set, how the process is had instead of being started."""
         self.peer = self._peer(authority.internal("his"))
         self.operations = self._peer(authority.operator("operations"))
 
@@ -125,7 +128,7 @@ class Platform:
         await self.peer.close()
         await self.operations.close()
 
-    async def spawn(self, more: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    async def spawn(self, more: Mapping[str, str] | None = None) -> Process:
         """Start the service, with more settings."""
         identity = self.authority.service("document")
         settings = {
@@ -144,6 +147,8 @@ class Platform:
             "PATH": os.environ["PATH"],
             **(more or {}),
         }
+        if self.fork is not None:
+            return await self.fork("document", settings, self.dsn_file.with_name("log"))
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

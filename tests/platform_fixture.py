@@ -378,8 +378,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    used = getattr(item, "fixturenames", ())
-    return next((name for name in _SHARED if name in used), item.nodeid.partition("::")[0])
+    return next((name for name in _SHARED if _shares(item, name)), item.nodeid.partition("::")[0])
+
+
+def _shares(item: pytest.Item, fixture: str) -> bool:
+    """Whether a test uses the fixture of the whole run, and not one of its own file by the same name."""
+    known = getattr(item, "_fixtureinfo", None)
+    defined = known.name2fixturedefs.get(fixture) if known is not None else None
+    return bool(defined and defined[-1].scope == "session")
 
 
 def lines_of(state: State) -> Iterator[tuple[str, bytes]]:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from dmp.audit.v1 import audit_pb2
 from services.audit.destroying import destroy_dossier
@@ -21,16 +22,14 @@ from tests.audit_log import DOSSIER, LogUnderTest, event, places, signer
 from tests.audit_questions import Asked
 from tests.audit_recovery import append_while_it_lasts, covered, recovered
 from tests.faults.campaign import CAMPAIGN, amount, publish
-from tests.integration.test_audit_service import (  # the fixtures among them
-    Platform,
-    append,
-    audit_database,
-    platform,
-    running,
-)
+from tests.faults.fleet import Zygote
+from tests.faults.forked import forking
+from tests.integration.test_audit_service import Platform, alone, append, audit_database, running
 from tests.integration.test_audit_tables import verified
 
-__all__ = ["audit_database", "platform"]
+__all__ = ["audit_database"]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 POINTS = (
     "sequencer.before_commit",
@@ -40,6 +39,13 @@ POINTS = (
     "publish.before",
     "publish.after",
 )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def platform(audit_database: str, tmp_path: Path, zygote: Zygote) -> AsyncIterator[Platform]:
+    async with alone(audit_database, tmp_path) as made:
+        made.fork = forking(zygote)
+        yield made
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -17,6 +17,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from dmp.document.v1 import clinical_pb2
 from dmp.document.v1 import document_pb2 as pb
@@ -29,6 +30,10 @@ from tests import clinical_documents as bodies
 from tests.document_process import Neighbours, Platform
 from tests.documents import cda, new_oid, submission
 from tests.faults.chaos import DOCUMENT_POINTS
+from tests.faults.fleet import Zygote
+from tests.faults.forked import Process, forking
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _SUBMIT = [
     *(point for point in DOCUMENT_POINTS if point.startswith("submit.")),
@@ -47,20 +52,21 @@ def database(postgres_url: Callable[[], str]) -> str:
     return dsn
 
 
-@pytest.fixture
-async def platform(database: str, tmp_path: Path) -> AsyncIterator[Platform]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def platform(database: str, tmp_path: Path, zygote: Zygote) -> AsyncIterator[Platform]:
     state = State.open(tmp_path / "state")
     authority = CertificateAuthority(state)
     neighbours = Neighbours()
     server, address = await neighbours.start(authority)
     made = Platform(tmp_path, database, address, authority, state, neighbours)
+    made.fork = forking(zygote)
     yield made
     await made.close()
     await server.stop(None)
 
 
 @asynccontextmanager
-async def running(platform: Platform, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(platform: Platform, **settings: str) -> AsyncIterator[Process]:
     """The service with these settings, until the block ends."""
     process = await platform.spawn(settings)
     try:
@@ -71,7 +77,7 @@ async def running(platform: Platform, **settings: str) -> AsyncIterator[asyncio.
         await process.communicate()
 
 
-async def dies(process: asyncio.subprocess.Process, attempt: Coroutine[Any, Any, object]) -> None:
+async def dies(process: Process, attempt: Coroutine[Any, Any, object]) -> None:
     """Attempt something, again and again, until the process is dead."""
     task = asyncio.ensure_future(attempt)
     async with asyncio.timeout(30):

@@ -229,23 +229,14 @@ async def test_sixty_four_callers_two_sequencers_retries_and_duplicates_leave_ea
                 assert isinstance(result, asyncio.CancelledError)
                 continue
             for sent, receipt in zip(bundle, result, strict=True):
-                learnt(sent, receipt)
-
-    def learnt(sent: audit_pb2.AuditEvent, receipt: Receipt) -> bool:
-        """Keeps a place; False for what has none: its batch waited for a connection longer than it may, as nine of them
-        do for four on a busy machine, or at once where they may not wait. It is sent again, as what was given up is."""
-        if isinstance(receipt, DmpError):
-            assert receipt.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
-            return False
-        answers[sent.event_id].add((receipt.log_id, receipt.leaf_index))
-        return True
+                learnt(answers, sent, receipt)
 
     try:
         with pytest.MonkeyPatch.context() as impatient:
             impatient.setattr(sequencer, "_ACQUIRE_SECONDS", chance.choice([0.002, 5.0]))
             await asyncio.gather(*(caller(number) for number in range(64)))
         for each in events:
-            while not learnt(each, *await replicas[0].append(copy(each))):
+            while not learnt(answers, each, *await replicas[0].append(copy(each))):
                 pass
         in_logs = [each.bytes for log_id in range(log_count) for each in await contiguous(replicas[0], log_id)]
         assert Counter(in_logs) == Counter(each.event_id for each in events)
@@ -341,6 +332,16 @@ async def test_a_lost_database_is_unavailable_and_never_a_receipt(log: LogUnderT
         )
         assert reason_of((await waiting)[0]) == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
     assert places(await log.append(copy(lost))) == [1]
+
+
+def learnt(answers: dict[bytes, set[tuple[int, int]]], sent: audit_pb2.AuditEvent, receipt: Receipt) -> bool:
+    """Keeps a place; False for what has none: its batch waited for a connection longer than it may, as nine of them do
+    for four on a busy machine, or at once where they may not wait. It is sent again, as what was given up is."""
+    if isinstance(receipt, DmpError):
+        assert receipt.reason == reasons.ERROR_REASON_DEPENDENCY_UNAVAILABLE
+        return False
+    answers[sent.event_id].add((receipt.log_id, receipt.leaf_index))
+    return True
 
 
 def _error(receipt: Receipt) -> DmpError:

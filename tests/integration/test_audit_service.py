@@ -34,6 +34,7 @@ from services.runtime.tls import server_credentials
 from services.runtime.tokens import TokenIssuer
 from services.runtime.trail import receipts
 from tests.audit_log import DOSSIER, PHYSICIAN, copy, empty, event, migrated, places
+from tests.faults.forked import Fork, Process
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,7 @@ class Platform:
         self.consent_address = ""
         self.extra: dict[str, str] = {}
         self.under: tuple[str, ...] = ()
+        self.fork: Fork | None = None
 
     async def start_consent(self) -> grpc.aio.Server:
         identity = self.authority.service("consent")
@@ -83,7 +85,7 @@ class Platform:
         await server.start()
         return server
 
-    async def spawn(self) -> asyncio.subprocess.Process:
+    async def spawn(self) -> Process:
         identity = self.authority.service("audit")
         settings = {
             "DMP_ENVIRONMENT": "test",
@@ -100,6 +102,8 @@ class Platform:
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "stubs"))),
             "PATH": os.environ["PATH"],
         }
+        if self.fork is not None:
+            return await self.fork("audit", settings | self.extra, self.dsn_file.with_name("log"))
         return await asyncio.create_subprocess_exec(
             *self.under,
             sys.executable,
@@ -142,17 +146,24 @@ def audit_database(postgres_url: Callable[[], str]) -> str:
     return migrated(postgres_url())
 
 
-@pytest.fixture
-async def platform(audit_database: str, tmp_path: Path) -> AsyncIterator[Platform]:
-    await empty(audit_database)
-    made = Platform(tmp_path, audit_database)
+@asynccontextmanager
+async def alone(database: str, directory: Path) -> AsyncIterator[Platform]:
+    """The audit service with an empty database, and the consent service that it asks."""
+    await empty(database)
+    made = Platform(directory, database)
     consent = await made.start_consent()
     yield made
     await consent.stop(None)
 
 
+@pytest.fixture
+async def platform(audit_database: str, tmp_path: Path) -> AsyncIterator[Platform]:
+    async with alone(audit_database, tmp_path) as made:
+        yield made
+
+
 @asynccontextmanager
-async def running(platform: Platform) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(platform: Platform) -> AsyncIterator[Process]:
     """The service, until the block ends."""
     process = await platform.spawn()
     try:

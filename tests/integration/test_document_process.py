@@ -23,6 +23,7 @@ from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
 from services.runtime.postgres import migrate
 from tests.document_process import Neighbours, Platform
 from tests.documents import cda, new_oid
+from tests.faults.forked import Process
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,7 @@ async def platform(database: str, neighbours: Neighbours, tmp_path: Path) -> Asy
 
 
 @asynccontextmanager
-async def running(
-    platform: Platform, more: Mapping[str, str] | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(platform: Platform, more: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
     """The service, until the block ends."""
     process = await platform.spawn(more)
     try:

@@ -6,6 +6,7 @@ These tests break things, each leaves the platform whole. (Design §1, promises 
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 import uuid
@@ -146,7 +147,8 @@ async def test_a_submission_while_audit_is_down_is_kept_and_reaches_the_trail_wh
     async with without(own, "audit"):
         document = await submit(own, patient, 1, "while-audit-is-down")
     returned = time.monotonic()
-    events = await eventually(lambda: own.trail(patient.health_id), lambda events: submitted(events) != [])
+    trail = functools.partial(own.trail, patient.health_id)  # unavailable until the gateway has found audit again
+    events = await eventually(lambda: until_acknowledged(trail), lambda events: submitted(events) != [])
     assert submitted(events) == [document.name]
     assert time.monotonic() - returned < BACK_WITHIN
 

@@ -19,6 +19,7 @@ import pytest
 from services.runtime.channels import Peer
 from tests.audit_recovery import append_while_it_lasts, recovered
 from tests.faults.campaign import CAMPAIGN, Budget, publish
+from tests.faults.forked import Process
 from tests.integration.test_audit_service import Platform, audit_database, platform  # noqa: F401 (fixtures)
 
 CALLS = (
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.skipif(bool(reason := traceable()), reason=reason)
 class Injected:
     """The service under strace, and what strace writes of the calls that it looks at."""
 
-    process: asyncio.subprocess.Process
+    process: Process
     trace: Path
 
     @property
