@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ("tests.platform_fixture", "tests.breakable_platform")
+pytest_plugins = ("tests.groups", "tests.platform_fixture", "tests.breakable_platform")

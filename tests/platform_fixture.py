@@ -23,7 +23,6 @@ from typing import Final, TypeVar, cast
 import asyncpg
 import grpc
 import httpx
-import pytest
 import pytest_asyncio
 
 from dmp.audit.v1 import audit_pb2
@@ -70,9 +69,6 @@ METHODS: Final[Mapping[str, MethodAccess]] = methods_of(
 TRANSPORT: Final = cast(Transport, os.environ.get("TEST_TRANSPORT", "grpcio"))
 """What the platforms of this run are served by: `TEST_TRANSPORT=native make test` tries the other."""
 
-_LAST_MODULE: Final = "test_platform_privacy"
-_SHARED: Final = ("platform", "fleet", "breakable")
-"""Fixtures of a whole run."""
 _EVENTS: Final = """
 SELECT log_id, leaf_index, health_id, event_id, sealed FROM event WHERE leaf_index >= $1 ORDER BY log_id, leaf_index
 """
@@ -354,38 +350,6 @@ async def platform() -> AsyncIterator[Platform]:
     """The platform of this run. Nobody stops any of its parts; test_platform_privacy, which is last, looks into it."""
     async with running_platform() as running:
         yield running
-
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at everything that the run has left behind comes after all that the platform is asked.
-
-    Where tests run in several processes, one of them has the platform and all its tests, another the fleet and its own;
-    they take longest and begin first. Other files stay whole.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    rank = {name: place for place, name in enumerate(_SHARED)}
-    items.sort(key=lambda item: (rank.get(_group(item), len(rank)), _LAST_MODULE in item.nodeid))
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse to run where groups are asked for and do not hold: a pytest that xdist does not know tears files apart."""
-    if session.config.getoption("loadgroup", False) and not all(
-        item.nodeid.endswith(f"@{_group(item)}") for item in session.items
-    ):
-        raise pytest.UsageError("tests have lost their groups: this pytest-xdist does not fit this pytest")
-
-
-def _group(item: pytest.Item) -> str:
-    return next((name for name in _SHARED if _shares(item, name)), item.nodeid.partition("::")[0])
-
-
-def _shares(item: pytest.Item, fixture: str) -> bool:
-    """Whether a test uses the fixture of the whole run, and not one of its own file by the same name."""
-    known = getattr(item, "_fixtureinfo", None)
-    defined = known.name2fixturedefs.get(fixture) if known is not None else None
-    return bool(defined and defined[-1].scope == "session")
 
 
 def lines_of(state: State) -> Iterator[tuple[str, bytes]]:
