@@ -155,7 +155,7 @@ async def test_a_change_killed_anywhere_is_made_once(platform: Platform, point: 
     assert (held["document_version"], held["change"]) == (1, 2)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def nothing_stored(platform: Platform) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection to the database, in which nothing is left to be read: whatever is read is of the test itself."""
     conn = await asyncpg.connect(platform.dsn_file.read_text())

@@ -6,7 +6,6 @@ These tests break things, each leaves the platform whole. (Design §1, promises 
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 import time
 import uuid
@@ -147,8 +146,10 @@ async def test_a_submission_while_audit_is_down_is_kept_and_reaches_the_trail_wh
     async with without(own, "audit"):
         document = await submit(own, patient, 1, "while-audit-is-down")
     returned = time.monotonic()
-    trail = functools.partial(own.trail, patient.health_id)  # unavailable until the gateway has found audit again
-    events = await eventually(lambda: until_acknowledged(trail), lambda events: submitted(events) != [])
+    seen = until_acknowledged  # the gateway has yet to find audit again
+    events = await eventually(
+        lambda: seen(lambda: own.trail(patient.health_id)), lambda events: submitted(events) != []
+    )
     assert submitted(events) == [document.name]
     assert time.monotonic() - returned < BACK_WITHIN
 
