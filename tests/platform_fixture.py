@@ -255,9 +255,10 @@ class Platform:
         return events
 
     async def trail(self, health_id: int, *actions: str) -> list[audit_pb2.AuditEvent]:
-        """The whole trail of a dossier as its patient sees it, once it holds every one of `actions`."""
+        """The whole trail of a dossier as its patient sees it, once it can be read and holds every one of `actions`."""
         return await eventually(
-            lambda: self._trail(health_id), lambda events: set(actions) <= {event.action for event in events}
+            lambda: until_acknowledged(lambda: self._trail(health_id)),
+            lambda events: set(actions) <= {event.action for event in events},
         )
 
     async def _trail(self, health_id: int) -> list[audit_pb2.AuditEvent]:
