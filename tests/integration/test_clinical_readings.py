@@ -289,6 +289,9 @@ _LISTS: Final = {
         "_PENDING",
         "_WAITING",
         "_LEFT_OUT",
+        "_RECORD",
+        "_CLEAR",
+        "_FORGET_DELETED",
     }
 }
 

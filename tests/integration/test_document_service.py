@@ -212,6 +212,8 @@ async def test_every_request_goes_through_an_index_that_begins_with_the_dossier(
                 (writing.FACTS, 4),
                 (writing.TAKEN, 4),
                 (writing.UPDATE, 14),
+                (writing.TOUCH_FOLDERS, 3),
+                (writing.PUT_REST, 15),
                 (uploads.FIND, 3),
                 (uploads.ADVANCE, 5),
                 (uploads.CHUNKS, 2),
