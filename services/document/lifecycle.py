@@ -3,6 +3,8 @@
     mask ⇄ unmask               any time                     show to patient / representatives   once, never undone
     archive ⇄ unarchive         back to the status it had    delete, deprecate                   by the author; final
 
+A newer version takes the place of an archived one too: that stays archived, and comes back deprecated.
+
 MASQUE_PS and INVISIBLE_PATIENT exclude each other unless the settings allow both: masking what is not yet visible to
 the patient is then refused.
 """
@@ -84,6 +86,8 @@ def _moved(state: LifeState, change: int) -> LifeState | None:
         return state._replace(status=state.status_before or _APPROVED, status_before=0)
     if change == DELETE:
         return state._replace(status=_DELETED, status_before=state.status)
+    if change == REPLACE and state.status == _ARCHIVED:
+        return state._replace(status_before=_DEPRECATED)
     if change in (DEPRECATE, REPLACE) and state.status == _APPROVED:
         return state._replace(status=_DEPRECATED, status_before=0)
     return None

@@ -29,6 +29,7 @@ from services.runtime.errors import DmpError, FieldViolation
 _REPLACES: Final = document_pb2.RELATIONSHIP_TYPE_REPLACES
 _APPROVED: Final = document_pb2.DOCUMENT_STATUS_APPROVED
 _DEPRECATED: Final = document_pb2.DOCUMENT_STATUS_DEPRECATED
+_ARCHIVED: Final = document_pb2.DOCUMENT_STATUS_ARCHIVED
 _DELETED: Final = document_pb2.DOCUMENT_STATUS_DELETED
 _TEXT: Final[dict[int, str]] = {
     document_pb2.RELATIONSHIP_TYPE_REPLACES: "replace",
@@ -164,9 +165,10 @@ def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID], anno
             related[wanted.type, row.document_id] = row
     if newer is None:
         for fact in older:
-            if fact.row.status == _APPROVED and fact.row.document_id not in gone:
+            if (fact.row.status == _APPROVED or _comes_back(fact.row)) and fact.row.document_id not in gone:
                 related[_REPLACES, fact.row.document_id] = fact.row
-    replaces = [row for (kind, _), row in related.items() if kind == _REPLACES and _is_current(row, known)]
+    named = [row for (kind, _), row in related.items() if kind == _REPLACES]
+    replaces = [row for row in named if _is_current(row, known) or _comes_back(row)]
     place = Place(
         status=_APPROVED if newer is None else _DEPRECATED,
         replaced_by=None if newer is None else newer.row.document_id,
@@ -224,6 +226,11 @@ def _is_current(row: DocumentRow, known: Iterable[Fact]) -> bool:
     if row.status == _DEPRECATED and row.replaced_by is not None:
         return all(fact.row.document_id != row.replaced_by for fact in known)
     return row.status == _APPROVED
+
+
+def _comes_back(row: DocumentRow) -> bool:
+    """Whether the document is archived, and would be approved again: beside a newer version, unless it is replaced."""
+    return row.status == _ARCHIVED and (row.status_before or _APPROVED) == _APPROVED
 
 
 def successors(known: Sequence[Fact]) -> list[uuid.UUID]:

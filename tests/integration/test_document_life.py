@@ -144,6 +144,23 @@ async def test_versions_of_a_cda_follow_each_other_in_whatever_order_they_come(w
         await world.add_version(new_oid(), version_of(set_id, 2, first))
 
 
+async def test_a_version_takes_the_place_of_an_archived_one_too(world: World) -> None:
+    """Else that would come back beside it as approved, and what is masked in it would be shown in its correction."""
+    set_id, first, second, third = (new_oid() for _ in range(4))
+    one = await world.add_version(first, version_of(set_id, 1))
+    for change in (pb.DOCUMENT_CHANGE_MASK, pb.DOCUMENT_CHANGE_ARCHIVE):
+        await world.change(one.name, change)
+    with refused(reasons.ERROR_REASON_REPLACE_FAILED):  # an archived one is replaced by nothing that names it
+        await world.add_version(second, version_of(set_id, 2, first))
+    three = await world.add_version(third, version_of(set_id, 3, second))
+    assert "MASQUE_PS" in {code.code for code in three.confidentiality}
+    archived = await world.get(one.name)
+    assert (archived.status, archived.replaced_by) == (pb.DOCUMENT_STATUS_ARCHIVED, three.name)
+    back = await world.change(one.name, pb.DOCUMENT_CHANGE_UNARCHIVE)
+    assert (back.status, back.replaced_by) == (DEPRECATED, three.name)
+    assert [d.name for d in (await world.search()).documents] == [three.name]
+
+
 async def test_versions_of_a_cda_that_come_together_are_as_if_they_had_come_one_by_one(world: World) -> None:
     """In whatever order the submission has them; only the last is found, hidden as any of them is."""
     set_id, before, first, second, third = (new_oid() for _ in range(5))
