@@ -4,8 +4,8 @@ CDA (domain.md §4): the same id, or the same setId and versionNumber, twice is 
 its parent; an older version never overwrites a newer one: one that comes late is kept, deprecated, behind the newer.
 A version may be missing for ever; the newest that is there is the current one.
 
-What replaces a document is hidden from those from whom that one is hidden: otherwise a correction would unmask. An
-announcement whose month is over is hidden from nobody, and its correction neither.
+What replaces a document, or is it in another form, is hidden from those from whom that one is hidden: otherwise a
+correction would unmask. An announcement whose month is over is hidden from nobody, and its correction neither.
 
 Documents of linked dossiers count as one dossier's. Who was replaced from a dossier that has been parted since may be
 replaced again: nobody who reads it finds what took its place.
@@ -27,6 +27,7 @@ from services.document.store.writing import Fact
 from services.runtime.errors import DmpError, FieldViolation
 
 _REPLACES: Final = document_pb2.RELATIONSHIP_TYPE_REPLACES
+_TRANSFORMS: Final = document_pb2.RELATIONSHIP_TYPE_TRANSFORMS
 _APPROVED: Final = document_pb2.DOCUMENT_STATUS_APPROVED
 _DEPRECATED: Final = document_pb2.DOCUMENT_STATUS_DEPRECATED
 _ARCHIVED: Final = document_pb2.DOCUMENT_STATUS_ARCHIVED
@@ -34,7 +35,7 @@ _DELETED: Final = document_pb2.DOCUMENT_STATUS_DELETED
 _TEXT: Final[dict[int, str]] = {
     document_pb2.RELATIONSHIP_TYPE_REPLACES: "replace",
     document_pb2.RELATIONSHIP_TYPE_APPENDS: "complete",
-    document_pb2.RELATIONSHIP_TYPE_TRANSFORMS: "transform",
+    _TRANSFORMS: "transform",
 }
 
 
@@ -122,7 +123,7 @@ def _place_together(newcomers: Sequence[Newcomer], places: list[Place]) -> None:
 
 
 def _hidden_alike(row: DocumentRow, place: Place, announced: datetime) -> Place:
-    """The place, hidden as the document that it replaces is."""
+    """The place, hidden as the document is that it replaces, or is in another form."""
     return replace(
         place,
         masked=place.masked or row.masked,
@@ -178,7 +179,8 @@ def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID], anno
         invisible_patient=newcomer.invisible_patient,
         invisible_representatives=newcomer.invisible_representatives,
     )
-    for row in (*replaces, *(() if newer is None else (newer.row,))):
+    same = [row for (kind, _), row in related.items() if kind == _TRANSFORMS]
+    for row in (*replaces, *same, *(() if newer is None else (newer.row,))):
         place = _hidden_alike(row, place, announced)
     return place
 

@@ -113,6 +113,17 @@ async def test_what_transforms_or_completes_leaves_the_other_in_its_place(world:
     assert found == {stated.name, by_header.name}
 
 
+async def test_another_form_of_a_masked_document_is_masked(world: World) -> None:
+    first = await world.add(flags=["MASQUE_PS"])
+    request = submission(world.dossier, (pb.Document(), cda(new_oid())), (pb.Document(), cda(new_oid())))
+    request.documents[0].relationships.add(type=pb.RELATIONSHIP_TYPE_TRANSFORMS, target=first.name)
+    request.documents[1].relationships.add(type=APPENDS, target=first.name)
+    form, complement = (await world.send(request)).documents
+    assert "MASQUE_PS" in {code.code for code in form.confidentiality}
+    world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_NONE)
+    assert [d.name for d in (await world.search()).documents] == [complement.name]
+
+
 async def test_relations_to_what_is_not_there_are_refused(world: World) -> None:
     absent = f"{dossier_name(world.dossier)}/documents/{uuid.uuid4()}"
     for kind in (REPLACES, APPENDS):
