@@ -17,7 +17,7 @@ from dmp.common.v1 import coding_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
 from services.document import author_names, codes, envelope, titles
-from services.document.access import month_before
+from services.document.access import PATIENT_DEPOSITED, month_before
 from services.document.authorship import IDNST, Authorship, identifier_of
 from services.document.cda import CdaHeader
 from services.document.entries import revision, shown, state_of
@@ -198,6 +198,7 @@ class Admission:
             masked=codes.MASKED_FROM_PROFESSIONALS in flags,
             invisible_patient=codes.INVISIBLE_TO_PATIENT in flags,
             invisible_representatives=codes.INVISIBLE_TO_REPRESENTATIVES in flags,
+            by_patient=document.type_code.code.startswith(PATIENT_DEPOSITED),
         )
 
     def _stated(self, relationship: document_pb2.Relationship) -> Wanted:

@@ -7,6 +7,9 @@ A version may be missing for ever; the newest that is there is the current one.
 What replaces a document, or is it in another form, is hidden from those from whom that one is hidden: otherwise a
 correction would unmask. An announcement whose month is over is hidden from nobody, and its correction neither.
 
+What patients deposit and what professionals feed are no versions of each other, whatever identifiers they state:
+neither takes the place of the other.
+
 Documents of linked dossiers count as one dossier's. Who was replaced from a dossier that has been parted since may be
 replaced again: nobody who reads it finds what took its place.
 """
@@ -22,6 +25,7 @@ from typing import Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
+from services.document.access import PATIENT_DEPOSITED
 from services.document.store.rows import DocumentRow
 from services.document.store.writing import Fact
 from services.runtime.errors import DmpError, FieldViolation
@@ -63,6 +67,8 @@ class Newcomer:
     masked: bool
     invisible_patient: bool
     invisible_representatives: bool
+    by_patient: bool
+    """Whether it is of a type that patients deposit, as they alone do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def _refuse_duplicates(newcomers: Sequence[Newcomer], known: Sequence[Fact]) -> 
 
 def _place(newcomer: Newcomer, known: Sequence[Fact], gone: set[uuid.UUID], announced: datetime) -> Place:
     family = sorted(
-        (f for f in known if newcomer.set_digest is not None and f.set_digest == newcomer.set_digest),
+        (f for f in known if f.set_digest == newcomer.set_digest is not None and _is_alike(newcomer, f.row)),
         key=lambda fact: fact.set_version or 0,
     )
     number = newcomer.set_version or 0
@@ -214,6 +220,8 @@ def _target(
         if not wanted.stated:
             return None
         raise _failed(newcomer, wanted, "the dossier holds no such document")
+    if wanted.type == _REPLACES and not _is_alike(newcomer, row):
+        raise _failed(newcomer, wanted, "patients replace what patients deposited, and nobody else does")
     if late and not wanted.stated:
         return row
     if wanted.expected_version and wanted.expected_version != row.version:
@@ -228,6 +236,11 @@ def _is_current(row: DocumentRow, known: Iterable[Fact]) -> bool:
     if row.status == _DEPRECATED and row.replaced_by is not None:
         return all(fact.row.document_id != row.replaced_by for fact in known)
     return row.status == _APPROVED
+
+
+def _is_alike(newcomer: Newcomer, row: DocumentRow) -> bool:
+    """Whether both are what patients deposit, or neither is."""
+    return newcomer.by_patient == row.type_code.startswith(PATIENT_DEPOSITED)
 
 
 def _comes_back(row: DocumentRow) -> bool:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import context_pb2
+from dmp.common.v1 import coding_pb2, context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
 from dmp.document.v1 import document_pb2 as pb
@@ -20,7 +20,7 @@ from services.runtime.identifiers import dossier_name, new_health_id
 from services.runtime.keyring import Keyring
 from tests import documents
 from tests.document_world import World
-from tests.documents import call, cda, decision, new_oid, no, submission
+from tests.documents import call, cda, decision, new_oid, no, plain_metadata, submission
 from tests.refusals import refused
 
 REPLACES, APPENDS = pb.RELATIONSHIP_TYPE_REPLACES, pb.RELATIONSHIP_TYPE_APPENDS
@@ -122,6 +122,38 @@ async def test_another_form_of_a_masked_document_is_masked(world: World) -> None
     assert "MASQUE_PS" in {code.code for code in form.confidentiality}
     world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_NONE)
     assert [d.name for d in (await world.search()).documents] == [complement.name]
+
+
+async def test_patients_replace_what_patients_deposited_and_nobody_else_does(world: World) -> None:
+    """Neither by naming it, nor by a CDA of the same set: a higher number would put a report behind a patient's."""
+    set_id = new_oid()
+    report = await world.add_version(new_oid(), version_of(set_id, 1))
+    deposit, patient = plain_metadata(new_oid()), documents.professional()
+    deposit.type_code.CopyFrom(coding_pb2.Coding(code="EXPPAT_2"))
+    patient.actor_kind = context_pb2.ACTOR_KIND_PATIENT
+
+    async def deposited(request: pb.SubmitDocumentsRequest) -> pb.Document:
+        made = call("SubmitDocuments", world.dossier, patient)
+        return (await world.service.servicer.SubmitDocuments(request, made)).documents[0]
+
+    own = await deposited(submission(world.dossier, (deposit, b"%PDF-1.7 mine")))
+    named = pb.Relationship(type=REPLACES, target=report.name)
+    deposit.unique_id = new_oid()
+    over_a_report = submission(world.dossier, (deposit, b"%PDF-1.7 mine too"))
+    over_a_report.documents[0].relationships.append(named)
+    with refused(reasons.ERROR_REASON_REPLACE_FAILED, "documents[0].relationships"):
+        await deposited(over_a_report)
+    named.target = own.name
+    over_a_deposit = submission(world.dossier, (pb.Document(), cda(new_oid())))
+    over_a_deposit.documents[0].relationships.append(named)
+    with refused(reasons.ERROR_REASON_REPLACE_FAILED, "documents[0].relationships"):
+        await world.send(over_a_deposit)
+    of_the_set = (pb.Document(), cda(new_oid(), extra=version_of(set_id, 9), type_code="EXPPAT_2"))
+    ninth = await deposited(submission(world.dossier, of_the_set))
+    second = await world.add_version(new_oid(), version_of(set_id, 2, report.unique_id))
+    assert (ninth.status, second.status) == (APPROVED, APPROVED)
+    found = {d.name for d in (await world.search()).documents}
+    assert found == {own.name, ninth.name, second.name}
 
 
 async def test_relations_to_what_is_not_there_are_refused(world: World) -> None:
