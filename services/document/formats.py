@@ -24,6 +24,7 @@ SCRIPT: Final = document_pb2.CONTENT_FINDING_SCRIPT
 EMBEDDED_FILE: Final = document_pb2.CONTENT_FINDING_EMBEDDED_FILE
 EXTERNAL_LINK: Final = document_pb2.CONTENT_FINDING_EXTERNAL_LINK
 ENCRYPTED: Final = document_pb2.CONTENT_FINDING_ENCRYPTED
+UNCHECKED: Final = document_pb2.CONTENT_FINDING_UNCHECKED
 
 _STARTS: Final = {
     "application/pdf": (b"%PDF-",),
@@ -56,6 +57,8 @@ _PDF_ESCAPE: Final = re.compile(rb"#([0-9A-Fa-f]{2})")
 _OBJECT_STREAM: Final = re.compile(
     b"/" + b"".join(b"(?:%c|#%02x|#%02X)" % (letter, letter, letter) for letter in b"ObjStm") + rb"(?![A-Za-z0-9#])"
 )
+_OBJECTS: Final = re.compile(rb"\s*\d+\s+\d+\s")
+"""How an object stream begins: numbers of objects, and where they lie."""
 _STREAM: Final = re.compile(rb"\bstream\r?\n")
 _MOST_INFLATED: Final = 8 << 20
 _PIECE: Final = 64 << 10
@@ -116,22 +119,29 @@ def _of_pdf(content: bytes) -> Iterator[Finding]:
     if _HTML.search(content[:1024]):
         raise FormatRefused("polyglot", "a web page is hidden in the content")
     for part in (content, *_inflated(content)):
+        if part is None:
+            yield UNCHECKED
+            continue
         names = _PDF_ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), part) if b"#" in part else part
         for found in _PDF_NAME.finditer(names):
             yield _PDF_NAMES[found.lastgroup or ""][0]
 
 
-def _inflated(content: bytes) -> Iterator[bytes]:
-    """The object streams of a PDF, in which its dictionaries may lie; bounded in number and in sum."""
+def _inflated(content: bytes) -> Iterator[bytes | None]:
+    """The object streams of a PDF, in which its dictionaries may lie; bounded in number and in sum. None for those
+    beyond, and for what is packed otherwise (readers know ASCII85, LZW and others, one around the other)."""
     left, last = _MOST_INFLATED, 0
     for count, found in enumerate(_OBJECT_STREAM.finditer(content)):
         stream = _STREAM.search(content, max(found.end(), last))
-        if stream is None or count >= _MOST_STREAMS or left <= 0:
+        if stream is None:
+            return
+        if count >= _MOST_STREAMS or left <= 0:
+            yield None
             return
         last = stream.end()
         plain, whole = _inflate(content, last, left)
         left -= len(plain) if whole else max(len(plain), _OF_BROKEN)
-        yield plain
+        yield plain if plain or _OBJECTS.match(content, last) else None
 
 
 def _inflate(content: bytes, start: int, most: int) -> tuple[bytes, bool]:

@@ -99,6 +99,10 @@ class _ContentFindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conten
     """CONTENT_FINDING_EXTERNAL_LINK: it fetches or sends something by itself when it is opened."""
     CONTENT_FINDING_ENCRYPTED: _ContentFinding.ValueType  # 4
     """CONTENT_FINDING_ENCRYPTED: it is encrypted, so that nothing could be checked."""
+    CONTENT_FINDING_UNCHECKED: _ContentFinding.ValueType  # 5
+    """CONTENT_FINDING_UNCHECKED: parts of it are packed otherwise, or are more, than is looked into: they may hold any of
+    these.
+    """
 
 class ContentFinding(_ContentFinding, metaclass=_ContentFindingEnumTypeWrapper):
     """ContentFinding is something in a content that its readers should know before they open it."""
@@ -113,6 +117,10 @@ CONTENT_FINDING_EXTERNAL_LINK: ContentFinding.ValueType  # 3
 """CONTENT_FINDING_EXTERNAL_LINK: it fetches or sends something by itself when it is opened."""
 CONTENT_FINDING_ENCRYPTED: ContentFinding.ValueType  # 4
 """CONTENT_FINDING_ENCRYPTED: it is encrypted, so that nothing could be checked."""
+CONTENT_FINDING_UNCHECKED: ContentFinding.ValueType  # 5
+"""CONTENT_FINDING_UNCHECKED: parts of it are packed otherwise, or are more, than is looked into: they may hold any of
+these.
+"""
 Global___ContentFinding: _TypeAlias = ContentFinding  # noqa: Y015
 
 class _DocumentOrder:
