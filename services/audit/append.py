@@ -84,7 +84,7 @@ class AuditLog:
         return len(self._sequencers)
 
     def busy(self) -> bool:
-        """Whether events wait to be appended now: what can wait itself should."""
+        """Whether events are being appended: what can wait itself should."""
         return any(sequencer.busy for sequencer in self._sequencers)
 
     async def append(

@@ -1,8 +1,8 @@
 """What is made of the trail: counts by day, notices, unusual accesses. In the background, behind the log, exactly once.
 
 A step opens the next events, and keeps what they make in the transaction that moves the cursor. It rests as long as it
-works, and for a second where appends wait: they come first. Everything it keeps can be made again from the log, but for
-what people decided.
+works, and for a second while events are appended: they come first. Everything it keeps can be made again from the log,
+but for what people decided.
 
 One event that cannot be looked at holds up no other and ends nothing: the events of its step are taken one by one, and
 it alone is set aside, alarmed, and tried again until it goes through.
@@ -32,7 +32,7 @@ from services.audit.detectors import Detector, Finding, Measure, find
 from services.audit.leaf import EventPlace, open_clear
 from services.audit.notice_store import NewNotice, NewUnusual
 from services.audit.notices import emergency_text, item_aad, notice_aad, notice_id, waiting_text
-from services.audit.sights import Opened, first_sights
+from services.audit.sights import Opened, Seen, first_sights
 from services.audit.tags import RowTags
 from services.runtime.dossier_keys import DossierKeyBatch, DossierKeys
 from services.runtime.errors import DmpError
@@ -50,7 +50,8 @@ Claim = Callable[[Connection], Awaitable[bool]]
 SameNames = Callable[[Sequence[tuple[int, str]]], Awaitable[list[bool]]]
 """Whether each name is that of the patient of the dossier beside it."""
 
-_STEP: Final = 256
+_STEP: Final = 512
+"""Events of one step: it makes a score of statements, however many they are."""
 _PIECE: Final = 32
 _IDLE: Final = 0.5
 _AGAIN: Final = timedelta(minutes=10)
@@ -101,8 +102,8 @@ class Derivation:
         busy: Callable[[], bool] = lambda: False,
         same_names: SameNames | None = None,
     ) -> None:
-        """`busy` tells whether appends wait: then this rests a second after each step. `same_names` tells who bears the
-        patient's name; without it nobody is found to."""
+        """`busy` tells whether events are being appended: then this rests a second after each step. `same_names` tells
+        who bears the patient's name; without it nobody is found to."""
         self._pool = pool
         self._keys = keys
         self._keyring = keyring
@@ -112,6 +113,7 @@ class Derivation:
         self._lease = lease
         self._busy = busy
         self._same_names = same_names
+        self._seen = Seen()
         self._behind = 0
         self._one_by_one = 0
         self._set_aside = 0
@@ -137,7 +139,7 @@ class Derivation:
                         raise
                     _log.warning("derivation_delayed", log=self._log_id, exc_info=error)
             rest = time.monotonic() - started if more else _IDLE
-            await asyncio.sleep(max(rest, _BEHIND_APPENDS) if self._busy() else rest)
+            await asyncio.sleep(max(rest, _BEHIND_APPENDS) if self._busy() and not self._one_by_one else rest)
 
     async def step(self) -> bool:
         """Looks at the next events; whether there may be more."""
@@ -170,7 +172,7 @@ class Derivation:
         async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as conn:
             keys = await self._keys.for_read(conn, [row.health_id for row in rows])
             opened = await self._open(rows, keys)
-            firsts = await first_sights(conn, keys, self._log_id, opened)
+            firsts = await first_sights(conn, keys, self._log_id, opened, self._seen)
         namesakes = await self._namesakes(opened, firsts)
         async with transaction(self._pool, timeout=_ACQUIRE_SECONDS) as conn:
             if not await claim(conn):
@@ -280,8 +282,7 @@ class Derivation:
     async def _detect(self, conn: Connection, opened: Sequence[Opened], noted: _Noted) -> None:
         acts: dict[tuple[str, datetime], _Acts] = {}
         for each in opened:
-            added = _measured(each, noted)
-            if added:
+            if added := _measured(each, noted):
                 hour = each.row.event_time.replace(minute=0, second=0, microsecond=0)
                 mine = acts.setdefault((each.event.actor.subject, hour), _Acts(each))
                 mine.last = each
@@ -369,8 +370,8 @@ def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]
     return _BOTH if emergency else _PATIENT
 
 
-def _measured(each: Opened, noted: _Noted) -> Counter[Measure]:
-    measured: Counter[Measure] = Counter()
+def _measured(each: Opened, noted: _Noted) -> dict[Measure, int]:
+    measured: dict[Measure, int] = {}
     if each.row.leaf_index in noted.firsts:
         measured["new_dossiers"] = 1
     if each.row.leaf_index in noted.episodes and each.event.actor.access_mode == context_pb2.ACCESS_MODE_BREAK_GLASS:

@@ -47,6 +47,8 @@ Outcome = int | DmpError
 """The place of an event in its log, or why it has none."""
 
 _ACQUIRE_SECONDS: Final = 5.0
+_BUSY_AFTERWARDS: Final = 0.1
+"""Seconds for which a log is in use after an append: between two batches of a load nothing waits for a moment."""
 
 DESTROYED: Final = b""
 """The digest of an event whose dossier was destroyed: sent again, it keeps its place, whatever it says."""
@@ -88,6 +90,7 @@ class Sequencer:
         self._log_id = log_id
         self._limits = limits
         self._waiting = 0
+        self._last = float("-inf")
         self._appended = metrics.counter("dmp_audit_events_total")
         self._seconds = metrics.histogram("dmp_audit_commit_seconds")
         self._bundles: Coalescer[Sequence[Entry], list[Outcome]] = Coalescer(
@@ -113,11 +116,12 @@ class Sequencer:
             return await self._bundles.submit(entries, timeout=timeout)
         finally:
             self._waiting -= len(entries)
+            self._last = asyncio.get_running_loop().time()
 
     @property
     def busy(self) -> bool:
-        """Whether events wait to be appended now."""
-        return self._waiting > 0
+        """Whether events wait to be appended, or did a moment ago."""
+        return self._waiting > 0 or asyncio.get_running_loop().time() - self._last < _BUSY_AFTERWARDS
 
     async def close(self) -> None:
         """Refuse new events, finish those accepted."""

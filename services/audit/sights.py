@@ -63,12 +63,39 @@ def gives_sight(event: audit_pb2.AuditEvent) -> bool:
     )
 
 
-async def first_sights(conn: Connection, keys: DossierKeyBatch, log_id: int, opened: Sequence[Opened]) -> set[int]:
+class Seen:
+    """Who has seen something of which dossier, as far as one process has found out about one log.
+
+    A log only grows, so what it told once about the time before a place holds for every later place, and need not be
+    asked again. Of places before that one this knows nothing: an event that was set aside is looked at late.
+    """
+
+    __slots__ = ("_before", "_most")
+
+    def __init__(self, most: int = 1 << 16) -> None:
+        """Remembers about the `most` last found."""
+        self._most = most
+        self._before: dict[tuple[int, bytes], int] = {}
+
+    def before(self, row: UnderivedRow) -> bool:
+        """Whether it is known that the actor had seen something of the dossier before this place."""
+        return self._before.get((row.health_id, row.actor_digest), row.leaf_index + 1) <= row.leaf_index
+
+    def add(self, row: UnderivedRow) -> None:
+        """The log says that he had."""
+        if len(self._before) >= self._most:
+            del self._before[next(iter(self._before))]
+        self._before[row.health_id, row.actor_digest] = row.leaf_index
+
+
+async def first_sights(
+    conn: Connection, keys: DossierKeyBatch, log_id: int, opened: Sequence[Opened], seen: Seen
+) -> set[int]:
     """The places of those events, in the order of the log, at which their actor saw something of the dossier for the
-    first time. `keys` are those of the dossiers."""
+    first time. `keys` are those of the dossiers; `seen` is of this log."""
     asked: dict[tuple[int, bytes], UnderivedRow] = {}
     for each in opened:
-        if gives_sight(each.event):
+        if gives_sight(each.event) and not seen.before(each.row):
             asked.setdefault((each.row.health_id, each.row.actor_digest), each.row)
     rounds = ((derived_store.LATEST, _LAST), (derived_store.LATEST, _FURTHER), (derived_store.EARLIEST, _FURTHER))
     firsts: set[int] = set()
@@ -79,6 +106,7 @@ async def first_sights(conn: Connection, keys: DossierKeyBatch, log_id: int, ope
         for actor, row in list(asked.items()):
             acts = found.get(row.leaf_index, [])
             if any(_saw(keys, log_id, row.health_id, act) for act in acts):
+                seen.add(row)
                 del asked[actor]
             elif len(acts) < most:
                 firsts.add(row.leaf_index)
