@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Final, cast
@@ -230,16 +230,21 @@ class LightCallers:
         self, target: str, identity: Identity | None, connections: int = CONNECTIONS
     ) -> list[LightChannel]:
         """Connections to one server, as many as `load.connect` makes."""
-        made = [LightChannel(target, identity) for _ in range(connections)]
+        return await self.among([target], identity, connections)
+
+    async def among(self, targets: Sequence[str], identity: Identity | None, connections: int) -> list[LightChannel]:
+        """Connections to the replicas of a server, in turn."""
+        made = [LightChannel(targets[number % len(targets)], identity) for number in range(connections)]
         for channel in made:
             self._resources.push_async_callback(channel.close)
             await channel.channel_ready()
         return made
 
-    async def echo(self, target: str, identity: Identity | None) -> Unary:
+    async def echo(self, target: str, identity: Identity | None, connections: int = CONNECTIONS) -> Unary:
         """Calls of the echo at a server, of about the weight of a metadata read."""
         payload = bytes(_ECHO_BYTES)
-        return Unary(await self.connect(target, identity), ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
+        connected = await self.connect(target, identity, connections)
+        return Unary(connected, ECHO_PATH, lambda: (payload, ()), at_least=_ECHO_BYTES)
 
 
 def _tls(identity: Identity) -> ssl.SSLContext:

@@ -65,8 +65,11 @@ def connect(
     return [grpc.aio.secure_channel(target, credentials, options) for _ in range(connections)]
 
 
-async def measure(work: Workload, in_flight: int, *, warm_up: float, seconds: float) -> Measurement:
-    """Keep `in_flight` calls under way for `warm_up` and then `seconds`; the calls that ended in the latter.
+async def measure(
+    work: Workload, in_flight: int, *, warm_up: float, seconds: float, connections: int = CONNECTIONS
+) -> Measurement:
+    """Keep `in_flight` calls under way for `warm_up` and then `seconds`, on `connections` of the work's; the calls that
+    ended in the latter.
 
     Returns when every call is answered. Raises CallsFailed when one was not.
     """
@@ -75,7 +78,7 @@ async def measure(work: Workload, in_flight: int, *, warm_up: float, seconds: fl
     ends = begins + seconds
     async with asyncio.TaskGroup() as group:
         for number in range(in_flight):
-            group.create_task(_loop(work.send, number % CONNECTIONS, begins, ends, account))
+            group.create_task(_loop(work.send, number % connections, begins, ends, account))
     if account.failed:
         raise CallsFailed(f"{account.failed} of {account.failed + account.answered}: {account.first_failure}")
     return Measurement(seconds, tuple(account.latencies), account.answered)

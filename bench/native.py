@@ -3,7 +3,9 @@ the grpcio echo of the same run: without TLS for the socket, with it for Envoy.
 
 On the socket the generator is the terminator: it states the client's certificate, as Envoy does. Nothing else is
 different: the same tokens, the same decisions, the same events. Echo and reads alike are called by the light generator
-(bench.light), so that what is compared are servers. Exit status 1 when a ratio is below what is asked for.
+(bench.light), so that what is compared are servers. Document and gateway have two replicas, as k8s/base has them; a
+client has as many connections as its load needs, one for each 64 calls, and they go to the replicas in turn. The echo
+is called on as many. Exit status 1 when a ratio is below what is asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +26,7 @@ from bench import load, page, workloads
 from bench.figures import Measurement, Name, Row, Transport, pooled, row
 from bench.ground import echo_server, fresh_state, native_echo_server
 from bench.light import LightCallers
-from bench.load import Metadata, Unary
+from bench.load import Metadata, Unary, Workload
 from bench.machine import cpu_seconds, load_before
 from bench.observer import Observer
 from bench.population import Extent, Population, populate
@@ -34,7 +36,7 @@ from ops.endpoints import publish
 from ops.local.pki import Identity
 from ops.local.registrations import INTERNAL
 from ops.local.stack import Stack, terminator_name
-from ops.local.state import SERVICES
+from ops.local.state import SERVICES, ServiceName
 from ops.migrations import migrate
 from ops.session import Session
 from services.runtime.terminator import FORWARDED_CERTIFICATE
@@ -46,9 +48,18 @@ LEAST: Final[Mapping[tuple[Name, Transport, int], float]] = {
     ("read_metadata", "native+tls", 256): 0.8,
     ("read_metadata", "native", 16): 0.25,
 }
+REPLICAS: Final[Mapping[ServiceName, int]] = {"document": 2, "gateway": 2}
+"""As k8s/base."""
+CALLS_A_CONNECTION: Final = 64
+_REST: Final = 0.25
+_AT_REST: Final = 0.05
+"""Seconds of CPU of all services in so many seconds of rest."""
 _WARM_UP: Final = 0.4
 _NOTES: Final = (
     "by: `native` at its socket, beside grpcio's echo without TLS; `native+tls` through Envoy, beside that over TLS",
+    "document and gateway have two replicas, as deployed; the echo has one, and so a processor for itself",
+    "one connection for each 64 calls, to the replicas in turn, and as many to the echo",
+    "each once the platform rests: what it makes of the trail (counts, notices) it makes when calls leave room",
     "p50 and p99 in ms; cpu: of all processes, the generator too, for one call; echo/s: just before and just after",
 )
 
@@ -81,6 +92,7 @@ class Side:
     baseline: Unary
     echo: Unary
     reads: Mapping[Name, Reads]
+    connections: int
 
 
 class Stated:
@@ -97,16 +109,18 @@ async def measure_all(seconds: float, out: Console) -> list[Line]:
     """Every line. AssertionError when calls and events disagree."""
     async with contextlib.AsyncExitStack() as resources:
         state = await resources.enter_async_context(fresh_state())
-        stack = await resources.enter_async_context(Stack(state, migrate=migrate, transport="native"))
+        stack = await resources.enter_async_context(
+            Stack(state, migrate=migrate, transport="native", replicas=REPLICAS)
+        )
         session = await resources.enter_async_context(Session(state, publish(stack)))
         out.print("feeding", style="dim")
         population = await populate(session, Extent(dossiers=150, large=0))
-        sides = await _sides(stack, session, population, resources)
+        echoes = await Echoes.start(stack, resources)
         observer = await Observer.open(stack)
         resources.push_async_callback(observer.close)
         before, lines, answered = await observer.size(), list[Line](), 0
         for in_flight in LEVELS:
-            for side in sides:
+            for side in await _sides(stack, session, population, resources, echoes, connections_for(in_flight)):
                 out.print(f"{side.transport}, {in_flight} in flight", style="dim")
                 for line, calls in await _level(stack, side, in_flight, seconds):
                     lines.append(line)
@@ -117,63 +131,108 @@ async def measure_all(seconds: float, out: Console) -> list[Line]:
         return lines
 
 
+def connections_for(in_flight: int) -> int:
+    """How many connections a client has that keeps so many calls under way."""
+    return -(-in_flight // CALLS_A_CONNECTION)
+
+
+@dataclass(frozen=True, slots=True)
+class Echoes:
+    """Where the echo servers are: grpcio's with and without TLS, the native one's socket and its terminator."""
+
+    plain: str
+    tls: str
+    socket: str
+    terminated: str
+
+    @classmethod
+    async def start(cls, stack: Stack, resources: contextlib.AsyncExitStack) -> Echoes:
+        """Until `resources` are closed."""
+        plain = await resources.enter_async_context(echo_server(stack, secure=False))
+        tls = await resources.enter_async_context(echo_server(stack, secure=True))
+        return cls(plain, tls, *await resources.enter_async_context(native_echo_server(stack)))
+
+
 async def _sides(
-    stack: Stack, session: Session, population: Population, resources: contextlib.AsyncExitStack
+    stack: Stack,
+    session: Session,
+    population: Population,
+    resources: contextlib.AsyncExitStack,
+    echoes: Echoes,
+    connections: int,
 ) -> tuple[Side, Side]:
-    secure = stack.internal(INTERNAL)
+    """Both transports, each called on so many connections."""
+    callers, secure = LightCallers(resources), stack.internal(INTERNAL)
 
-    callers = LightCallers(resources)
-    connect, echo = callers.connect, callers.echo
-
-    async def reads(
-        document: str, gateway: str, credentials: Identity | None, stated: Stated | None
-    ) -> dict[Name, Reads]:
-        direct, relay = await connect(document, credentials), await connect(gateway, credentials)
-        return {
-            "read_metadata": workloads.read_metadata(session, direct, population, stated),
-            "gateway_read_metadata": workloads.gateway_read_metadata(session, relay, population),
+    async def side(
+        transport: Transport,
+        echo: tuple[str, str],
+        at: Callable[[ServiceName, int], str],
+        credentials: Identity | None,
+        stated: Stated | None,
+    ) -> Side:
+        document, gateway = [
+            await callers.among([at(service, replica) for replica in range(count)], credentials, connections)
+            for service, count in REPLICAS.items()
+        ]
+        reads: dict[Name, Reads] = {
+            "read_metadata": workloads.read_metadata(session, document, population, stated),
+            "gateway_read_metadata": workloads.gateway_read_metadata(session, gateway, population),
         }
+        baseline, own = [await callers.echo(each, credentials, connections) for each in echo]
+        return Side(transport, baseline, own, reads, connections)
 
-    plain = await resources.enter_async_context(echo_server(stack, secure=False))
-    tls = await resources.enter_async_context(echo_server(stack, secure=True))
-    socket, terminated = await resources.enter_async_context(native_echo_server(stack))
-    sockets = (f"unix:{stack.socket('document')}", f"unix:{stack.socket('gateway')}")
-    addresses = (stack.address("document"), stack.address("gateway"))
+    def socket(service: ServiceName, replica: int) -> str:
+        return f"unix:{stack.socket(service, replica)}"
+
     return (
-        Side(
-            "native", await echo(plain, None), await echo(socket, None), await reads(*sockets, None, Stated(INTERNAL))
-        ),
-        Side(
-            "native+tls", await echo(tls, secure), await echo(terminated, secure), await reads(*addresses, secure, None)
-        ),
+        await side("native", (echoes.plain, echoes.socket), socket, None, Stated(INTERNAL)),
+        await side("native+tls", (echoes.tls, echoes.terminated), stack.address, secure, None),
     )
 
 
 async def _level(stack: Stack, side: Side, in_flight: int, seconds: float) -> list[tuple[Line, int]]:
     """Each workload between two baselines; with each line the calls that must have left an event."""
 
-    async def baseline() -> Measurement:
-        return await load.measure(side.baseline, in_flight, warm_up=_WARM_UP, seconds=0.8)
+    async def called(work: Workload, seconds: float) -> Measurement:
+        return await load.measure(work, in_flight, warm_up=_WARM_UP, seconds=seconds, connections=side.connections)
 
-    before = await baseline()
-    echo = await load.measure(side.echo, in_flight, warm_up=_WARM_UP, seconds=1)
-    after = await baseline()
+    await rested(stack)
+    before = await called(side.baseline, 0.8)
+    echo = await called(side.echo, 1)
+    after = await called(side.baseline, 0.8)
     lines = [(Line(row("echo", side.transport, in_flight, echo), pooled((before, after)).rate, None), 0)]
     for name, work in side.reads.items():
-        before = after
         await work.prepare(seconds)
+        await rested(stack)
+        before = await called(side.baseline, 0.8)
         used = _cpu(stack)
-        measured = await load.measure(work.load, in_flight, warm_up=_WARM_UP, seconds=seconds)
+        measured = await called(work.load, seconds)
         cpu = (_cpu(stack) - used) / measured.answered * 1e6
-        after = await baseline()
+        after = await called(side.baseline, 0.8)
         rate = pooled((before, after)).rate
         lines.append((Line(row(name, side.transport, in_flight, measured), rate, round(cpu)), measured.answered))
     return lines
 
 
+async def rested(stack: Stack) -> None:
+    """Returns when the platform has done what was left to do behind its answers: a load must not pay for another's."""
+    busy = True
+    while busy:
+        before = _services(stack)
+        await asyncio.sleep(_REST)
+        busy = _services(stack) - before > _AT_REST
+
+
+def _services(stack: Stack) -> float:
+    """CPU seconds that services and PostgreSQL have used."""
+    return sum(usage_of(stack).seconds[1:])
+
+
 def _cpu(stack: Stack) -> float:
     """CPU seconds that the generator, the services, PostgreSQL and the terminators have used."""
-    files = (stack.state.process_file(terminator_name(service)) for service in SERVICES)
+    names = (terminator_name(service, replica) for service in SERVICES for replica in range(stack.replicas(service)))
+    files = map(stack.state.process_file, names)
     return sum(usage_of(stack).seconds) + sum(cpu_seconds(int(file.read_text("ascii").split()[0])) for file in files)
 
 

@@ -11,8 +11,10 @@ from bench.figures import Name
 from bench.machine import cpu_seconds, cpu_seconds_with_children
 from ops.local.postgres import NAME as POSTGRES
 from ops.local.stack import Stack
+from ops.local.state import ServiceName
 
-PROCESSES: Final = ("generator", "gateway", "document", "consent", "audit", "identity", "postgres")
+_SERVICES: Final[tuple[ServiceName, ...]] = ("gateway", "document", "consent", "audit", "identity")
+PROCESSES: Final = ("generator", *_SERVICES, "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,13 @@ class Cost:
 
 def usage_of(stack: Stack) -> Usage:
     """What every process has used until now; zeros where the system does not tell."""
-    services = (stack.pid("gateway"), stack.pid("document"), stack.pid("consent"), stack.pid("audit"))
-    own = (os.getpid(), *services, stack.pid("identity"))
+    own = cpu_seconds(os.getpid())
+    services = (
+        sum(cpu_seconds(stack.pid(service, replica)) for replica in range(stack.replicas(service)))
+        for service in _SERVICES
+    )
     postmaster = int(stack.state.process_file(POSTGRES).read_text("ascii").split()[0])
-    return Usage((*(cpu_seconds(pid) for pid in own), cpu_seconds_with_children(postmaster)))
+    return Usage((own, *services, cpu_seconds_with_children(postmaster)))
 
 
 def costs(usage: Mapping[Name, Usage]) -> tuple[Cost, ...]:

@@ -150,6 +150,10 @@ class Stack:
         """For what looks at all databases from outside, as a test or the doctor does."""
         return self._postgres.dsn(database, SUPERUSER)
 
+    def replicas(self, service: ServiceName) -> int:
+        """How many processes a service has."""
+        return self._replicas[service]
+
     def address(self, service: ServiceName, replica: int = 0) -> str:
         """`127.0.0.1:port` of one replica's gRPC."""
         return self.ports.address(Endpoint(service, replica))
