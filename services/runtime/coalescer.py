@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -83,6 +84,8 @@ class Coalescer(Generic[Item, Result]):
         "_express",
         "_flush_due",
         "_gathering",
+        "_grouped",
+        "_groups",
         "_in_flight",
         "_last_size",
         "_last_start",
@@ -144,6 +147,10 @@ class Coalescer(Generic[Item, Result]):
         self._gathering: asyncio.TimerHandle | None = None
         # How many would wait if all who were answered last asked again, and the loop's time until which they may.
         self._coming_back, self._coming_back_until = 0, float("-inf")
+        # Callers who bring several items at once and are not through with it; whether what waits, and what left last,
+        # has such items.
+        self._groups = 0
+        self._grouped = (False, False)
         self._closing = False
         self._drained = asyncio.Event()
         self._context = contextvars.Context()
@@ -216,6 +223,32 @@ class Coalescer(Generic[Item, Result]):
             loop.call_soon(self._flush, context=self._context)
         return future
 
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Around the `ask`s of who brings many items at once, in several turns of the loop: they leave together.
+
+        He has waited for them where they came from: once he is through nobody is waited for, nor after their answers.
+        """
+        self._groups += 1
+        try:
+            yield
+        finally:
+            self._groups -= 1
+            if self._pending:
+                self._grouped = (True, self._grouped[1])
+                self._coming_back_until = float("-inf")
+                if not self._groups:
+                    self._go_on()
+
+    def _go_on(self) -> None:
+        """What waited for a group to be whole, or for somebody to come back, does not any more."""
+        loop = asyncio.get_running_loop()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering, self._flush_due = None, False
+        if not self._flush_due and self._may_send():
+            self._schedule(loop)
+
     def give_up(self, future: asyncio.Future[Result | DmpError]) -> None:
         """Nobody waits for this answer: its item leaves the queue if it is still there."""
         future.cancel()
@@ -228,6 +261,8 @@ class Coalescer(Generic[Item, Result]):
         self._closing = True
         if self._express is not None:
             await self._express.close()
+        if self._pending and self._groups:
+            self._go_on()
         if self._pending or self._running:
             await self._drained.wait()
 
@@ -266,9 +301,9 @@ class Coalescer(Generic[Item, Result]):
         return max(self._pace, min(unhurried, self._longest))
 
     def _flush(self) -> None:
-        """Sends what waits, as far as ``in_flight`` allows."""
+        """Sends what waits, as far as ``in_flight`` allows. A group that is not whole yet sends when it is."""
         self._flush_due, self._gathering = False, None
-        while self._pending and self._may_send():
+        while self._pending and self._may_send() and self._is_whole():
             loop = asyncio.get_running_loop()
             taken = self._take()
             task = loop.create_task(self._run(taken), context=contextvars.Context())
@@ -278,9 +313,14 @@ class Coalescer(Generic[Item, Result]):
         if self._closing and not self._running:  # and so nothing waits
             self._drained.set()
 
+    def _is_whole(self) -> bool:
+        """Whether nobody is about to add to what waits, or it is a whole batch already."""
+        return not self._groups or self._closing or len(self._pending) >= self._max_batch
+
     def _take(self) -> _Batch[Result, Item]:
         """Takes the next batch off the queue."""
         taken = self._pending
+        self._grouped = (False, self._grouped[0])
         if len(taken) <= self._max_batch:
             self._pending = {}
         else:
@@ -327,7 +367,7 @@ class Coalescer(Generic[Item, Result]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A batch has ended: the next one leaves; if it was cancelled, the loop is ending and nothing more does."""
         answered = len(self._running.pop(task))
-        if self._more and not self._running:
+        if self._more and not self._running and not self._grouped[1]:
             self._coming_back = min(answered + len(self._pending), self._max_batch)
             patience = min(self._last_took * _COMING_BACK[0], _COMING_BACK[1])
             self._coming_back_until = asyncio.get_running_loop().time() + patience

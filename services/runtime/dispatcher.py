@@ -83,7 +83,7 @@ class Dispatcher(Rpcs):
         }
         together = {path: each.arrive for path, each in self._together.items()}
         if relayed is not None:
-            handlers[PATH] = self._relaying(relayed, RelayedCalls(dict(handlers), together))
+            handlers[PATH] = self._relaying(relayed, RelayedCalls(dict(handlers), self._together))
         super().__init__(handlers, streams, together)
 
     async def close(self) -> None:

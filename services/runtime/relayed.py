@@ -24,6 +24,7 @@ from services.runtime.boundary import Context, RpcHandler
 from services.runtime.context import callers_a_turn
 from services.runtime.errors import DETAILS_KEY, DmpError, to_status
 from services.runtime.limits import BATCH, NAMES, TRAFFIC_HEADER
+from services.runtime.together import Together
 from services.runtime.validation import validate
 from services.runtime.wire import embedded
 
@@ -153,11 +154,9 @@ class _Arrival:
 class RelayedCalls:
     """Serves the calls of a batch by the handlers of their methods."""
 
-    def __init__(
-        self, handlers: Mapping[str, RpcHandler], together: Mapping[str, Callable[[Any], None]] | None = None
-    ) -> None:
+    def __init__(self, handlers: Mapping[str, RpcHandler], together: Mapping[str, Together] | None = None) -> None:
         """`handlers` by path, bytes in and out; those of streams are not served together. `together` takes the calls of
-        some of these paths instead (`together.Arrival`)."""
+        some of these paths instead."""
         self._handlers = handlers
         self._together = together or {}
 
@@ -176,21 +175,27 @@ class RelayedCalls:
             raise DmpError(reasons.ERROR_REASON_METHOD_NOT_FOUND)
         connection, together = context.auth_context(), self._together.get(request.path)
         batch = _Batch(len(request.calls))
+        arrivals = [_Arrival(batch, number, handler, call, connection) for number, call in enumerate(request.calls)]
         try:
-            left = callers_a_turn()
-            for number, call in enumerate(request.calls):
-                arrival = _Arrival(batch, number, handler, call, connection)
-                if together is None:
-                    arrival.alone()
-                else:
-                    together(arrival)
-                left -= 1
-                if not left:
-                    await asyncio.sleep(0)
-                    left = callers_a_turn()
+            if together is None:
+                await _begin(_Arrival.alone, arrivals)
+            else:
+                with together.group():
+                    await _begin(together.arrive, arrivals)
             return await batch.response()
         except BaseException:
             batch.gone = True
             for task in batch.tasks:
                 task.cancel()
             raise
+
+
+async def _begin(serve: Callable[[Any], None], arrivals: Sequence[_Arrival]) -> None:
+    """A few in each turn of the event loop."""
+    left = callers_a_turn()
+    for arrival in arrivals:
+        serve(arrival)
+        left -= 1
+        if not left:
+            await asyncio.sleep(0)
+            left = callers_a_turn()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -121,6 +122,10 @@ class Together:
             self._begin(self._in_turn(admitted, admitted.turn))
         else:
             self._enter(admitted)
+
+    def group(self) -> AbstractContextManager[None]:
+        """Around the arrivals of calls that came as one: they are served as one, and wait for no others."""
+        return self._batches.group()
 
     async def close(self) -> None:
         """Refuse new calls, answer those accepted."""

@@ -91,3 +91,49 @@ def test_who_does_not_ask_again_is_waited_for_only_a_moment() -> None:
     assert second_at == pytest.approx(0.005), "a quarter of the time that the batch before took"
     assert third_at == pytest.approx(0.009), "one after the other: as soon as the one before has ended"
     assert sum(size for _, size in rest) == 2, "closing strands nobody who waits for others"
+
+
+def test_what_comes_as_one_leaves_as_one_and_waits_for_nobody() -> None:
+    """Sixteen that bring their calls in one message, a few in each turn of the loop: they have waited for each other
+    where they came from, and next time they may go to another replica."""
+    send = Sender(0.008)
+
+    async def main() -> None:
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, pace=0.002, in_turns=True)
+
+        async def bring(count: int) -> None:
+            with coalescer.group():
+                asked = []
+                for number in range(count):
+                    asked.append(coalescer.ask(number))
+                    if number % 4 == 3:
+                        await asyncio.sleep(0)
+            await asyncio.gather(*asked)
+
+        await bring(16)
+        await asyncio.sleep(0.001)
+        await bring(6)
+        await coalescer.close()
+
+    on_virtual_loop(main)
+    assert [size for _, size in send.sent] == [16, 6]
+    (first_at, _), (second_at, _) = send.sent
+    assert second_at == pytest.approx(first_at + 0.009), "nobody was waited for"
+
+
+def test_groups_that_never_end_hold_nothing_for_ever() -> None:
+    send = Sender(0.001)
+
+    async def main() -> None:
+        coalescer: Coalescer[int, int] = Coalescer("peer", send, max_batch=8, in_turns=True)
+        with coalescer.group():
+            full = [asyncio.ensure_future(coalescer.submit(number)) for number in range(8)]
+            await asyncio.gather(*full)
+            waiting = asyncio.ensure_future(coalescer.submit(8))
+            await asyncio.sleep(0.01)
+            assert not waiting.done(), "a group is coming"
+            await coalescer.close()
+            assert await waiting == 8
+
+    on_virtual_loop(main)
+    assert [size for _, size in send.sent] == [8, 1]
