@@ -10,7 +10,7 @@ from services.runtime.together import Admitted, Outcome, Together
 
 def apply() -> None:
     """Break it, in a service or in the gateway."""
-    whole_placed, whole_end = Together._placed, Together._end
+    whole_placed, whole_end, whole_gone = Together._placed, Together._end, Together._gone
     under_way: dict[bytes, list[Admitted]] = {}
 
     def placed(together: Together, admitted: Admitted) -> None:
@@ -25,5 +25,10 @@ def apply() -> None:
         for follower in under_way.pop(admitted.arrival.data, ()):
             whole_end(together, follower, outcome)
 
-    for name, broken in (("_placed", placed), ("_end", end)):
+    def gone(together: Together, admitted: Admitted) -> None:
+        whole_gone(together, admitted)
+        for follower in under_way.pop(admitted.arrival.data, ()):  # or they would wait for ever
+            whole_placed(together, follower)
+
+    for name, broken in (("_placed", placed), ("_end", end), ("_gone", gone)):
         setattr(Together, name, broken)
