@@ -1,5 +1,6 @@
 """A small service on a real transport: the runtime's own dispatcher and listener, a servicer whose answers a test sets,
-and for `native` a real Envoy in front. What any client may do to a server is tried on it, on each transport alike.
+and for `native` a real Envoy in front; `peers` is the door of a native service for the platform's other services. What
+any client may do to a server is tried on it, on each transport alike.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import grpc
 import grpc.aio
@@ -50,6 +51,7 @@ DESCRIPTOR: Final = document_pb2.DESCRIPTOR.services_by_name["DocumentService"]
 RELAY: Final = relay_pb2.DESCRIPTOR.services_by_name["RelayService"]
 METHODS: Final = methods_of([DESCRIPTOR, RELAY])
 CLIENT: Final = "his"
+Door = Transport | Literal["peers"]
 
 
 class Servicer:
@@ -131,7 +133,7 @@ async def _chunks(
 class Served:
     """A running service and how to call it."""
 
-    transport: Transport
+    transport: Door
     settings: ServiceSettings
     address: str
     state: State
@@ -181,7 +183,7 @@ class Served:
 
 
 @asynccontextmanager
-async def served(transport: Transport, *, beside: Served | None = None, **more: Any) -> AsyncIterator[Served]:
+async def served(transport: Door, *, beside: Served | None = None, **more: Any) -> AsyncIterator[Served]:
     """The service, behind a terminator where the transport needs one; with `beside` of that one's authority."""
     async with AsyncExitStack() as resources:
         root = Path(tempfile.mkdtemp(prefix="dmp-served-"))
@@ -192,8 +194,9 @@ async def served(transport: Transport, *, beside: Served | None = None, **more: 
         keys = ensure_token_keys(state)
         settings = ServiceSettings(
             environment="test",
-            transport=transport,
-            listen=f"unix:{path}" if transport == "native" else address,
+            transport="grpcio" if transport == "grpcio" else "native",
+            listen=address if transport == "grpcio" else f"unix:{path}",
+            peer_listen=address if transport == "peers" else None,
             tls_cert=mine.certificate,
             tls_key=mine.key,
             tls_ca=mine.authority,

@@ -26,6 +26,8 @@ from services.runtime.settings import UNIX, Transport
 PREFIX: Final = "DMP_"
 GATEWAY_CHANNELS: Final[tuple[Channel, ...]] = ("http", "mutual-tls", "operator")
 """What a gateway listens on beside its relay."""
+_CALLED_AT: Final[Mapping[bool, tuple[Channel, ...]]] = {False: ("grpc", "peers"), True: ("grpc",)}
+"""Where gRPC is served; True is the gateway, which no service calls. Without a terminator all call at the first."""
 LOG_ORIGIN: Final = "dmp.local/log"
 """What the origins of the audit logs begin with."""
 _LONGEST_SOCKET_DIRECTORY: Final = 65
@@ -39,6 +41,7 @@ class Settings:
     environment: str
     transport: str
     listen: str
+    peer_listen: str | None
     tls_cert: Path
     tls_key: Path
     tls_ca: Path
@@ -106,7 +109,15 @@ class Surroundings:
 
     def target(self, service: ServiceName) -> str:
         """gRPC target of a service: one address, or all its replicas for round-robin."""
-        addresses = [self.ports.address(Endpoint(service, number)) for number in range(self.replicas[service])]
+        return self._all(service, "grpc")
+
+    def peers(self, service: ServiceName) -> str:
+        """As `target`, where the other services call it: not through its terminator, where it has one."""
+        return self._all(service, "peers" if self.transport == "native" else "grpc")
+
+    def _all(self, service: ServiceName, channel: Channel) -> str:
+        numbers = range(self.replicas[service])
+        addresses = [self.ports.address(Endpoint(service, number, channel)) for number in numbers]
         return addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)
 
     def settings(self, service: ServiceName, replica: int, identity: Identity) -> Settings:
@@ -137,6 +148,7 @@ class Surroundings:
             environment="demo",
             transport=self.transport,
             listen=self._listen(service, replica),
+            peer_listen=self._peer_listen(service, replica),
             tls_cert=identity.certificate,
             tls_key=identity.key,
             tls_ca=identity.authority,
@@ -146,10 +158,10 @@ class Surroundings:
             audit_log_keys_dir=ensure_log_keys(self.state, LOG_ORIGIN) if audit else None,
             audit_witness_policy_file=self.witness_policy if audit else None,
             insi_simulator_file=write_national_identities(self.state) if service == "identity" else None,
-            identity_address=self.target("identity"),
-            consent_address=self.target("consent"),
-            document_address=self.target("document"),
-            audit_address=self.target("audit"),
+            identity_address=self.peers("identity"),
+            consent_address=self.peers("consent"),
+            document_address=self.peers("document"),
+            audit_address=self.peers("audit"),
             redis_url_file=self.state.secret("redis.url"),
         )
 
@@ -157,6 +169,11 @@ class Surroundings:
         if self.transport == "native":
             return f"{UNIX}{self.socket(service, replica)}"
         return self.ports.address(Endpoint(service, replica))
+
+    def _peer_listen(self, service: ServiceName, replica: int) -> str | None:
+        if self.transport != "native" or service == "gateway":
+            return None
+        return self.ports.address(Endpoint(service, replica, "peers"))
 
 
 def process_environment(settings: Settings | None, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -167,12 +184,17 @@ def process_environment(settings: Settings | None, overrides: Mapping[str, str])
 
 
 def endpoints(replicas: Mapping[ServiceName, int], known: Sequence[ServiceName]) -> list[Endpoint]:
-    """All that the services of a stack listen on: gRPC for each replica, the gateway's other ports, and the OpenID
-    provider.
+    """All that the services of a stack may listen on: gRPC for each replica, for clients and for the other services,
+    the gateway's other ports, and the OpenID provider.
 
     Services that are `known` but not started keep one address, for the settings of those that name them.
     """
-    found = [Endpoint(service, number) for service in known for number in range(max(1, replicas.get(service, 0)))]
+    found = [
+        Endpoint(service, number, channel)
+        for service in known
+        for number in range(max(1, replicas.get(service, 0)))
+        for channel in _CALLED_AT[service == "gateway"]
+    ]
     gateways = range(max(1, replicas.get("gateway", 0)))
     found += [Endpoint("gateway", number, channel) for number in gateways for channel in GATEWAY_CHANNELS]
     return [*found, OPENID]

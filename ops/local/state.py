@@ -31,7 +31,7 @@ from typing import Final, Literal, cast
 
 ServiceName = Literal["identity", "consent", "document", "audit", "gateway"]
 Part = Literal["identity", "consent", "document", "audit", "gateway", "postgres", "redis", "openid", "witness"]
-Channel = Literal["tcp", "grpc", "http", "mutual-tls", "operator"]
+Channel = Literal["tcp", "grpc", "peers", "http", "mutual-tls", "operator"]
 
 SERVICES: Final[tuple[ServiceName, ...]] = ("audit", "consent", "identity", "document", "gateway")
 """In the order of their calls: each is stopped before those that it calls."""

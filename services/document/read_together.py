@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from asyncpg.pgproto.pgproto import UUID
 
@@ -34,6 +35,13 @@ Decided = Callable[[Call, str, consent_pb2.Decision, FoundDocument | None], Awai
 """`read.Reader.decided`: the metadata from consent's answer and the row, or the refusal, recorded."""
 
 
+class _Opened(NamedTuple):
+    """What was found of a document, and what is shown of it if it may be: None where its seal is broken."""
+
+    found: FoundDocument | None
+    whole: bytes | None
+
+
 class ReadTogether:
     """Reads the metadata of single documents for many calls."""
 
@@ -55,47 +63,43 @@ class ReadTogether:
         """For each call the metadata, recorded. DmpError when consent or the database answers to none of them."""
         if not asked:
             return []
-        decisions, found = await asyncio.gather(
-            self._gate.decisions([call for call, _ in asked], consent_pb2.ACTION_SEARCH), self._find(asked)
+        decisions, opened = await asyncio.gather(
+            self._gate.decisions([call for call, _ in asked], consent_pb2.ACTION_SEARCH), self._open(asked)
         )
-        now, left = self._clock(), callers_a_turn()
-        outcomes: list[Shown] = []
-        for (call, name), decision, document in zip(asked, decisions, found, strict=True):
-            outcomes.append(self._shown(call, name, decision, document, now))
+        now = self._clock()
+        outcomes = [
+            self._shown(call, name, decision, document, now)
+            for (call, name), decision, document in zip(asked, decisions, opened, strict=True)
+        ]
+        await self._record(asked, decisions, outcomes)
+        return outcomes
+
+    async def _open(self, asked: Sequence[Named]) -> list[_Opened]:
+        """The documents, unsealed while consent decides: nothing of them leaves before its yes."""
+        with translated():
+            found = await self._store.find([DocumentKey(call.health_id, UUID(name[-36:])) for call, name in asked])
+        opened, left = list[_Opened](), callers_a_turn()
+        for (_, name), document in zip(asked, found, strict=True):
+            opened.append(_Opened(document, None if document is None else _shown_whole(document, name)))
             left -= 1
             if not left:  # what is urgent comes between
                 await asyncio.sleep(0)
                 left = callers_a_turn()
-        await self._record(asked, decisions, outcomes)
-        return outcomes
-
-    async def _find(self, asked: Sequence[Named]) -> list[FoundDocument | None]:
-        with translated():
-            return await self._store.find([DocumentKey(call.health_id, UUID(name[-36:])) for call, name in asked])
+        return opened
 
     def _shown(
-        self,
-        call: Call,
-        name: str,
-        decision: consent_pb2.Decision | DmpError,
-        found: FoundDocument | None,
-        now: datetime,
+        self, call: Call, name: str, decision: consent_pb2.Decision | DmpError, opened: _Opened, now: datetime
     ) -> Shown:
         if isinstance(decision, DmpError):
             return decision
+        found, whole = opened
         rest = partial(self._decided, call, name, decision, found)
-        if not decision.permitted or found is None:
+        if not decision.permitted or found is None or whole is None:
             return rest
         if call.deadline is not None and not call.remaining():
             return DmpError(reasons.ERROR_REASON_DEADLINE_EXCEEDED)
-        row = found.row
         view = view_of_many(decision.filter, self._authorship.of_caller(call.actor), now)
-        if hidden_because(row, view) != VISIBLE:
-            return rest
-        try:
-            return shown_bytes(unseal_metadata(found.key, row), row, name)
-        except DmpError:
-            return rest
+        return whole if hidden_because(found.row, view) == VISIBLE else rest
 
     async def _record(
         self, asked: Sequence[Named], decisions: Sequence[consent_pb2.Decision | DmpError], outcomes: list[Shown]
@@ -110,3 +114,11 @@ class ReadTogether:
         for (number, _), error in zip(served, errors, strict=True):
             if error is not None:
                 outcomes[number] = error
+
+
+def _shown_whole(found: FoundDocument, name: str) -> bytes | None:
+    """The serialized Document; None for a broken seal, of which `Reader.decided` makes an error and a record."""
+    try:
+        return shown_bytes(unseal_metadata(found.key, found.row), found.row, name)
+    except DmpError:
+        return None

@@ -103,6 +103,9 @@ class ServiceSettings(BaseSettings):
 
     listen: Listen = "127.0.0.1:0"
     """`host:port` with mutual TLS; with the native transport `unix:/path`, where the TLS terminator connects."""
+    peer_listen: Address | None = None
+    """`host:port` where a native service serves the platform's other services with mutual TLS in process, without the
+    terminator: their calls are few and large, and a terminator costs such a call more time than its work."""
     http_listen: Address | None = None
     """Where HTTP is served, by workloads that do (the gateway)."""
     health_listen: Address | None = None
@@ -185,6 +188,8 @@ class ServiceSettings(BaseSettings):
             raise ValueError("DMP_TLS_CERT, DMP_TLS_KEY and DMP_TLS_CA go together")
         if (self.transport == "native") != self.listen.startswith(UNIX):
             raise ValueError("DMP_LISTEN is unix:/path with DMP_TRANSPORT=native, and only then")
+        if self.peer_listen is not None and self.transport != "native":
+            raise ValueError("DMP_PEER_LISTEN is for DMP_TRANSPORT=native alone: grpcio serves everyone at DMP_LISTEN")
         for name in ("dsn", "redis_url"):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 raise ValueError(f"{PREFIX}{name.upper()} and {PREFIX}{name.upper()}_FILE exclude each other")

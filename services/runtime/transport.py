@@ -1,5 +1,6 @@
 """Where a service listens, by DMP_TRANSPORT: `grpcio` with mutual TLS in process, or `native` on a Unix socket behind a
-TLS terminator. The handlers, and what they are told about the connection, are the same. No RPC of any service.
+TLS terminator, and beside it on grpcio for the platform's other services (DMP_PEER_LISTEN). The handlers, and what they
+are told about the connection, are the same. No RPC of any service.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ async def listen(
         if settings.transport == "native":
             native = await _native(settings, rpcs, health, known, client_certificate=client_certificate)
             return _Told(native, health), health
-        server = await _grpcio(settings, rpcs, health, known, client_certificate=client_certificate)
+        server = await _grpcio(settings, settings.listen, rpcs, health, known, client_certificate=client_certificate)
         return _Told(server, health), health
     except (RuntimeError, OSError) as error:
         raise SettingsError([f"DMP_LISTEN: cannot listen on {settings.listen}"]) from error
@@ -93,6 +94,7 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
 
 async def _grpcio(
     settings: ServiceSettings,
+    address: str,
     rpcs: Rpcs,
     health: Health,
     reflected: Sequence[str],
@@ -108,7 +110,7 @@ async def _grpcio(
     if reflected:
         reflection.enable_server_reflection(reflected, registered)  # type: ignore[arg-type]
     credentials = tls.server_credentials(*settings.tls_files(), client_certificate=client_certificate)
-    server.add_secure_port(settings.listen, credentials)
+    server.add_secure_port(address, credentials)
     accepting = AcceptingServer(server, registered)
     await accepting.start()
     return accepting
@@ -122,14 +124,23 @@ async def _native(
     path = settings.listen.removeprefix(UNIX)
     handlers = {**rpcs.handlers, **_health_handlers(health, watch=client_certificate)}
     server = NativeServer(path, handlers, rpcs.together, max_message_bytes=settings.max_message_bytes)
-    if not reflected and not rpcs.bidirectional:
-        await server.start()
-        return server
-    streams = {name: behind_terminator(handler) for name, handler in rpcs.bidirectional.items()}
-    behind = await _behind(f"{path}.reflection", reflected, streams, settings.max_message_bytes)
-    server.fall_back_to(f"{path}.reflection")
+    beside: list[Server] = []
+    if settings.peer_listen is not None:
+        beside.append(await _for_peers(settings, settings.peer_listen, rpcs, health))
+    if reflected or rpcs.bidirectional:
+        streams = {name: behind_terminator(handler) for name, handler in rpcs.bidirectional.items()}
+        beside.append(await _behind(f"{path}.reflection", reflected, streams, settings.max_message_bytes))
+        server.fall_back_to(f"{path}.reflection")
     await server.start()
-    return _Both(server, behind)
+    return _Several((server, *beside)) if beside else server
+
+
+async def _for_peers(settings: ServiceSettings, address: str, rpcs: Rpcs, health: Health) -> Server:
+    """The same for the platform's own services, by mutual TLS in process (docs/decisions/0047)."""
+    try:
+        return await _grpcio(settings, address, rpcs, health, (), client_certificate=True)
+    except (RuntimeError, OSError) as error:
+        raise SettingsError([f"DMP_PEER_LISTEN: cannot listen on {address}"]) from error
 
 
 def _health_handlers(health: Health, *, watch: bool) -> dict[str, RpcHandler]:
@@ -151,14 +162,14 @@ def _public_health_handlers(health: Health) -> dict[str, RpcHandler]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Both:
-    """A native server, and the grpcio server behind it for what native does not serve: streams of requests."""
+class _Several:
+    """A native server, and the grpcio servers beside it: for peers, and behind it for what native does not serve, which
+    is streams of requests."""
 
-    front: Server
-    behind: grpc.aio.Server
+    servers: Sequence[Server]
 
     async def stop(self, grace: float | None) -> None:
-        await asyncio.gather(self.front.stop(grace), self.behind.stop(grace))
+        await asyncio.gather(*(server.stop(grace) for server in self.servers))
 
 
 async def _behind(

@@ -27,7 +27,7 @@ UPLOAD: Final = METHODS["/dmp.document.v1.DocumentService/UploadContent"]
 _STALL: Final = 1.0
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=("grpcio", "native"))
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=("grpcio", "native", "peers"))
 async def running(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     async with served(request.param, stream_stall_seconds=_STALL) as service:
         yield service

@@ -23,13 +23,13 @@ from ops.local.readiness import client_credentials
 from services.runtime.channels import Peer
 from services.runtime.context import Call
 from services.runtime.identifiers import dossier_name, new_health_id, uuid7
-from services.runtime.settings import Transport
 from tests.platform_calls import invoke
-from tests.transports import CLIENT, METHODS, Served, served
+from tests.transports import CLIENT, METHODS, Door, Served, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TRANSPORTS: Final[tuple[Transport, ...]] = ("grpcio", "native")
+TRANSPORTS: Final[tuple[Door, ...]] = ("grpcio", "native", "peers")
+FOR_CLIENTS: Final[tuple[Door, ...]] = ("grpcio", "native")
 _SERVICE: Final = "/dmp.document.v1.DocumentService"
 GET, READ, SUBMIT = (METHODS[f"{_SERVICE}/{name}"] for name in ("GetDocument", "ReadDocument", "SubmitDocuments"))
 FORGED: Final = f"By=spiffe://dmp.local/service/document;Hash={'a' * 64};URI=spiffe://dmp.local/service/gateway"
@@ -93,8 +93,8 @@ async def test_health_is_told_to_whom_the_platform_knows_and_watched(running: Se
     assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_reflection_lists_the_service_where_it_is_switched_on(transport: Transport) -> None:
+@pytest.mark.parametrize("transport", FOR_CLIENTS)
+async def test_reflection_lists_the_service_where_it_is_switched_on(transport: Door) -> None:
     async with served(transport, reflection=True) as service:
         info: Any = service.channel().stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
         asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
@@ -104,8 +104,8 @@ async def test_reflection_lists_the_service_where_it_is_switched_on(transport: T
         assert (await seen_call(service)).peer == CLIENT
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_reflection_client_of_others_learns_the_messages(transport: Transport) -> None:
+@pytest.mark.parametrize("transport", FOR_CLIENTS)
+async def test_a_reflection_client_of_others_learns_the_messages(transport: Door) -> None:
     """grpcio-reflection's own client, which builds descriptors and needs all files that a contract imports."""
     async with served(transport, reflection=True) as service:
         shown = client_credentials(service.authority.internal(CLIENT))
@@ -121,7 +121,7 @@ async def test_a_reflection_client_of_others_learns_the_messages(transport: Tran
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_stopping_server_finishes_what_it_has_begun_and_takes_nothing_new(transport: Transport) -> None:
+async def test_a_stopping_server_finishes_what_it_has_begun_and_takes_nothing_new(transport: Door) -> None:
     async with served(transport) as service:
         began = asyncio.Semaphore(0)
 
@@ -145,7 +145,7 @@ async def test_a_stopping_server_finishes_what_it_has_begun_and_takes_nothing_ne
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_peers_leave_a_server_that_stops_before_it_refuses_anybody(transport: Transport) -> None:
+async def test_peers_leave_a_server_that_stops_before_it_refuses_anybody(transport: Door) -> None:
     """Whom they have not left by then loses calls: those sent before its end is known, and too late for it."""
     async with served(transport) as staying, served(transport, beside=staying) as leaving:
         peer = Peer("document", f"{staying.address},{leaving.address}", staying.settings)

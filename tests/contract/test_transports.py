@@ -1,6 +1,6 @@
 """What a client sees of a service is the same on every transport: answers, refusals, limits, cancellations, the end.
 
-Each test runs on `grpcio` with its own TLS and on `native` behind a real Envoy.
+Each test runs on `grpcio` with its own TLS, on `native` behind a real Envoy, and at the door for peers beside it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from ops.local.state import State
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, FieldViolation
 from services.runtime.identifiers import dossier_name, new_health_id, uuid7
-from services.runtime.settings import Transport
 from tests.platform_calls import attempt, invoke, refusal_of
 from tests.platform_fixture import eventually
-from tests.transports import CLIENT, METHODS, Served, served
+from tests.transports import CLIENT, METHODS, Door, Served, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TRANSPORTS: Final[tuple[Transport, ...]] = ("grpcio", "native")
+TRANSPORTS: Final[tuple[Door, ...]] = ("grpcio", "native", "peers")
 _SERVICE: Final = "/dmp.document.v1.DocumentService"
 GET, READ, SUBMIT = (METHODS[f"{_SERVICE}/{name}"] for name in ("GetDocument", "ReadDocument", "SubmitDocuments"))
 FORGED: Final = f"By=spiffe://dmp.local/service/document;Hash={'a' * 64};URI=spiffe://dmp.local/service/gateway"

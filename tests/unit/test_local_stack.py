@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -260,6 +261,18 @@ def test_the_address_of_a_replicated_service_names_all_its_replicas(state: State
     first, second = (around.ports.address(Endpoint("document", number)) for number in (0, 1))
     assert around.target("document") == f"ipv4:{first},{second}"
     assert around.target("consent") == around.ports.address(Endpoint("consent"))
+
+
+def test_on_native_the_services_call_each_other_past_the_terminators(state: State) -> None:
+    around = dataclasses.replace(surroundings(state, {**ONE_OF_EACH, "document": 2}), transport="native")
+    authority = CertificateAuthority(state)
+    settings = {service: around.settings(service, 0, authority.service(service)) for service in SERVICES}
+    assert {service for service in SERVICES if settings[service].peer_listen is None} == {"gateway"}
+    second = around.settings("document", 1, authority.service("document")).peer_listen
+    for each in settings.values():
+        assert each.consent_address == settings["consent"].peer_listen
+        assert each.document_address == f"ipv4:{settings['document'].peer_listen},{second}"
+    assert around.target("consent") != settings["consent"].peer_listen, "clients go through them"
 
 
 def test_a_service_is_not_told_our_own_settings(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,13 @@ def moved(environment: Mapping[str, str], root: Path) -> dict[str, str]:
     }
 
 
+def called_at(rendering: Rendering, name: str) -> int:
+    """The port at which the other services call one: that for peers, where it has one."""
+    ports = {port["name"]: port["port"] for port in rendering.one("Service", name)["spec"]["ports"]}
+    number: int = ports.get("peers", ports["grpc"])
+    return number
+
+
 @rendered
 @each_workload
 def test_ports_are_the_same_wherever_they_are_named(directory: str, name: ServiceName) -> None:
@@ -151,6 +158,8 @@ def test_ports_are_the_same_wherever_they_are_named(directory: str, name: Servic
     listens = {"health": port_of(told["DMP_HEALTH_LISTEN"])}
     if told.get("DMP_TRANSPORT") != "native":  # else Envoy has the port: test_manifests_native.py
         listens["grpc"] = port_of(told["DMP_LISTEN"])
+    if "DMP_PEER_LISTEN" in told:
+        listens["peers"] = port_of(told["DMP_PEER_LISTEN"])
     if name == "gateway":
         listens["https"] = port_of(told["DMP_HTTP_LISTEN"])
         listens["mutual-tls"] = port_of(told["DMP_MUTUAL_TLS_LISTEN"])
@@ -177,7 +186,7 @@ def test_a_workload_is_told_where_those_are_whom_it_calls(directory: str, name: 
         assert (address is not None) == (peer in CALLS[name])
         if address is not None:
             service = rendering.one("Service", peer)["spec"]
-            assert address == f"dns:///{peer}:{service['ports'][0]['port']}"
+            assert address == f"dns:///{peer}:{called_at(rendering, peer)}"
             assert service["ports"][0]["name"] == "grpc"
             assert service["clusterIP"] == "None"
 
@@ -187,7 +196,8 @@ def test_a_workload_is_told_where_those_are_whom_it_calls(directory: str, name: 
 def test_the_network_lets_through_the_calls_of_the_design_and_no_other(directory: str, name: ServiceName) -> None:
     rendering = Rendering.of(directory)
     pod = rendering.pod(name)
-    assert rendering.reaches(pod, "egress", 8443) == CALLS[name]
+    for peer in SERVICES:
+        assert (peer in rendering.reaches(pod, "egress", called_at(rendering, peer))) == (peer in CALLS[name])
     callers = {caller for caller in SERVICES if name in CALLS[caller]}
     inward = list(rendering.allowed(pod, "ingress"))
     if name == "gateway":
@@ -197,8 +207,9 @@ def test_the_network_lets_through_the_calls_of_the_design_and_no_other(directory
         assert operators.namespaces, "operators only from namespaces that are theirs"
         assert operators.ports == {8446}
     else:
-        assert rendering.reaches(pod, "ingress", 8443) == callers
-        assert {(peer.namespaces is None, peer.ports) for peer in inward} == {(True, frozenset({8443}))}
+        assert rendering.reaches(pod, "ingress", called_at(rendering, name)) == callers
+        served = frozenset(port["port"] for port in rendering.one("Service", name)["spec"]["ports"])
+        assert {(peer.namespaces is None, peer.ports) for peer in inward} == {(True, served)}
     outward = {port for peer in rendering.allowed(pod, "egress") if peer.namespaces for port in peer.ports}
     further = {
         "gateway": {6379, 443},  # Redis, the professionals' issuer

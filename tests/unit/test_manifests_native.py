@@ -56,6 +56,15 @@ def test_envoy_has_the_port_and_the_service_the_socket(name: ServiceName) -> Non
 
 
 @each_workload
+def test_the_other_services_come_in_beside_envoy_and_partners_through_it(name: ServiceName) -> None:
+    told = Rendering.of(NATIVE).environment(container(Rendering.of(NATIVE).pod(name)))
+    addresses = {value for key, value in told.items() if key.endswith("_ADDRESS")}
+    assert addresses
+    assert {address.rpartition(":")[2] for address in addresses} == {"8447"}
+    assert told.get("DMP_PEER_LISTEN") == (None if name == "gateway" else "0.0.0.0:8447")
+
+
+@each_workload
 def test_both_run_as_the_one_user_who_may_open_the_socket(name: ServiceName) -> None:
     pod = Rendering.of(NATIVE).pod(name)
     for each in (container(pod, "envoy"), container(pod)):

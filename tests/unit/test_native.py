@@ -94,3 +94,11 @@ def test_native_listens_on_a_unix_socket_and_only_native_does(wrong: dict[str, s
         load(ServiceSettings, wrong)
     right = load(ServiceSettings, {"DMP_TRANSPORT": "native", "DMP_LISTEN": "unix:/run/dmp/grpc.sock"})
     assert right.transport == "native"
+
+
+def test_only_native_has_a_door_of_its_own_for_peers() -> None:
+    peers = {"DMP_PEER_LISTEN": "127.0.0.1:8447"}
+    with pytest.raises(SettingsError, match="DMP_PEER_LISTEN"):
+        load(ServiceSettings, {"DMP_LISTEN": "127.0.0.1:8443"} | peers)
+    native = {"DMP_TRANSPORT": "native", "DMP_LISTEN": "unix:/run/dmp/grpc.sock"}
+    assert load(ServiceSettings, native | peers).peer_listen == "127.0.0.1:8447"
