@@ -51,16 +51,19 @@ LEAST: Final[Mapping[tuple[Name, Transport, int], float]] = {
 REPLICAS: Final[Mapping[ServiceName, int]] = {"document": 2, "gateway": 2}
 """As k8s/base."""
 CALLS_A_CONNECTION: Final = 64
-_REST: Final = 0.25
+_REST, _LOOKS = 0.25, 60
 _AT_REST: Final = 0.05
 """Seconds of CPU of all services in so many seconds of rest."""
-_WARM_UP: Final = 0.4
+TURNS: Final = 2
+"""Times that each workload is measured, between two baselines each time: the speed of a machine wanders."""
+_WARM_UP: Final = 0.3
+_BASELINE_SECONDS: Final = 0.6
 _NOTES: Final = (
     "by: `native` at its socket, beside grpcio's echo without TLS; `native+tls` through Envoy, beside that over TLS",
     "document and gateway have two replicas, as deployed; the echo has one, and so a processor for itself",
     "one connection for each 64 calls, to the replicas in turn, and as many to the echo",
     "each once the platform rests: what it makes of the trail (counts, notices) it makes when calls leave room",
-    "p50 and p99 in ms; cpu: of all processes, the generator too, for one call; echo/s: just before and just after",
+    "p50 and p99 in ms; cpu: of all processes, the generator too, for one call; echo/s: before and after each turn",
 )
 
 
@@ -197,31 +200,36 @@ async def _level(stack: Stack, side: Side, in_flight: int, seconds: float) -> li
     async def called(work: Workload, seconds: float) -> Measurement:
         return await load.measure(work, in_flight, warm_up=_WARM_UP, seconds=seconds, connections=side.connections)
 
-    await rested(stack)
-    before = await called(side.baseline, 0.8)
-    echo = await called(side.echo, 1)
-    after = await called(side.baseline, 0.8)
-    lines = [(Line(row("echo", side.transport, in_flight, echo), pooled((before, after)).rate, None), 0)]
+    async def between(work: Workload) -> tuple[Measurement, Measurement, float]:
+        """The workload and the baseline in turn, and the CPU seconds that the workload took."""
+        await rested(stack)
+        baselines, measured, cpu = [await called(side.baseline, _BASELINE_SECONDS)], list[Measurement](), 0.0
+        for _ in range(TURNS):
+            used = _cpu(stack)
+            measured.append(await called(work, seconds / TURNS))
+            cpu += _cpu(stack) - used
+            await rested(stack)
+            baselines.append(await called(side.baseline, _BASELINE_SECONDS))
+        return pooled(measured), pooled(baselines), cpu
+
+    echo, baseline, _ = await between(side.echo)
+    lines = [(Line(row("echo", side.transport, in_flight, echo), baseline.rate, None), 0)]
     for name, work in side.reads.items():
         await work.prepare(seconds)
-        await rested(stack)
-        before = await called(side.baseline, 0.8)
-        used = _cpu(stack)
-        measured = await called(work.load, seconds)
-        cpu = (_cpu(stack) - used) / measured.answered * 1e6
-        after = await called(side.baseline, 0.8)
-        rate = pooled((before, after)).rate
-        lines.append((Line(row(name, side.transport, in_flight, measured), rate, round(cpu)), measured.answered))
+        measured, baseline, cpu = await between(work.load)
+        each = Line(row(name, side.transport, in_flight, measured), baseline.rate, round(cpu / measured.answered * 1e6))
+        lines.append((each, measured.answered))
     return lines
 
 
 async def rested(stack: Stack) -> None:
-    """Returns when the platform has done what was left to do behind its answers: a load must not pay for another's."""
-    busy = True
-    while busy:
+    """Returns when the platform has done what was left to do behind its answers, or after a quarter of a minute: a load
+    must not pay for another's."""
+    for _ in range(_LOOKS):
         before = _services(stack)
         await asyncio.sleep(_REST)
-        busy = _services(stack) - before > _AT_REST
+        if _services(stack) - before < _AT_REST:
+            return
 
 
 def _services(stack: Stack) -> float:
@@ -258,7 +266,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.native", description="Measure reads on the native transport."
     )
-    parser.add_argument("--seconds", type=float, default=2.5, help="for each workload at each level (2.5)")
+    parser.add_argument("--seconds", type=float, default=2.4, help="for each workload at each level (2.4)")
     parser.add_argument("--quick", action="store_true", help="write nothing")
     arguments = parser.parse_args()
     out, busy = Console(highlight=False, width=100), load_before()

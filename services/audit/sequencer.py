@@ -64,7 +64,7 @@ class AppendLimits(NamedTuple):
 
     batch_events: int = 512
     pending_events: int = 8192
-    alone_events: int = 128
+    alone_events: int = 48
 
 
 class _Sealed(NamedTuple):

@@ -41,7 +41,7 @@ _MANY: Final = 64
 """A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
 _LARGE: Final = 86
 """One more batch in turns may be under way where so many wait: a third of 256."""
-_COMING_BACK: Final = (0.25, 0.005)
+_COMING_BACK: Final = (0.25, 0.012)
 """Those who have just been answered are waited for so much of the time that it took, and so many seconds at most."""
 
 
