@@ -15,8 +15,9 @@ from typing import Any
 from dmp.common.v1 import error_reason_pb2 as reasons
 from gateway.registration import Registration
 from gateway.store import ClientRow, Store
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError
+from services.runtime.pace import PACE
 from services.runtime.postgres import translate
 
 

@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from dmp.gateway.v1 import relay_pb2
 from gateway.callers import Caller
 from services.runtime.channels import Peer
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.context import is_urgent
 from services.runtime.errors import DmpError, from_status
+from services.runtime.pace import PACE
 from services.runtime.relayed import PATH
 
 TOGETHER: Final = frozenset({"/dmp.document.v1.DocumentService/GetDocument"})

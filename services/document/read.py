@@ -33,10 +33,11 @@ from services.document.linked import Elsewhere, as_asked, elsewhere
 from services.document.store.reading import DocumentStore, FoundDocument, translated
 from services.document.store.rows import DocumentKey, DocumentRow
 from services.runtime.checks import dossiers_read
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import document_name
+from services.runtime.pace import PACE
 from services.runtime.sealing import DossierKey
 
 CHUNK_BYTES: Final = 64 * 1024

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.consent.v1 import consent_pb2
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, from_status, unavailable
 from services.runtime.identifiers import dossier_name
+from services.runtime.pace import PACE
 from services.runtime.wire import embedded, varint
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from weakref import WeakSet
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.context import callers_a_turn, hurry, is_urgent
-from services.runtime.errors import DmpError, unavailable
+from services.runtime.errors import DmpError, own_copy, unavailable
+from services.runtime.pace import Pace
 
 # Every live coalescer of the process, for the metrics.
 _live: WeakSet[Coalescer[Any, Any]] = WeakSet()
@@ -33,16 +34,8 @@ _log = logging.getLogger(__name__)
 _FULL_RETRY_AFTER = 1.0
 _NEVER: Final = float("inf")
 
-PACE = 0.002
-"""Seconds at least between the batches of a request path (docs/decisions/0010)."""
-_LONGEST: Final = {False: 0.012, True: 0.006}
-"""Seconds at most, however slow or full the batches are; True where they go in turns."""
-_MANY: Final = 64
-"""A batch of so many items is followed by the next one at the earliest after twice the time that it took."""
 _LARGE: Final = 86
 """One more batch in turns may be under way where so many wait: a third of 256."""
-_COMING_BACK: Final = (0.25, 0.012)
-"""Those who have just been answered are waited for so much of the time that it took, and so many seconds at most."""
 
 
 _Batch: TypeAlias = "dict[asyncio.Future[Result | DmpError], tuple[Item, float]]"
@@ -77,8 +70,6 @@ class Coalescer(Generic[Item, Result]):
         "__weakref__",
         "_alarm_at",
         "_closing",
-        "_coming_back",
-        "_coming_back_until",
         "_context",
         "_drained",
         "_express",
@@ -87,10 +78,6 @@ class Coalescer(Generic[Item, Result]):
         "_grouped",
         "_groups",
         "_in_flight",
-        "_last_size",
-        "_last_start",
-        "_last_took",
-        "_longest",
         "_loop",
         "_max_batch",
         "_max_pending",
@@ -101,7 +88,6 @@ class Coalescer(Generic[Item, Result]):
         "_running",
         "_send",
         "_timer",
-        "_turns",
         "batches_sent",
         "items_refused",
         "items_sent",
@@ -130,13 +116,8 @@ class Coalescer(Generic[Item, Result]):
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._in_flight = in_flight
-        self._pace = pace
-        self._turns = in_flight if in_turns else 1
+        self._pace = Pace(pace, in_flight if in_turns else 1, in_turns=in_turns)
         self._more = 1 if in_turns else 0
-        self._longest = _LONGEST[in_turns]
-        self._last_start = float("-inf")
-        self._last_size = 0
-        self._last_took = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         # Insertion-ordered: a queue from which a cancelled item leaves in constant time.
         self._pending: _Batch[Result, Item] = {}
@@ -145,8 +126,6 @@ class Coalescer(Generic[Item, Result]):
         self._alarm_at = _NEVER
         self._flush_due = False
         self._gathering: asyncio.TimerHandle | None = None
-        # How many would wait if all who were answered last asked again, and the loop's time until which they may.
-        self._coming_back, self._coming_back_until = 0, float("-inf")
         # Callers who bring several items at once and are not through with it; whether what waits, and what left last,
         # has such items.
         self._groups = 0
@@ -217,7 +196,7 @@ class Coalescer(Generic[Item, Result]):
         self._pending[future] = (item, ends)
         if not self._flush_due and self._may_send():
             self._schedule(loop)
-        elif self._gathering is not None and len(self._pending) >= self._coming_back:
+        elif self._gathering is not None and len(self._pending) >= self._pace.expected:
             self._gathering.cancel()
             self._gathering = None
             loop.call_soon(self._flush, context=self._context)
@@ -236,18 +215,17 @@ class Coalescer(Generic[Item, Result]):
             self._groups -= 1
             if self._pending:
                 self._grouped = (True, self._grouped[1])
-                self._coming_back_until = float("-inf")
+                self._pace.nobody_comes_back()
                 if not self._groups:
                     self._go_on()
 
     def _go_on(self) -> None:
         """What waited for a group to be whole, or for somebody to come back, does not any more."""
-        loop = asyncio.get_running_loop()
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering, self._flush_due = None, False
         if not self._flush_due and self._may_send():
-            self._schedule(loop)
+            self._schedule(asyncio.get_running_loop())
 
     def give_up(self, future: asyncio.Future[Result | DmpError]) -> None:
         """Nobody waits for this answer: its item leaves the queue if it is still there."""
@@ -281,24 +259,15 @@ class Coalescer(Generic[Item, Result]):
         """The next batch leaves at the next turn of the loop, but not before its pace allows."""
         self._flush_due = True
         now = loop.time()
-        wait = self._last_start + self._spacing() - now
-        if now < self._coming_back_until and len(self._pending) < self._coming_back and not self._closing:
-            wait = max(wait, self._coming_back_until - now)
-            self._gathering = loop.call_later(wait, self._flush, context=self._context)
+        wait, patience = self._pace.wait(now), self._pace.patience(now, len(self._pending))
+        if patience and not self._closing:
+            self._gathering = loop.call_later(max(wait, patience), self._flush, context=self._context)
             return
-        alone = self._last_size <= 1 and not self._running and len(self._pending) == 1
+        alone = self._pace.single() and not self._running and len(self._pending) == 1
         if wait <= 0 or alone or self._closing:
             loop.call_soon(self._flush, context=self._context)
         else:
             loop.call_later(wait, self._flush, context=self._context)
-
-    def _spacing(self) -> float:
-        """Seconds from the start of the last batch to that of the next: as long as the last one took, and the longer
-        the more were in it, for what a batch costs whatever its size is then shared by more (decisions/0010)."""
-        if not self._pace:
-            return 0.0
-        unhurried = self._last_took / self._turns * (1 + self._last_size / _MANY)
-        return max(self._pace, min(unhurried, self._longest))
 
     def _flush(self) -> None:
         """Sends what waits, as far as ``in_flight`` allows. A group that is not whole yet sends when it is."""
@@ -307,7 +276,7 @@ class Coalescer(Generic[Item, Result]):
             loop = asyncio.get_running_loop()
             taken = self._take()
             task = loop.create_task(self._run(taken), context=contextvars.Context())
-            self._last_start, self._last_size = loop.time(), len(taken)
+            self._pace.began(loop.time(), len(taken))
             self._running[task] = taken
             task.add_done_callback(self._ended, context=self._context)
         if self._closing and not self._running:  # and so nothing waits
@@ -362,15 +331,14 @@ class Coalescer(Generic[Item, Result]):
             _log.exception("coalesced batch failed", extra={"dependency": self._name, "items": len(batch)})
             self._fail(batch, self._unavailable())
         finally:
-            self._last_took = asyncio.get_running_loop().time() - started
+            self._pace.took = asyncio.get_running_loop().time() - started
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A batch has ended: the next one leaves; if it was cancelled, the loop is ending and nothing more does."""
         answered = len(self._running.pop(task))
         if self._more and not self._running and not self._grouped[1]:
-            self._coming_back = min(answered + len(self._pending), self._max_batch)
-            patience = min(self._last_took * _COMING_BACK[0], _COMING_BACK[1])
-            self._coming_back_until = asyncio.get_running_loop().time() + patience
+            coming = min(answered + len(self._pending), self._max_batch)
+            self._pace.comes_back(asyncio.get_running_loop().time(), coming)
         if task.cancelled():
             self._closing = True
             stranded, self._pending = self._pending, {}
@@ -405,7 +373,7 @@ class Coalescer(Generic[Item, Result]):
         """Answers every item with its own copy of ``error`` (a shared exception would mix the callers' tracebacks)."""
         for future in batch:
             if not future.done():
-                future.set_result(_copy(error))
+                future.set_result(own_copy(error))
 
     def _unavailable(self) -> DmpError:
         return unavailable(self._name)
@@ -425,14 +393,6 @@ class _Express(Coalescer[Item, Result]):
     async def _run(self, taken: _Batch[Result, Item]) -> None:
         hurry()
         await super()._run(taken)
-
-
-def _copy(error: DmpError) -> DmpError:
-    copied = DmpError(
-        error.reason, error.message, fields=error.fields, metadata=error.metadata, retry_after=error.retry_after
-    )
-    copied.__cause__ = error
-    return copied
 
 
 def pending_items(name: str) -> int:

@@ -89,6 +89,15 @@ def invalid(field: str, rule: str, description: str) -> DmpError:
     return DmpError(reasons.ERROR_REASON_INVALID_FIELD, fields=(FieldViolation(field, rule, description),))
 
 
+def own_copy(error: DmpError) -> DmpError:
+    """The same for one of several callers: a shared exception would mix their tracebacks."""
+    copied = DmpError(
+        error.reason, error.message, fields=error.fields, metadata=error.metadata, retry_after=error.retry_after
+    )
+    copied.__cause__ = error
+    return copied
+
+
 def unavailable(dependency: str, retry_after: float | None = None) -> DmpError:
     """A DEPENDENCY_UNAVAILABLE error naming what cannot be reached."""
     return DmpError(

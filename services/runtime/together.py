@@ -24,10 +24,11 @@ import structlog
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime import faults
 from services.runtime.boundary import Context
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.errors import DmpError, unavailable
 from services.runtime.limits import Limit
 from services.runtime.observation import Calls, Watch
+from services.runtime.pace import PACE
 
 _MOST: Final = 128
 """Calls of a batch at most: with 256 in flight, two batches that take turns."""

@@ -20,11 +20,12 @@ from dmp.common.v1 import context_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime import faults, wire
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.context import Call
 from services.runtime.errors import DmpError, from_status, unavailable
 from services.runtime.identifiers import dossier_name, uuid7_bytes
 from services.runtime.outbox import OutboxRow
+from services.runtime.pace import PACE
 from services.runtime.wire import varint
 
 Append = Callable[[list[audit_pb2.AuditEvent]], Awaitable[Sequence[audit_pb2.AppendReceipt | DmpError]]]
