@@ -77,6 +77,8 @@ class Held:
     def end(self) -> None:
         """It has to make room."""
         self._ended = True
+        if self._timeout.expired():  # it is ending already, and its task has yet to run
+            return
         self._timeout.reschedule(asyncio.get_running_loop().time())
 
     async def __aenter__(self) -> Held:

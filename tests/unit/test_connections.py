@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -167,6 +168,28 @@ async def test_where_too_much_is_held_the_one_that_has_taken_nothing_for_longest
     assert ended == ["does not"]
     await asyncio.gather(first, third)
     assert ended == ["does not"]
+
+
+async def test_one_that_is_ending_already_makes_room_for_who_comes_at_that_moment() -> None:
+    """Its time is over, and its task has not run since: the newcomer must not be told of it."""
+    loop, answers, comes = asyncio.get_running_loop(), Answers(100), asyncio.Event()
+
+    async def never_taken() -> None:
+        async with answers.hold(100, 0.05):
+            await asyncio.sleep(60)
+
+    async def newcomer() -> bool:
+        await comes.wait()
+        async with answers.hold(100, 60.0):
+            return True
+
+    slow, other = asyncio.create_task(never_taken()), asyncio.create_task(newcomer())
+    await asyncio.sleep(0)
+    loop.call_later(0.04, comes.set)  # in one turn of the loop: the newcomer's task runs before the one that ended
+    loop.call_later(0.03, time.sleep, 0.05)
+    assert await other
+    with pytest.raises(TooSlow):
+        await slow
 
 
 async def test_a_single_answer_may_be_larger_than_all_that_is_held() -> None:
