@@ -5,11 +5,12 @@ Pure: values in, values or DmpError out. An absent element reads as empty ('', N
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from dataclasses import dataclass
 from typing import Any
+
+import pybase64
 
 from gateway.fhir.refusals import invalid, metadata, unsupported
 from services.runtime.errors import DmpError
@@ -128,7 +129,7 @@ class Node:
         if len(text) % 4:
             raise node.error("base64", "the base64 is truncated: its length is not a multiple of four")
         try:
-            return base64.b64decode(text, validate=True)
+            return pybase64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise node.error("base64", "this is not base64") from None
 
