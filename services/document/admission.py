@@ -141,7 +141,7 @@ class Admission:
         set_id, submitted_at = uuid7(), _submitted_at(prospect, moment)
         places = place_all(self._newcomers(prospect), around.documents, month_before(submitted_at))
         answer = document_pb2.SubmitDocumentsResponse(submission_set=request.submission_set)
-        self._complete_set(answer.submission_set, call, set_id, submitted_at)
+        self._complete_set(answer.submission_set, prospect, set_id, submitted_at)
         folders, folder_ids = self._filing.folders(request, around.taken, key, answer, moment)
         contents: dict[uuid.UUID, NewContent] = {}
         new: list[NewDocument] = []
@@ -290,13 +290,19 @@ class Admission:
         )
 
     def _complete_set(
-        self, submission_set: document_pb2.SubmissionSet, call: Call, set_id: uuid.UUID, submitted_at: datetime
+        self, submission_set: document_pb2.SubmissionSet, prospect: Prospect, set_id: uuid.UUID, submitted_at: datetime
     ) -> None:
+        """What the record says of a set, and what follows when the producer said nothing: who hands in, and for the act
+        that led to it the sector in which its document was made (PDSm: designationType is of TRE_R02-SecteurActivite
+        among others; ITI-105 has no other word for it). What is taken over stays as it was there."""
+        call = prospect.call
         submission_set.name = submission_set_name(call.health_id, set_id)
         submission_set.submit_time.CopyFrom(timestamp(submitted_at))
         submission_set.status = document_pb2.DOCUMENT_STATUS_APPROVED
         if not submission_set.HasField("author"):
             submission_set.author.CopyFrom(_author_of(call.actor))
+        if not (submission_set.HasField("content_type") or call.actor.takes_over_host):
+            submission_set.content_type.CopyFrom(prospect.prepared[0].document.facility_type)
 
     def _set(
         self,

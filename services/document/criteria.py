@@ -14,7 +14,7 @@ from services.document import author_names, titles
 from services.document.authorship import Authorship
 from services.document.store.searching import Criteria, Order, Span
 from services.document.times import instant, is_valid
-from services.document.unique_ids import UniqueIds
+from services.document.unique_ids import UniqueIds, entry_uuid
 from services.runtime.errors import invalid
 
 ORDERS: Final = {
@@ -70,6 +70,7 @@ class CriteriaReader:
             submitted=span(request.submit_time, "submit_time"),
             changed=span(request.change_time, "change_time"),
             title_dossiers=[health_id for health_id, _ in title] or None,
+            entry_ids=[found for one in unique_ids if (found := entry_uuid(one)) is not None] or None,
         )
 
     def names(self, health_ids: Sequence[int], part: author_names.Part, names: Sequence[str]) -> list[int] | None:

@@ -26,7 +26,7 @@ from services.document.store.reading import DocumentStore, translated
 from services.document.store.rows import DocumentKey, DocumentRow
 from services.document.store.searching import SealedItem, SearchStore
 from services.document.times import timestamp
-from services.document.unique_ids import UniqueIds
+from services.document.unique_ids import UniqueIds, entry_uuid
 from services.runtime.checks import dossiers_read
 from services.runtime.context import Call
 from services.runtime.errors import DmpError
@@ -149,7 +149,9 @@ class Lister:
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():
-            page = await self._store.sets(dossiers, self._view(call, decision), criteria, position, size + 1)
+            page = await self._store.sets(
+                dossiers, self._view(call, decision), criteria, position, size + 1, entry_uuid(request.unique_id)
+            )
         shown = page.items[:size]
         response = document_pb2.ListSubmissionSetsResponse(total_size=page.total)
         if shown:
@@ -172,7 +174,9 @@ class Lister:
         position = after(self._tokens, request.page_token, scope)
         with translated():
             dossiers = dossiers_read(call.health_id, decision)
-            page = await self._store.folders(dossiers, self._view(call, decision), criteria, position, size + 1)
+            page = await self._store.folders(
+                dossiers, self._view(call, decision), criteria, position, size + 1, entry_uuid(request.unique_id)
+            )
         response = document_pb2.ListFoldersResponse(total_size=page.total)
         if page.items:
             keys = await self._opener.keys(call, (item.health_id for item in page.items[:size]))

@@ -34,6 +34,13 @@ def spellings(identifier: InstanceId) -> frozenset[str]:
     return frozenset({f"{root}^{extension}", f"{root}.{extension}"})
 
 
+def entry_uuid(identifier: str) -> uuid.UUID | None:
+    """The UUID that an identifier is. An entryUUID, which the record gives, is one too: a search by identifier finds by
+    either."""
+    bare = canonical(identifier)
+    return uuid.UUID(bare) if _UUID.fullmatch(bare) else None
+
+
 class UniqueIds:
     """Keyed digests of identifiers, under the oldest live generation, which decides uniqueness (design §8)."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2 as pb
 from services.document.naming import AuthorNaming
@@ -110,3 +112,32 @@ async def test_a_span_that_is_left_out_takes_nothing_else_with_it(world: World) 
     without.ClearField("excluded_end_time")
     with refused(reasons.ERROR_REASON_INVALID_FIELD):
         await world.search(create_time=without)
+
+
+async def test_an_identifier_is_the_producers_or_the_one_that_the_record_gave(world: World) -> None:
+    """MHD: `identifier` is masterIdentifier or identifier, and identifier holds the entryUUID too."""
+    made, other = await world.add(), await world.add()
+    answer = await world.search(unique_id=made.entry_id)
+    assert [document.name for document in answer.documents] == [made.name]
+    both = await world.search(unique_ids=[made.unique_id, other.entry_id])
+    assert {document.name for document in both.documents} == {made.name, other.name}
+    assert (await world.search(unique_id=str(uuid.uuid4()))).total_size == 0
+    servicer, parent = world.service.servicer, dossier_name(world.dossier)
+    for unique_id, found in ((made.submission_set[-36:], [made.submission_set]), (made.entry_id, [])):
+        request = pb.ListSubmissionSetsRequest(parent=parent, unique_id=unique_id)
+        listed = await servicer.ListSubmissionSets(request, call("ListSubmissionSets", world.dossier))
+        assert [each.name for each in listed.submission_sets] == found
+
+
+async def test_a_set_whose_act_is_not_said_has_the_sector_of_its_document(world: World) -> None:
+    """MHD requires a contentTypeCode of a set, and a simplified publication has no word for it."""
+    made = (await world.submit((plain_metadata(new_oid()), b"%PDF-1.7 a"))).submission_set
+    sector = plain_metadata(new_oid()).facility_type
+    assert made.content_type.code == sector.code
+    for code, total in ((sector.code, 1), ("other", 0)):
+        request = pb.ListSubmissionSetsRequest(parent=dossier_name(world.dossier), content_types=[code])
+        listed = await world.service.servicer.ListSubmissionSets(request, call("ListSubmissionSets", world.dossier))
+        assert listed.total_size == total
+    said = submission(world.dossier, (pb.Document(), cda(new_oid())))
+    said.submission_set.content_type.system, said.submission_set.content_type.code = "1.2.250.1.213.2.2", "04"
+    assert (await world.send(said)).submission_set.content_type.code == "04"

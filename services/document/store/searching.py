@@ -46,7 +46,8 @@ _MATCHES: Final = """
     AND ($19::bytea[] IS NULL OR d.author_digests && $19)
     AND ($20::bytea[] IS NULL OR d.institution_digests && $20)
     AND ($21::bytea[] IS NULL OR d.reference_digests && $21)
-    AND ($22::bytea[] IS NULL OR d.unique_id_digest = ANY($22))
+    AND ($22::bytea[] IS NULL OR d.unique_id_digest = ANY($22) OR d.document_id = ANY($54::uuid[])
+        OR d.entry_id = ANY($54))
     AND ($23::uuid[] IS NULL OR d.document_id = ANY($23) OR d.entry_id = ANY($23))
     AND ($24::uuid IS NULL OR $24 = ANY(d.folder_ids))
     AND ($25::text[] IS NULL OR d.relations && $25)
@@ -113,7 +114,7 @@ WITH known AS MATERIALIZED (
     AND ($16::text[] IS NULL OR s.content_type = ANY($16))
     AND ($17::bytea[] IS NULL OR s.author_digests && $17)
     AND ($18::bytea[] IS NULL OR s.institution_digests && $18)
-    AND ($19::bytea IS NULL OR s.unique_id_digest = $19)
+    AND ($19::bytea IS NULL OR s.unique_id_digest = $19 OR s.submission_set_id = $26::uuid)
     AND ($20::bigint[] IS NULL OR s.author_name_digests && $20)
     AND ($21::bigint[] IS NULL OR s.author_name_digests && $21)
     AND ($22::uuid IS NULL OR s.submission_set_id = $22)
@@ -146,7 +147,7 @@ WITH known AS MATERIALIZED (
     WHERE f.health_id = ANY($1::bigint[])
     AND ($11::timestamptz IS NULL OR f.updated_at >= $11) AND ($12::timestamptz IS NULL OR f.updated_at < $12)
     AND ($13::timestamptz IS NULL OR f.updated_at < $13 OR f.updated_at >= $14)
-    AND ($15::bytea IS NULL OR f.unique_id_digest = $15)
+    AND ($15::bytea IS NULL OR f.unique_id_digest = $15 OR f.folder_id = $21::uuid)
     AND ($16::text[] IS NULL OR f.codes && $16)
     AND ($17::uuid IS NULL OR f.folder_id = $17)
     AND EXISTS (
@@ -241,6 +242,8 @@ class Criteria(NamedTuple):
     changed: Span = Span()
     title_dossiers: list[int] | None = None
     """Of which dossier each of `title_digests` is: their key is a dossier's."""
+    entry_ids: list[uuid.UUID] | None = None
+    """What matches as well as `unique_id_digests`."""
 
     def values(self) -> list[Any]:
         """The parameters from $11 on."""
@@ -334,22 +337,36 @@ class SearchStore:
         limit: int,
     ) -> Page:
         """At most `limit` documents after a position that match and may be known of, and their total."""
-        values = (*criteria.values(), *(after or (None, None)), limit, criteria.title_dossiers)
+        values = (*criteria.values(), *(after or (None, None)), limit, criteria.title_dossiers, criteria.entry_ids)
         records = await self._pool.fetch(SEARCHES[order], health_ids, *view_values(view), *values)
         found = [tuple(record) for record in records if record["document_id"] is not None]
         return Page([DocumentRow._make(r[1:-1]) for r in found], [r[-1] for r in found], records[0]["known"])
 
     async def sets(
-        self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
+        self,
+        health_ids: Sequence[int],
+        view: View,
+        criteria: Sequence[Any],
+        after: Position | None,
+        limit: int,
+        entry_id: uuid.UUID | None = None,
     ) -> SealedPage:
-        """Submission sets with a document that may be known of; criteria are $11 to $22."""
-        return await self._sealed(SETS, health_ids, view, criteria, after, limit)
+        """Submission sets with a document that may be known of; criteria are $11 to $22, and `entry_id` matches as well
+        as a uniqueId among them."""
+        return await self._sealed(SETS, health_ids, view, criteria, after, limit, entry_id)
 
     async def folders(
-        self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
+        self,
+        health_ids: Sequence[int],
+        view: View,
+        criteria: Sequence[Any],
+        after: Position | None,
+        limit: int,
+        entry_id: uuid.UUID | None = None,
     ) -> SealedPage:
-        """Folders with a document that may be known of; criteria are $11 to $17."""
-        return await self._sealed(FOLDERS, health_ids, view, criteria, after, limit)
+        """Folders with a document that may be known of; criteria are $11 to $17, and `entry_id` matches as well as a
+        uniqueId among them."""
+        return await self._sealed(FOLDERS, health_ids, view, criteria, after, limit, entry_id)
 
     async def one_set(
         self, health_ids: Sequence[int], view: View, set_id: uuid.UUID
@@ -391,8 +408,9 @@ class SearchStore:
         criteria: Sequence[Any],
         after: Position | None,
         limit: int,
+        entry_id: uuid.UUID | None,
     ) -> SealedPage:
-        values = (*criteria, *(after or (None, None)), limit)
+        values = (*criteria, *(after or (None, None)), limit, entry_id)
         records = await self._pool.fetch(statement, health_ids, *view_values(view), *values)
         found = [tuple(record)[1:] for record in records if record[1] is not None]
         return SealedPage([SealedItem._make(values) for values in found], records[0]["known"])

@@ -620,7 +620,7 @@ class SubmissionSet(_message.Message):
     """comments are the producer's."""
     @_builtins.property
     def content_type(self) -> _coding_pb2.Coding:
-        """content_type is the act that led to the submission."""
+        """content_type is the act that led to the submission; left out, the sector in which the first document was made."""
 
     @_builtins.property
     def author(self) -> _coding_pb2.Author:
@@ -916,7 +916,7 @@ class SearchDocumentsRequest(_message.Message):
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     unique_id: _builtins.str
-    """unique_id is the producer's identifier; empty for any."""
+    """unique_id is the producer's identifier, or the entry_id that the record gave; empty for any."""
     page_size: _builtins.int
     """page_size is how many at most; 0 for 20; at most 200."""
     page_token: _builtins.str
@@ -996,7 +996,7 @@ class SearchDocumentsRequest(_message.Message):
 
     @_builtins.property
     def unique_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """unique_ids wanted, besides unique_id; empty for any."""
+        """unique_ids wanted, or entry_ids, besides unique_id; empty for any."""
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1642,7 +1642,7 @@ class ListSubmissionSetsRequest(_message.Message):
     source_id: _builtins.str
     """source_id of the producing system; empty for any."""
     unique_id: _builtins.str
-    """unique_id of the set; empty for any."""
+    """unique_id of the set, or the UUID in its name; empty for any."""
     page_size: _builtins.int
     """page_size is how many at most; 0 for 20; at most 200."""
     page_token: _builtins.str
@@ -1797,7 +1797,7 @@ class ListFoldersRequest(_message.Message):
     parent: _builtins.str
     """parent is `dossiers/{dossier}`."""
     unique_id: _builtins.str
-    """unique_id of the folder; empty for any."""
+    """unique_id of the folder, or the UUID in its name; empty for any."""
     page_size: _builtins.int
     """page_size is how many at most; 0 for 20; at most 200."""
     page_token: _builtins.str
