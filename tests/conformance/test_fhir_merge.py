@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -44,13 +44,14 @@ def numbered(patient: Patient) -> dict[str, str]:
     return {"patient.identifier": patient.identifier}
 
 
-async def merge(http: Http, merged: Patient, survivor: Patient) -> Json:
-    """ITI-104: the one is inactive and replaced by the other."""
+async def merge(http: Http, merged: Patient, survivor: Patient, **more: Any) -> Json:
+    """ITI-104: the one is inactive and replaced by the other; `more` is what the message says besides."""
     into = (await person_of(http, survivor))["id"]
     fed = {
         "resourceType": "Patient",
         "active": False,
         **traits(merged.person),
+        **more,
         "link": [{"other": {"reference": f"Patient/{into}"}, "type": "replaced-by"}],
     }
     answer = await http.send(
@@ -70,8 +71,9 @@ async def test_after_a_merge_the_documents_of_both_are_one_dossier_and_the_old_n
         (await sender.send("POST", "DocumentReference", simplified(patient, seed))).json()
         for sender, patient, seed in ((http, survivor, 1), (theirs, merged, 2))
     ]
-    written = await merge(http, merged, survivor)
+    written = await merge(http, merged, survivor, address=[{"city": "Saint-Malo"}])
     parsed(written)
+    assert written["address"][0]["city"] == "Saint-Malo"  # an update of who is merged, as PIXm has it
     assert (written["active"], written["link"][0]["type"]) == (False, "replaced-by")
     contents = {
         each["masterIdentifier"]["value"]: patient.cda(seed=seed)

@@ -26,12 +26,12 @@ from gateway.fhir.identifiers import PatientLink, parse_token, patient_identifie
 from gateway.fhir.node import LONGEST_URI, Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.person_out import read_person, write_person
-from gateway.fhir.refusals import ProtocolRefusal, incomplete, invalid, metadata
+from gateway.fhir.refusals import ProtocolRefusal, invalid, metadata
 from gateway.fhir.search import searchset
 from gateway.fhir.tables import people as table
 from gateway.fhir.tables.dossiers import GET_DOSSIER
 from gateway.fhir.versions import etag, version_of
-from services.runtime.errors import DmpError, FieldViolation
+from services.runtime.errors import DmpError
 from services.runtime.identifiers import dossier_name, person_name
 
 _WHY: Final = "ITI-104"
@@ -217,15 +217,18 @@ class People(Endpoints):
     async def _merge(
         self, exchange: Exchange, merging: tuple[int | None, Person, int], survivor: PatientLink, key: str
     ) -> Answer:
-        """A merge and nothing else: a Patient that also says something new of the person is refused, so that no part
-        of it is lost unseen."""
+        """A merge. PIXm puts it as an update of the person who is merged: what the Patient says that is new is first
+        written there, as any feed is, and is the survivor's to find. If the merge is then refused, that stands, and the
+        same message sent again merges."""
         merged, person, expected = merging
         if merged is None:
             raise DmpError(reasons.ERROR_REASON_UNKNOWN_PATIENT)
         before = GetPersonRequest(name=person_name(merged))
         current = (await self._backend.call(exchange.caller, table.GET, before)).person
         if not current.merged_into:
-            _check_merge(person, current, expected)
+            if expected and expected != current.version:
+                raise ProtocolRefusal(412, "If-Match", "the person has another version")
+            await self._update(exchange, merged, _completed(person, current), expected, key)
         health_id = await self._health_id(exchange, survivor)
         request = LinkPeopleRequest(
             name=person_name(health_id), merged=person_name(merged), reason=_WHY, request_id=key
@@ -246,26 +249,15 @@ def _survivor(patient: Node, base_url: str) -> PatientLink | None:
     return None
 
 
-def _check_merge(person: Person, current: Person, expected: int) -> None:
-    """412 when the person to be merged has another version than the request states; 422 for anything new about it."""
-    if expected and expected != current.version:
-        raise ProtocolRefusal(412, "If-Match", "the person has another version")
-    said = _fresh(person, current)
-    if said:
-        text = "a merge changes nothing else: send this first, without the link, and then the merge"
-        raise incomplete([FieldViolation(field, "merge", text) for field in said])
-
-
-def _fresh(person: Person, current: Person) -> list[str]:
-    """The elements of a Patient that say something of a person that is not known yet."""
-    unsaid = {"sex"} if person.traits.sex == SEX_UNKNOWN else set()  # as one is read that states none
-    found = [f"Patient.{_TRAITS.get(name, 'name')}" for name in _differing(person, current) if name not in unsaid]
-    if person.HasField("contact") and person.contact != current.contact:
-        found.append("Patient.address")
-    held = {(each.system, each.value) for each in current.identifiers}
-    if any((each.system, each.value) not in held for each in person.identifiers):
-        found.append("Patient.identifier")
-    return list(dict.fromkeys(found))
+def _completed(person: Person, current: Person) -> Person:
+    """What a Patient that is merged says, with what is known where it says nothing: it may be no more than a link."""
+    whole = Person()
+    whole.CopyFrom(person)
+    whole.traits.CopyFrom(current.traits)
+    for name in _differing(person, current):
+        if name != "sex" or person.traits.sex != SEX_UNKNOWN:  # as one is read that states none
+            setattr(whole.traits, name, getattr(person.traits, name))
+    return whole
 
 
 def _feed_key(exchange: Exchange, criterion: tuple[str, str], person: Person) -> str:
