@@ -48,6 +48,7 @@ _DEFINITIONS: Final[Mapping[str, str]] = {
     "DocumentReference-isArchived": f"{_PDSM}/PDSm-isArchived",
     "DocumentReference-period-start": f"{_PDSM}/PDSm-DocumentReference-period-start",
     "DocumentReference-period-end": f"{_PDSM}/PDSm-DocumentReference-period-end",
+    "List-isArchived": f"{_PDSM}/PDSm-isArchived",
     "List-authorOrg": f"{_PDSM}/PDSm-List-authorOrg",
     "List-designationType": f"{_MHD}/List-DesignationType",
     "List-sourceId": f"{_MHD}/List-SourceId",

@@ -121,12 +121,12 @@ class Endpoint:
             except ClientDisconnect:
                 return
             except DmpError as error:
-                answer = self._refusal(error)
+                answer = self._refusal(request, error)
             except TimeoutError:
-                answer = self._refusal(DmpError(ERROR_REASON_DEADLINE_EXCEEDED))
+                answer = self._refusal(request, DmpError(ERROR_REASON_DEADLINE_EXCEEDED))
             except Exception as error:  # noqa: BLE001 (the boundary: a defect is logged by type, never shown)
                 _log.error("request_failed", error_type=type(error).__name__, exc_info=error)
-                answer = self._refusal(DmpError(ERROR_REASON_INTERNAL))
+                answer = self._refusal(request, DmpError(ERROR_REASON_INTERNAL))
         response = answer if isinstance(answer, Response) else render(request, answer)
         if request.method in ("GET", "HEAD") and response.status_code == 200:
             response = _unless_known(request, response)
@@ -155,8 +155,11 @@ class Endpoint:
             return Answer(shown, 200, answer.headers)
         return answer
 
-    def _refusal(self, error: DmpError) -> Answer:
+    def _refusal(self, request: Request, error: DmpError) -> Answer:
         answer = refusal(error)
+        operation = self.operations.get(request.method)
+        if answer.status == 422 and operation is not None and operation.interaction.code == "transaction":
+            return Answer(answer.resource, 400, answer.headers)  # R4, transactions: "an HTTP 400 or 500 type response"
         if answer.status == 405 and "Allow" not in answer.headers:
             return Answer(answer.resource, 405, {**answer.headers, "Allow": self._allowed()})
         return answer

@@ -30,6 +30,7 @@ _USE: Final[dict[IdentifierKind, str]] = {"uniqueId": "usual", "entryUUID": "off
 _INS: Final = re.compile(r"(\d{5})(\d\d|2A|2B)(\d{6})(\d\d)", re.ASCII)
 _CORSICA: Final = {"2A": "19", "2B": "18"}
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_URNS: Final = ("urn:oid:", "urn:uuid:")
 _PATIENT: Final = "Patient/"
 _CONDITIONAL: Final = "Patient?"
 
@@ -61,6 +62,13 @@ def unique_id_of(system: str, value: str, field: str) -> str:
     if not value or "^" in value:
         raise invalid(field, "unique_id", "the value in the domain of an OID has no ^ and is not empty")
     return f"{root}^{value}"
+
+
+def unique_id_token(text: str, field: str) -> str:
+    """The uniqueId that a search token names: `system|value`, or a URN alone, which is its value in whatever system."""
+    if "|" not in text and text.startswith(_URNS):
+        return unique_id_of(RFC_3986, text, field)
+    return unique_id_of(*parse_token(text, field), field)
 
 
 def write_unique_id(unique_id: str) -> JsonObject:

@@ -21,9 +21,8 @@ from gateway.fhir.identifiers import (
     RFC_3986,
     PatientLink,
     known_identifier,
-    parse_token,
     typed_identifier,
-    unique_id_of,
+    unique_id_token,
     write_unique_id,
 )
 from gateway.fhir.node import JsonObject
@@ -51,7 +50,7 @@ PARAMETERS: Final = (
     SearchParameter("code", "token", "submissionset or folder"),
     SearchParameter("status", "token", "current"),
     SearchParameter("date", "date", "when it was submitted, or for a folder when a document was last put into it"),
-    SearchParameter("identifier", "token", "uniqueId: urn:ietf:rfc:3986|urn:oid:…"),
+    SearchParameter("identifier", "token", "uniqueId or entryUUID: urn:ietf:rfc:3986|urn:oid:…"),
     SearchParameter("source.identifier", "token", "system|value of the author of a submission set"),
     SearchParameter("source", "token", "the same as source.identifier"),
     SearchParameter("source.family", "string", "beginning of the family name of a submission set's author"),
@@ -59,6 +58,7 @@ PARAMETERS: Final = (
     SearchParameter("authorOrg", "token", "system|value of the structure of a submission set's author"),
     SearchParameter("sourceId", "token", "system|urn:oid:… of the system that sent a submission set"),
     SearchParameter("designationType", "token", "code of the act that led to it"),
+    SearchParameter("isArchived", "token", "true finds nothing: documents are archived, never a List"),
     SearchParameter("_id", "token", "id as given in answers"),
     SearchParameter("_lastUpdated", "date", "the same as date: a submission set does not change"),
 )
@@ -92,10 +92,10 @@ def read_search(parameters: Parameters, links: Links) -> ListSearch:
     page = read_page(parameters, LARGEST_PAGE)
     unique_id = ""
     if parameters.single("identifier"):
-        unique_id = unique_id_of(*parse_token(parameters.single("identifier"), "identifier"), "identifier")
+        unique_id = unique_id_token(parameters.single("identifier"), "identifier")
     types = [text.rpartition("|")[2] for text in parameters.alternatives("designationType")]
     name = _name(links, parameters.single("_id"), code)
-    impossible = name is None or not _may_be_current(parameters)
+    impossible = name is None or not _may_be_current(parameters) or _archived(parameters)
     request: ListSubmissionSetsRequest | ListFoldersRequest
     if code == "submissionset":
         request = ListSubmissionSetsRequest(
@@ -112,14 +112,12 @@ def read_search(parameters: Parameters, links: Links) -> ListSearch:
         )
         _narrow(parameters, request.submit_time)
         return ListSearch("submissionset", request, patient, parameters.pairs, page.only_total, impossible)
-    for parameter in _OF_SETS:
-        if parameters.single(parameter):
-            raise invalid(parameter, "not_supported", "a folder has no source")
     request = ListFoldersRequest(
         unique_id=unique_id, page_size=page.size or 20, page_token=page.token, codes=types, folder=name or ""
     )
     _narrow(parameters, request.update_time)
-    return ListSearch("folder", request, patient, parameters.pairs, page.only_total, impossible)
+    pairs = [pair for pair in parameters.pairs if pair[0] not in _OF_SETS]
+    return ListSearch("folder", request, patient, pairs, page.only_total, impossible)
 
 
 def write_submission_set(
@@ -130,7 +128,7 @@ def write_submission_set(
     resource: JsonObject = {
         "resourceType": "List",
         "id": links.list_id(found.name),
-        "meta": {"versionId": "1", "profile": [LIST_PROFILES[0]]},
+        "meta": {"versionId": "1"},
         "extension": [],
         "identifier": [
             typed_identifier("uniqueId", write_unique_id(found.unique_id)),
@@ -145,6 +143,8 @@ def write_submission_set(
         "note": [{"text": found.comments}] if found.comments else [],
         "entry": _entries(documents, links),
     }
+    if found.HasField("content_type") and found.source_id and found.HasField("author"):
+        resource["meta"]["profile"] = [LIST_PROFILES[0]]  # another host may not have asked for them
     if found.HasField("content_type"):
         resource["extension"].append({"url": DESIGNATION, "valueCodeableConcept": write_concept(found.content_type)})
     if found.source_id:
@@ -210,13 +210,22 @@ def _code(code: str) -> JsonObject:
     return {"coding": [{"system": LIST_TYPES, "code": code}]}
 
 
-_OF_SETS: Final = ("source", "source.identifier", "source.family", "source.given", "authorOrg", "sourceId")
+_OF_SETS: Final = frozenset({"source", "source.identifier", "source.family", "source.given", "authorOrg", "sourceId"})
+"""What a search for folders leaves out, as ITI-66 has it (table 2:3.66.4.1.3.1-2, note 3)."""
 
 
 def _may_be_current(parameters: Parameters) -> bool:
     """Whether `status` allows the one status that Lists have."""
     statuses = parameters.alternatives("status")
     return not statuses or "current" in [status.rpartition("|")[2] for status in statuses]
+
+
+def _archived(parameters: Parameters) -> bool:
+    """Whether archived Lists alone are asked for: documents are archived, never a List."""
+    archived = parameters.single("isArchived")
+    if archived not in ("", "true", "false"):
+        raise invalid("isArchived", "code", "true or false")
+    return archived == "true"
 
 
 def _narrow(parameters: Parameters, range_: TimeRange) -> None:

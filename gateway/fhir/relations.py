@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote
 
 from dmp.document.v1 import document_pb2
 from dmp.document.v1.document_pb2 import Relationship, SubmitDocumentsRequest
 from gateway.fhir.document_out import Links
-from gateway.fhir.identifiers import parse_token, read_unique_id, unique_id_of
+from gateway.fhir.identifiers import read_unique_id, unique_id_token
 from gateway.fhir.node import LONGEST_URI, Node
 from gateway.fhir.patch.fhirpath_patch import read_fhirpath_patch
 from gateway.fhir.patch.json_patch import parse_patch_json, read_json_patch
@@ -39,7 +40,7 @@ def target_of(text: str, field: str, links: Links) -> tuple[str, str]:
         except DmpError:
             raise metadata(field, "reference", "no DocumentReference that we gave out has this id") from None
     if local.startswith(_CONDITIONAL):
-        return "", unique_id_of(*parse_token(local.removeprefix(_CONDITIONAL), field), field)
+        return "", unique_id_token(unquote(local.removeprefix(_CONDITIONAL)), field)
     raise unsupported(field, "DocumentReference/{id} as given in answers, or DocumentReference?identifier=system|value")
 
 

@@ -25,7 +25,7 @@ from gateway.fhir.identifiers import (
     parse_token,
     patient_identifier,
     patient_reference,
-    unique_id_of,
+    unique_id_token,
 )
 from gateway.fhir.node import LONGEST_CODE, JsonObject
 from gateway.fhir.parameters import Parameters, SearchParameter, encode
@@ -54,7 +54,7 @@ PARAMETERS: Final = (
     SearchParameter("type", "token", "type of document"),
     SearchParameter("category", "token", "class of document"),
     SearchParameter("format", "token", "format of the content"),
-    SearchParameter("identifier", "token", "uniqueId of the document: urn:ietf:rfc:3986|urn:oid:…"),
+    SearchParameter("identifier", "token", "uniqueId or entryUUID of the document: urn:ietf:rfc:3986|urn:oid:…"),
     SearchParameter("date", "date", "when the document was submitted"),
     SearchParameter("creation", "date", "when the document was authored (attachment.creation)"),
     SearchParameter("period", "date", "the time of the documented act, which a date overlaps or not (context.period)"),
@@ -264,8 +264,7 @@ def _read_statuses(parameters: Parameters, request: SearchDocumentsRequest, pair
 
 def _read_unique_ids(parameters: Parameters, request: SearchDocumentsRequest) -> None:
     for text in parameters.alternatives("identifier"):
-        system, value = parse_token(text, "identifier")
-        unique_id = unique_id_of(system, value, "identifier")
+        unique_id = unique_id_token(text, "identifier")
         if len(unique_id) > 256:
             raise invalid("identifier", "max_length", "at most 256 characters")
         request.unique_ids.append(unique_id)

@@ -31,10 +31,9 @@ from gateway.fhir.identifiers import (
     PatientLink,
     is_kind,
     mismatch,
-    parse_token,
     read_patient,
     read_unique_id,
-    unique_id_of,
+    unique_id_token,
     uuid_oid,
 )
 from gateway.fhir.node import LONGEST_URI, JsonObject, Node
@@ -293,7 +292,7 @@ def _named_folder(slot: Slot) -> str:
     """The uniqueId by which an entry names a folder that is there; what the resource says besides stays as it is."""
     url = slot.entry.child("request").child("url")
     text = unquote(url.token(LONGEST_URI).removeprefix("List?identifier="))
-    return unique_id_of(*parse_token(text, url.path), url.path)
+    return unique_id_token(text, url.path)
 
 
 def _content_of(slot: Slot, by_url: Mapping[str, Slot], owners: Mapping[str, int]) -> Slot:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
 from ops.session import Statement
 from tests.conformance.fhir_day import digest, identifier
-from tests.conformance.fhir_samples import Json
+from tests.conformance.fhir_samples import FHIR, Json
 from tests.platform_fixture import Patient, Platform
-
-FHIR: Final = {"Content-Type": "application/fhir+json"}
 
 
 class Http:

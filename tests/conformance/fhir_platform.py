@@ -34,6 +34,7 @@ from tests.conformance.fhir_register import FakeConsents, FakeRegister, FakeTrai
 from tests.conformance.fhir_samples import (
     ALL_SCOPES,
     BASE,
+    FHIR,
     HEALTH_ID,
     INS,
     INS_OID,
@@ -43,6 +44,7 @@ from tests.conformance.fhir_samples import (
     OTHER_INS,
     TOKEN,
     Json,
+    simplified,
 )
 
 VISIBILITY_OID = "1.2.250.1.213.1.1.4.13"
@@ -337,6 +339,14 @@ def application(platform: FakePlatform, base_url: str = BASE, **options: Any) ->
 def client_of(platform: FakePlatform, base_url: str = BASE, **options: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(application(platform, base_url, **options))
     return httpx.AsyncClient(transport=transport, base_url=base_url, headers=TOKEN)
+
+
+async def published(client: httpx.AsyncClient, **changes: Any) -> Json:
+    """A document, as its submission (ITI-105) answers."""
+    response = await client.post("/DocumentReference", json=simplified(**changes), headers=FHIR)
+    assert response.status_code == 201, response.text
+    body: Json = response.json()
+    return body
 
 
 def parsed(resource: Json) -> Any:

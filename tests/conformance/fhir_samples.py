@@ -16,6 +16,10 @@ NO_DOSSIER_INS = "2990175123456" + f"{97 - 2990175123456 % 97:02d}"
 HEALTH_ID, OTHER_HEALTH_ID, NO_DOSSIER_ID = 4611686018427387905, 4611686018427387906, 4611686018427387907
 SUBJECT = {"reference": f"Patient?identifier=urn:oid:{INS_OID}|{INS}"}
 """Copied into each sample."""
+FHIR = {"Content-Type": "application/fhir+json"}
+"""Headers of what is sent."""
+PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
+"""The parameter of a search."""
 TOKEN = {"Authorization": "Bearer good"}
 CDA = b"<ClinicalDocument xmlns='urn:hl7-org:v3'>\xc3\xa9</ClinicalDocument>"
 ALL_SCOPES = frozenset({"TD0.2", "ITI-65", "ITI-66", "ITI-67", "ITI-68", "ITI-105"})

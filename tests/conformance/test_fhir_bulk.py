@@ -17,9 +17,7 @@ from gateway.fhir.endpoints import export_files
 from gateway.fhir.handed_over import write_consents, write_opening
 from services.runtime.identifiers import dossier_name, new_health_id, person_name
 from tests.conformance.fhir_platform import FakePlatform, client_of, external_ids, issues, parsed
-from tests.conformance.fhir_samples import BASE, CDA, HEALTH_ID, INS, INS_OID, simplified
-
-FHIR = {"Content-Type": "application/fhir+json"}
+from tests.conformance.fhir_samples import BASE, CDA, FHIR, HEALTH_ID, INS, INS_OID, simplified
 
 
 async def patient_id(client: httpx.AsyncClient) -> str:

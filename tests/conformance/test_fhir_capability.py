@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx
-import pytest
 
 from gateway.fhir.interactions import INTERACTIONS
 from tests.conformance.fhir_platform import FakePlatform, client_of, parsed
 
 
-@pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
-        yield http
-
-
-async def test_needs_no_token_and_is_valid_fhir(platform: FakePlatform) -> None:
-    async with client_of(platform) as client:
+async def test_needs_no_token_and_is_valid_fhir(fake: FakePlatform) -> None:
+    async with client_of(fake) as client:
         del client.headers["Authorization"]
         response = await client.get("/metadata")
     assert response.status_code == 200

@@ -21,25 +21,18 @@ from tests.conformance.fhir_platform import (
     parsed,
     parsed_xml,
 )
-from tests.conformance.fhir_samples import BASE, INS, INS_OID, Json, bundle, simplified
+from tests.conformance.fhir_samples import BASE, FHIR, INS, PATIENT, Json, bundle, simplified
 
-FHIR = {"Content-Type": "application/fhir+json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 XML_PATCH = {"Content-Type": "application/xml-patch+xml"}
-PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
 IDENTIFIER = "urn:ietf:rfc:3986|urn:oid:1.2.250.1.999.1"
 FLAGS = "https://mos.esante.gouv.fr/NOS/TRE_A07-StatutVisibiliteDocument/FHIR/TRE-A07-StatutVisibiliteDocument"
 MASKED = {"coding": [{"system": FLAGS, "code": "MASQUE_PS"}]}
 
 
 @pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
+async def client(fake: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(fake) as http:
         label = {"coding": [{"system": "urn:oid:2.16.840.1.113883.5.25", "code": "N"}]}
         published = await http.post("/DocumentReference", json=simplified(securityLabel=[label]), headers=FHIR)
         assert published.status_code == 201, published.text
@@ -83,14 +76,14 @@ MASK: list[tuple[str, dict[str, str], bytes]] = [
 
 @pytest.mark.parametrize(("headers", "body"), [each[1:] for each in MASK], ids=[each[0] for each in MASK])
 async def test_a_document_is_masked_in_every_patch_format(
-    client: httpx.AsyncClient, platform: FakePlatform, headers: dict[str, str], body: bytes
+    client: httpx.AsyncClient, fake: FakePlatform, headers: dict[str, str], body: bytes
 ) -> None:
     response = await client.patch(
         "/DocumentReference", params={"identifier": IDENTIFIER, **PATIENT}, content=body, headers=headers
     )
     assert response.status_code == 200, response.text
     parsed(response.json())
-    (change,) = platform.changes
+    (change,) = fake.changes
     assert (change.change, change.expected_version) == (document_pb2.DOCUMENT_CHANGE_MASK, 1)
     assert response.headers["etag"] == 'W/"2"'
     assert MASKED in response.json()["securityLabel"]
@@ -122,15 +115,15 @@ OTHERS: list[tuple[str, Any, document_pb2.DocumentChange.ValueType]] = [
 
 @pytest.mark.parametrize(("body", "change"), [each[1:] for each in OTHERS], ids=[each[0] for each in OTHERS])
 async def test_each_patch_is_one_change_of_the_record(
-    client: httpx.AsyncClient, platform: FakePlatform, body: Any, change: int
+    client: httpx.AsyncClient, fake: FakePlatform, body: Any, change: int
 ) -> None:
     params = {"identifier": IDENTIFIER}
     response = await client.patch("/DocumentReference", params=params, content=orjson.dumps(body), headers=JSON_PATCH)
     assert response.status_code == 200, response.text
-    assert [each.change for each in platform.changes] == [change]
+    assert [each.change for each in fake.changes] == [change]
 
 
-async def test_unarchiving_and_unmasking_undo(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_unarchiving_and_unmasking_undo(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     url = f"/DocumentReference?identifier={IDENTIFIER}"
     for body in (
         [{"op": "add", "path": "/extension", "value": [{"url": IS_ARCHIVED, "valueBoolean": True}]}],
@@ -144,7 +137,7 @@ async def test_unarchiving_and_unmasking_undo(client: httpx.AsyncClient, platfor
     ):
         response = await client.patch(url, content=orjson.dumps(body), headers=JSON_PATCH)
         assert response.status_code == 200, response.text
-    names = [document_pb2.DocumentChange.Name(each.change) for each in platform.changes]
+    names = [document_pb2.DocumentChange.Name(each.change) for each in fake.changes]
     assert [name.removeprefix("DOCUMENT_CHANGE_") for name in names] == ["ARCHIVE", "UNARCHIVE", "MASK", "UNMASK"]
 
 
@@ -159,12 +152,12 @@ async def test_unarchiving_and_unmasking_undo(client: httpx.AsyncClient, platfor
     ],
 )
 async def test_any_other_element_is_405(
-    client: httpx.AsyncClient, platform: FakePlatform, body: bytes, headers: dict[str, str]
+    client: httpx.AsyncClient, fake: FakePlatform, body: bytes, headers: dict[str, str]
 ) -> None:
     response = await client.patch(f"/DocumentReference?identifier={IDENTIFIER}", content=body, headers=headers)
     issues(response, 405)
     assert response.headers["allow"]
-    assert platform.changes == []
+    assert fake.changes == []
 
 
 @pytest.mark.parametrize(
@@ -190,16 +183,16 @@ async def test_any_other_element_is_405(
     ],
 )
 async def test_what_cannot_be_done_is_refused_and_changes_nothing(
-    client: httpx.AsyncClient, platform: FakePlatform, body: Any, status: int
+    client: httpx.AsyncClient, fake: FakePlatform, body: Any, status: int
 ) -> None:
     response = await client.patch(
         f"/DocumentReference?identifier={IDENTIFIER}", content=orjson.dumps(body), headers=JSON_PATCH
     )
     issues(response, status)
-    assert platform.changes == []
+    assert fake.changes == []
 
 
-async def test_if_match_holds_a_change_back(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_if_match_holds_a_change_back(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     body = orjson.dumps([{"op": "replace", "path": "/status", "value": "entered-in-error"}])
     url = f"/DocumentReference?identifier={IDENTIFIER}"
     issues(await client.patch(url, content=body, headers=JSON_PATCH | {"If-Match": 'W/"9"'}), 412)
@@ -207,9 +200,9 @@ async def test_if_match_holds_a_change_back(client: httpx.AsyncClient, platform:
     assert (await client.patch(url, content=body, headers=JSON_PATCH | {"If-Match": 'W/"1"'})).status_code == 200
 
 
-async def test_deleting_twice_deletes_once_and_says_so(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_deleting_twice_deletes_once_and_says_so(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     body = orjson.dumps([{"op": "replace", "path": "/status", "value": "entered-in-error"}])
-    (name,) = platform.documents
+    (name,) = fake.documents
     by_id = Links(BASE, external_ids()).document_id(name)
     for url in (f"/DocumentReference?identifier={IDENTIFIER}", f"/DocumentReference/{by_id}"):
         for _ in range(2):
@@ -217,10 +210,10 @@ async def test_deleting_twice_deletes_once_and_says_so(client: httpx.AsyncClient
             assert response.status_code == 200, response.text
             parsed(response.json())
             assert response.json()["status"] == "entered-in-error"
-    assert len(platform.changes) == 1
+    assert len(fake.changes) == 1
 
 
-async def test_a_patch_of_nothing_and_of_several(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_a_patch_of_nothing_and_of_several(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     body = orjson.dumps([{"op": "replace", "path": "/status", "value": "entered-in-error"}])
     unknown = {"identifier": "urn:ietf:rfc:3986|urn:oid:1.2.3"}
     issues(await client.patch("/DocumentReference", params=unknown, content=body, headers=JSON_PATCH), 404)
@@ -233,13 +226,13 @@ async def test_a_patch_of_nothing_and_of_several(client: httpx.AsyncClient, plat
     issues(await client.patch("/DocumentReference", content=body, headers=JSON_PATCH), 400)
 
 
-async def test_a_conditional_create_makes_one(client: httpx.AsyncClient, platform: FakePlatform) -> None:
-    platform.unique = True
+async def test_a_conditional_create_makes_one(client: httpx.AsyncClient, fake: FakePlatform) -> None:
+    fake.unique = True
     headers = FHIR | {"If-None-Exist": f"identifier={IDENTIFIER}"}
     response = await client.post("/DocumentReference", json=simplified(), headers=headers)
     assert response.status_code == 200
     assert response.headers["location"].startswith(f"{BASE}/DocumentReference/")
-    assert len(platform.documents) == 1
+    assert len(fake.documents) == 1
     other = FHIR | {"If-None-Exist": "identifier=urn:ietf:rfc:3986|urn:oid:1.2.3"}
     assert expressions(issues(await client.post("/DocumentReference", json=simplified(), headers=other), 400)) == [
         "If-None-Exist"
@@ -248,7 +241,7 @@ async def test_a_conditional_create_makes_one(client: httpx.AsyncClient, platfor
 
 class TestLists:
     async def test_submission_sets_come_with_their_documents_page_by_page(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         assert (await client.post(BASE, json=bundle(2), headers=FHIR)).status_code == 200
         response = await client.get(
@@ -267,7 +260,7 @@ class TestLists:
         parsed(read.json())
         assert read.json()["entry"] == found["entry"]
 
-    async def test_a_folder_is_a_list_too(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_a_folder_is_a_list_too(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         sent = bundle(1)
         folder = orjson.loads(orjson.dumps(sent["entry"][0]))
         folder["fullUrl"] = "urn:uuid:00000000-0000-4000-8000-0000000000f0"

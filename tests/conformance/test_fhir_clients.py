@@ -21,16 +21,11 @@ PATIENT = f"urn:oid:{INS_OID}|{INS}"
 
 
 @pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[AsyncFHIRClient]:
+async def client(fake: FakePlatform) -> AsyncIterator[AsyncFHIRClient]:
     port = free_port()
     base_url = f"http://127.0.0.1:{port}/fhir"
     server = Server(
-        application(platform, base_url), address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False
+        application(fake, base_url), address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False
     )
     serving = asyncio.create_task(server.serve())
     await _until_listening(port)
@@ -65,10 +60,10 @@ async def test_a_document_goes_in_is_found_page_by_page_and_comes_out(client: As
         assert (await http.get(found[0]["content"][0]["attachment"]["url"])).content == CDA
 
 
-async def test_content_that_breaks_off_never_looks_whole(client: AsyncFHIRClient, platform: FakePlatform) -> None:
+async def test_content_that_breaks_off_never_looks_whole(client: AsyncFHIRClient, fake: FakePlatform) -> None:
     published = client.resource("DocumentReference", **simplified())
     await published.save()
-    platform.breaks_after_chunks = 1
+    fake.breaks_after_chunks = 1
     async with httpx.AsyncClient(headers=TOKEN) as http:
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get(published["content"][0]["attachment"]["url"])
@@ -85,10 +80,10 @@ async def test_a_body_beyond_the_limit_does_not_stop_the_server(client: AsyncFHI
         assert (await http.get(client.url + "/metadata")).status_code == 200
 
 
-async def test_a_transaction_answers_every_entry(client: AsyncFHIRClient, platform: FakePlatform) -> None:
+async def test_a_transaction_answers_every_entry(client: AsyncFHIRClient, fake: FakePlatform) -> None:
     answer = await client.execute("", method="post", data=bundle(2))
     assert len(answer["entry"]) == 5
-    assert [item.content for item in platform.submissions[0].documents] == [CDA, CDA]
+    assert [item.content for item in fake.submissions[0].documents] == [CDA, CDA]
 
 
 async def test_refusals_are_operation_outcomes(client: AsyncFHIRClient) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,24 +11,25 @@ from dmp.common.v1.context_pb2 import ActingContext
 from gateway.fhir.consents import ATTENDING
 from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, parsed_xml
 from tests.conformance.fhir_register import DOCTOR
-from tests.conformance.fhir_samples import ALL_SCOPES, HEALTH_ID, INS, INS_OID, NO_DOSSIER_INS, SUBJECT, Json
+from tests.conformance.fhir_samples import (
+    ALL_SCOPES,
+    FHIR,
+    HEALTH_ID,
+    INS,
+    INS_OID,
+    NO_DOSSIER_INS,
+    PATIENT,
+    SUBJECT,
+    Json,
+)
 
-FHIR = {"Content-Type": "application/fhir+json"}
-PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
 OTHER = "899700000002"
 
 
 @pytest.fixture
-def platform() -> FakePlatform:
-    platform = FakePlatform()
-    platform.scopes = ALL_SCOPES | {"TD0.3", "TD0.4", "TD1.1", "TD1.2", "TD1.3", "TD1.4", "TD1.6", "ITI-81", "ITI-20"}
-    return platform
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
-        yield http
+def fake(fake: FakePlatform) -> FakePlatform:
+    fake.scopes = ALL_SCOPES | {"TD0.3", "TD0.4", "TD1.1", "TD1.2", "TD1.3", "TD1.4", "TD1.6", "ITI-81", "ITI-20"}
+    return fake
 
 
 def said(ins: str = INS, **values: Any) -> Json:
@@ -64,15 +64,13 @@ def consent(kind: str = "permit", status: str = "active", *, actor: str = OTHER,
 
 
 class TestOperations:
-    async def test_a_dossier_is_opened_closed_and_reopened(
-        self, client: httpx.AsyncClient, platform: FakePlatform
-    ) -> None:
+    async def test_a_dossier_is_opened_closed_and_reopened(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         opened = await operate(
             client, "dossier-open", ins=NO_DOSSIER_INS, consentMethod="written", breakGlassOpposed=True
         )
         assert opened.status_code == 201, opened.text
         assert parsed(opened.json()).active is True
-        assert platform.acts[0].break_glass_opposed
+        assert fake.acts[0].break_glass_opposed
         issues(await operate(client, "dossier-open", ins=NO_DOSSIER_INS), 409)
         closed = await operate(client, "dossier-close", ins=NO_DOSSIER_INS, reason="PATIENT_REQUEST")
         assert parsed(closed.json()).active is False
@@ -80,7 +78,7 @@ class TestOperations:
         assert (await operate(client, "dossier-reopen", ins=NO_DOSSIER_INS)).json()["active"] is True
 
     async def test_one_declares_oneself_and_the_patient_names_another(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         mine = await operate(client, "dossier-authorise", attendingPhysician=True, patientConsented=True)
         body = mine.json()
@@ -88,14 +86,14 @@ class TestOperations:
         assert body["provision"]["actor"][0]["reference"]["identifier"]["value"] == DOCTOR
         assert {"url": ATTENDING, "valueBoolean": True} in body["extension"]
         await operate(client, "dossier-block", grantee=grantee())
-        assert platform.standings[OTHER].state
+        assert fake.standings[OTHER].state
         assert parsed((await operate(client, "dossier-unblock", grantee=grantee())).json()).parameter
         assert parsed((await operate(client, "dossier-revoke")).json()).parameter
         issues(await operate(client, "dossier-revoke"), 403)
         assert (await operate(client, "dossier-stop-attending")).status_code == 200
         preferences = await operate(client, "dossier-preferences", regulationOpposed=True, patientConsented=True)
         assert preferences.status_code == 200
-        assert platform.dossiers[HEALTH_ID].regulation_opposed
+        assert fake.dossiers[HEALTH_ID].regulation_opposed
 
     async def test_what_an_operation_lacks_is_named(self, client: httpx.AsyncClient) -> None:
         body = {"resourceType": "Parameters", "parameter": [{"name": "reason", "valueCode": "DEATH"}]}
@@ -135,13 +133,13 @@ class TestOperations:
 
 class TestConsent:
     async def test_an_authorisation_is_created_found_read_and_ended(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         verified = [{"verified": True}]
         created = await client.post("/Consent", json=consent(verification=verified), headers=FHIR)
         assert created.status_code == 201, created.text
         parsed(created.json())
-        assert platform.acts[0].patient_consented
+        assert fake.acts[0].patient_consented
         found = (await client.get("/Consent", params={**PATIENT, "category": "authorization"})).json()
         parsed(found)
         (entry,) = found["entry"]
@@ -151,10 +149,10 @@ class TestConsent:
         assert parsed_xml(read.content).status == "active"
         ended = await client.put(url, json=consent(status="inactive"), headers=FHIR)
         assert ended.json()["status"] == "inactive"
-        assert platform.standings == {}
+        assert fake.standings == {}
         issues(await client.put(url, json=consent(actor="899700000009"), headers=FHIR), 400)
 
-    async def test_its_versions_stay_readable(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_its_versions_stay_readable(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         created = await client.post("/Consent", json=consent(), headers=FHIR)
         await client.post("/Consent", json=consent(actor="899700000009"), headers=FHIR)
         url = created.headers["location"]
@@ -165,7 +163,7 @@ class TestConsent:
         issues(await client.get(f"{url}/_history/2"), 404)
 
     async def test_a_block_and_an_opposition_are_consents_too(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         blocked = await client.post("/Consent", json=consent("deny"), headers=FHIR)
         assert blocked.json()["category"][0]["coding"][0]["code"] == "block"
@@ -174,7 +172,7 @@ class TestConsent:
         opposed = await client.post("/Consent", json=opposition, headers=FHIR)
         assert opposed.status_code == 201, opposed.text
         parsed(opposed.json())
-        assert platform.dossiers[HEALTH_ID].break_glass_opposed
+        assert fake.dossiers[HEALTH_ID].break_glass_opposed
         found = (await client.post("/Consent/_search", data={**PATIENT, "status": "active"})).json()
         kinds = {entry["resource"]["category"][0]["coding"][0]["code"] for entry in found["entry"]}
         assert kinds == {"block", "break-glass"}
@@ -189,9 +187,9 @@ class TestConsent:
         issues(await client.get("/Consent/" + "a" * 64), 404)
 
 
-async def test_a_patient_who_is_bound_learns_nothing_of_others(platform: FakePlatform) -> None:
-    platform.actor = ActingContext(client_id="portal", subject="x", patient_health_id=HEALTH_ID)
-    async with client_of(platform) as client:
+async def test_a_patient_who_is_bound_learns_nothing_of_others(fake: FakePlatform) -> None:
+    fake.actor = ActingContext(client_id="portal", subject="x", patient_health_id=HEALTH_ID)
+    async with client_of(fake) as client:
         stranger = "1990175123456" + f"{97 - 1990175123456 % 97:02d}"
         response = await client.get("/Consent", params={"patient.identifier": f"urn:oid:{INS_OID}|{stranger}"})
         issues(response, 403)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed
-from tests.conformance.fhir_samples import BASE, INS, INS_OID, Json
+from tests.conformance.fhir_platform import FakePlatform, expressions, issues, parsed
+from tests.conformance.fhir_samples import BASE, FHIR, INS, INS_OID, Json
 
 EXAMPLES = Path(__file__).parents[3] / "shared" / "data" / "fhir"
-FHIR = {"Content-Type": "application/fhir+json"}
 WRONG_INS, INS_SYSTEM = "123456789012345", "urn:oid:1.2.250.1.213.1.4.8"
 
 pytestmark = pytest.mark.skipif(
@@ -37,17 +35,6 @@ def with_right_ins(name: str) -> Json:
     return resource
 
 
-@pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
-        yield http
-
-
 async def test_the_ins_of_the_examples_has_a_wrong_key(client: httpx.AsyncClient) -> None:
     example = text_of("pdsm/DocumentReference-example-td2-iti105-publication-simplifiee.json")
     (issue,) = issues(await client.post("/DocumentReference", content=example, headers=FHIR), 400)
@@ -55,33 +42,33 @@ async def test_the_ins_of_the_examples_has_a_wrong_key(client: httpx.AsyncClient
     assert issue["expression"] == ["DocumentReference.subject.reference"]
 
 
-async def test_iti_105_is_taken_once_the_ins_is_right(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_iti_105_is_taken_once_the_ins_is_right(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     example = with_right_ins("pdsm/DocumentReference-example-td2-iti105-publication-simplifiee.json")
     response = await client.post("/DocumentReference", json=example, headers=FHIR)
     assert response.status_code == 201, response.text
     parsed(response.json())
-    document = platform.submissions[0].documents[0].document
+    document = fake.submissions[0].documents[0].document
     assert document.unique_id == "1.2.250.1.213.1.4.8.99999.1"
     assert (document.type_code.system, document.type_code.code) == ("2.16.840.1.113883.6.1", "11488-4")
 
 
-async def test_iti_65_is_taken_once_the_ins_is_right(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_iti_65_is_taken_once_the_ins_is_right(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     example = with_right_ins("pdsm/Bundle-example-td2-iti65-lot-soumission.json")
     response = await client.post(BASE, json=example, headers=FHIR)
     assert response.status_code == 200, response.text
     parsed(response.json())
-    (request,) = platform.submissions
+    (request,) = fake.submissions
     assert request.submission_set.source_id == "1.2.3.4.5.6.7.8"
     assert request.submission_set.content_type.system == "1.2.250.1.213.1.1.4.1"
     assert request.submission_set.author.id.value == "899700218896"
     assert request.documents[0].document.class_code.code == "11"  # not the type's: the document service says so
 
 
-async def test_a_replacement_goes_through_with_its_patch(client: httpx.AsyncClient, platform: FakePlatform) -> None:
+async def test_a_replacement_goes_through_with_its_patch(client: httpx.AsyncClient, fake: FakePlatform) -> None:
     old = with_right_ins("pdsm/DocumentReference-example-td2-iti105-publication-simplifiee.json")
     published = (await client.post("/DocumentReference", json=old, headers=FHIR)).json()
     text = json.dumps(with_right_ins("pdsm/Bundle-example-td2-1-remplacement.json"))
-    found = issues(await client.post(BASE, content=text, headers=FHIR), 422)
+    found = issues(await client.post(BASE, content=text, headers=FHIR), 400)
     assert expressions(found) == ["Bundle.entry[1].resource.relatesTo[0].target.reference"]  # an id of nobody's
     response = await client.post(BASE, content=text.replace("doc-x-id", published["id"]), headers=FHIR)
     assert response.status_code == 200, response.text
@@ -92,8 +79,8 @@ async def test_a_replacement_goes_through_with_its_patch(client: httpx.AsyncClie
         "200 OK",
         "201 Created",
     ]
-    (relation,) = platform.submissions[1].documents[0].relationships
-    assert relation.target == next(iter(platform.documents))
+    (relation,) = fake.submissions[1].documents[0].relationships
+    assert relation.target == next(iter(fake.documents))
 
 
 async def test_a_document_bundle_is_no_transaction(client: httpx.AsyncClient) -> None:
@@ -104,9 +91,9 @@ async def test_a_document_bundle_is_no_transaction(client: httpx.AsyncClient) ->
 @pytest.mark.parametrize(
     ("name", "status", "path"),
     [
-        ("mhd/Bundle-ex-minimalProvideDocumentBundleSimple.json", 422, "Bundle.meta.profile"),
+        ("mhd/Bundle-ex-minimalProvideDocumentBundleSimple.json", 400, "Bundle.meta.profile"),
         ("mhd/Bundle-ex-comprehensiveProvideDocumentBundleReplace.json", None, ""),
-        ("mhd/Bundle-ex-comprehensiveProvideDocumentBundleSimple.json", 422, "Bundle.entry[1].resource.author"),
+        ("mhd/Bundle-ex-comprehensiveProvideDocumentBundleSimple.json", 400, "Bundle.entry[1].resource.author"),
         ("mhd/Bundle-ex-response-comprehensiveProvideDocumentBundleSimple.json", 400, "Bundle.type"),
     ],
 )

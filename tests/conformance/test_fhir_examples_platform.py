@@ -29,10 +29,10 @@ REFUSED: Final[dict[str, tuple[int, str, str]]] = {
     "mhd/AuditEvent-ex-auditFindDocumentReferences-responder.json": (404, "AuditEvent.entity[1].what.reference", ""),
     "mhd/AuditEvent-ex-auditProvideBundle-recipient.json": (404, "AuditEvent.entity[0].what.reference", ""),
     "mhd/AuditEvent-ex-auditRetrieveDocument-responder.json": (404, "AuditEvent.entity[1].what.reference", ""),
-    "mhd/Bundle-ex-comprehensiveProvideDocumentBundleReplace.json": (422, "Bundle.entry[2].resource.author", ""),
-    "mhd/Bundle-ex-comprehensiveProvideDocumentBundleSimple.json": (422, "Bundle.entry[1].resource.author", ""),
+    "mhd/Bundle-ex-comprehensiveProvideDocumentBundleReplace.json": (400, "Bundle.entry[2].resource.author", ""),
+    "mhd/Bundle-ex-comprehensiveProvideDocumentBundleSimple.json": (400, "Bundle.entry[1].resource.author", ""),
     "mhd/Bundle-ex-minimalProvideDocumentBundleSimple.json": (
-        422,
+        400,
         "Bundle.meta.profile",
         f"profile: the profile is {PROFILES}/",
     ),
@@ -45,11 +45,11 @@ REFUSED: Final[dict[str, tuple[int, str, str]]] = {
     "pdsm/Bundle-example-annexe-fhir-document.json": (400, "Bundle.type", "code: the Bundle is a transaction"),
     "pdsm/Bundle-example-annexe-searchset-documentreferences.json": (400, "Bundle.type", "code"),
     "pdsm/Bundle-example-td2-1-remplacement.json": (
-        422,
+        400,
         "Bundle.entry[1].resource.relatesTo[0].target.reference",
         "reference",
     ),
-    "pdsm/Bundle-example-td2-iti65-lot-soumission.json": (422, "Bundle.entry[2].resource.data", CONTENT),
+    "pdsm/Bundle-example-td2-iti65-lot-soumission.json": (400, "Bundle.entry[2].resource.data", CONTENT),
     "pdsm/DocumentReference-doc-x-id.json": (
         422,
         "DocumentReference.meta.profile",

@@ -30,9 +30,11 @@ from services.runtime.identifiers import document_name, uuid7
 from tests.conformance.fhir_platform import FakePlatform, application, client_of, external_ids, issues, parsed
 from tests.conformance.fhir_samples import (
     BASE,
+    FHIR,
     HEALTH_ID,
     INS,
     INS_OID,
+    PATIENT,
     SUBJECT,
     TOKEN,
     Json,
@@ -41,8 +43,6 @@ from tests.conformance.fhir_samples import (
 )
 
 FULL = "DMP_CAMPAIGN" in os.environ
-FHIR = {"Content-Type": "application/fhir+json"}
-PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
 EVERYTHING = frozenset(scope for each in INTERACTIONS if each.rpc is not None for scope in each.scopes)
 TRACE = re.compile(r"Traceback|File \"/|\.py\b|asyncpg|grpc\.aio")
 

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
 
 from dmp.common.v1 import error_reason_pb2 as reasons
 from services.runtime.errors import REASONS, DmpError, FieldViolation
-from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed_xml, reason_of
-from tests.conformance.fhir_samples import BASE, INS, INS_OID, Json, bundle, simplified
-
-FHIR = {"Content-Type": "application/fhir+json"}
-PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
-
-
-@pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
-        yield http
-
-
-async def publish(client: httpx.AsyncClient, **changes: Any) -> Json:
-    response = await client.post("/DocumentReference", json=simplified(**changes), headers=FHIR)
-    assert response.status_code == 201, response.text
-    body: Json = response.json()
-    return body
+from tests.conformance.fhir_platform import (
+    FakePlatform,
+    client_of,
+    expressions,
+    issues,
+    parsed_xml,
+    published,
+    reason_of,
+)
+from tests.conformance.fhir_samples import BASE, FHIR, PATIENT, bundle, simplified
 
 
 class TestAccess:
@@ -52,7 +38,7 @@ class TestAccess:
         ],
     )
     async def test_nothing_is_served_without_a_token_or_its_scope(
-        self, client: httpx.AsyncClient, platform: FakePlatform, method: str, path: str
+        self, client: httpx.AsyncClient, fake: FakePlatform, method: str, path: str
     ) -> None:
         response = await client.request(method, path, headers={"Authorization": ""})
         assert reason_of(issues(response, 401)[0]) == "TOKEN_MISSING"
@@ -60,30 +46,30 @@ class TestAccess:
         response = await client.request(method, path, headers={"Authorization": "Bearer bad"})
         assert reason_of(issues(response, 401)[0]) == "TOKEN_INVALID"
         assert 'error="invalid_token"' in response.headers["www-authenticate"]
-        platform.scopes = frozenset({"TD1.1"})
+        fake.scopes = frozenset({"TD1.1"})
         response = await client.request(method, path)
         assert reason_of(issues(response, 401)[0]) == "SCOPE_MISSING"
         assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
-        assert [reason for _, reason in platform.refusals] == ["SCOPE_MISSING"]
+        assert [reason for _, reason in fake.refusals] == ["SCOPE_MISSING"]
 
     async def test_one_publishing_scope_does_not_open_the_other(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
-        platform.scopes = frozenset({"ITI-65"})
+        fake.scopes = frozenset({"ITI-65"})
         issues(await client.post("/DocumentReference", json=simplified(), headers=FHIR), 401)
-        platform.scopes = frozenset({"ITI-105"})
+        fake.scopes = frozenset({"ITI-105"})
         issues(await client.post(BASE, json=bundle(), headers=FHIR), 401)
 
 
 class TestErrors:
     @pytest.mark.parametrize("reason", sorted(REASONS))
     async def test_every_reason_becomes_an_outcome(
-        self, client: httpx.AsyncClient, platform: FakePlatform, reason: int
+        self, client: httpx.AsyncClient, fake: FakePlatform, reason: int
     ) -> None:
-        platform.fails = DmpError(reason, fields=[FieldViolation("page_size", "lte", "at most 200")])
+        fake.fails = DmpError(reason, fields=[FieldViolation("page_size", "lte", "at most 200")])
         response = await client.get("/DocumentReference", params=PATIENT)
         found = issues(response, REASONS[reason].http)
-        assert reason_of(found[0]) == platform.fails.reason_name or reason in (
+        assert reason_of(found[0]) == fake.fails.reason_name or reason in (
             reasons.ERROR_REASON_UNKNOWN_PATIENT,
             reasons.ERROR_REASON_PERSON_NOT_FOUND,
         )
@@ -91,29 +77,27 @@ class TestErrors:
 
     @pytest.mark.parametrize("reason", [reasons.ERROR_REASON_DOSSIER_MERGED, reasons.ERROR_REASON_PERSON_MERGED])
     async def test_of_what_was_merged_it_says_where_it_went(
-        self, client: httpx.AsyncClient, platform: FakePlatform, reason: int
+        self, client: httpx.AsyncClient, fake: FakePlatform, reason: int
     ) -> None:
-        platform.fails = DmpError(reason, metadata={"merged_into": "dossiers/1234567890123456789012"})
+        fake.fails = DmpError(reason, metadata={"merged_into": "dossiers/1234567890123456789012"})
         response = await client.get("/DocumentReference", params=PATIENT)
         (issue,) = issues(response, REASONS[reason].http)
         assert issue["diagnostics"] == "merged into dossiers/1234567890123456789012"
 
-    async def test_a_defect_says_nothing_of_itself(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
-        platform.fails = RuntimeError("the secret")
+    async def test_a_defect_says_nothing_of_itself(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
+        fake.fails = RuntimeError("the secret")
         response = await client.get("/DocumentReference", params=PATIENT)
         assert reason_of(issues(response, 500)[0]) == "INTERNAL"
         assert "secret" not in response.text
 
-    async def test_a_timeout_is_504_with_retry_after(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
-        platform.fails = TimeoutError()
+    async def test_a_timeout_is_504_with_retry_after(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
+        fake.fails = TimeoutError()
         response = await client.get("/DocumentReference", params=PATIENT)
         assert reason_of(issues(response, 504)[0]) == "DEADLINE_EXCEEDED"
         assert response.headers["retry-after"] == "2"
 
-    async def test_retry_after_is_what_the_service_said(
-        self, client: httpx.AsyncClient, platform: FakePlatform
-    ) -> None:
-        platform.fails = DmpError(reasons.ERROR_REASON_OVERLOADED, retry_after=6.2)
+    async def test_retry_after_is_what_the_service_said(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
+        fake.fails = DmpError(reasons.ERROR_REASON_OVERLOADED, retry_after=6.2)
         assert (await client.get("/DocumentReference", params=PATIENT)).headers["retry-after"] == "7"
 
     @pytest.mark.parametrize(
@@ -133,14 +117,14 @@ class TestErrors:
 
 
 class TestHttp:
-    async def test_correlation_comes_back(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_correlation_comes_back(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         response = await client.get(
             "/DocumentReference", params=PATIENT, headers={"X-Request-Id": "abc-1", "traceparent": trace}
         )
         assert response.headers["x-request-id"] == "abc-1"
         assert response.headers["traceparent"] == trace
-        assert (platform.seen[0].request_id, platform.seen[0].traceparent) == ("abc-1", trace)
+        assert (fake.seen[0].request_id, fake.seen[0].traceparent) == ("abc-1", trace)
 
     async def test_a_bad_correlation_is_replaced(self, client: httpx.AsyncClient) -> None:
         response = await client.get(
@@ -242,28 +226,28 @@ class TestHttp:
     async def test_very_many_values_are_413(self, client: httpx.AsyncClient) -> None:
         issues(await client.post("/DocumentReference", content=b"[" + b"{}," * 300_000 + b"{}]", headers=FHIR), 413)
 
-    async def test_a_body_beyond_the_limit_is_refused_before_it_is_read(self, platform: FakePlatform) -> None:
+    async def test_a_body_beyond_the_limit_is_refused_before_it_is_read(self, fake: FakePlatform) -> None:
         async def huge() -> AsyncIterator[bytes]:
             for _ in range(200):
                 yield b" " * 1024 * 1024
 
-        async with client_of(platform, max_body_bytes=10_000) as client:
+        async with client_of(fake, max_body_bytes=10_000) as client:
             announced = FHIR | {"Content-Length": "200000000"}
             issues(await client.post("/DocumentReference", content=huge(), headers=announced), 413)
             issues(await client.post("/DocumentReference", content=huge(), headers=FHIR), 413)
             issues(await client.post("/DocumentReference", content=b" " * 10_001, headers=FHIR), 413)
 
-    async def test_bodies_together_are_bounded(self, platform: FakePlatform) -> None:
-        async with client_of(platform, max_bodies_bytes=100) as client:
+    async def test_bodies_together_are_bounded(self, fake: FakePlatform) -> None:
+        async with client_of(fake, max_bodies_bytes=100) as client:
             (issue,) = issues(await client.post("/DocumentReference", json=simplified(), headers=FHIR), 503)
             assert reason_of(issue) == "OVERLOADED"
 
-    async def test_what_a_body_took_is_given_back(self, platform: FakePlatform) -> None:
-        async with client_of(platform, max_bodies_bytes=8_000) as client:
+    async def test_what_a_body_took_is_given_back(self, fake: FakePlatform) -> None:
+        async with client_of(fake, max_bodies_bytes=8_000) as client:
             for _ in range(20):
-                await publish(client)
+                await published(client)
 
-    async def test_the_front_can_sit_at_the_root(self, platform: FakePlatform) -> None:
-        async with client_of(platform, "https://dmp.test") as client:
+    async def test_the_front_can_sit_at_the_root(self, fake: FakePlatform) -> None:
+        async with client_of(fake, "https://dmp.test") as client:
             response = await client.post("https://dmp.test/", json=bundle(), headers=FHIR)
             assert response.status_code == 200

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import httpx
 import pytest
 
 from dmp.document.v1 import document_pb2
 from gateway.fhir.interactions import INTERACTIONS
-from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, parsed_xml
-from tests.conformance.fhir_samples import CDA, INS, INS_OID, Json, bundle, simplified
+from tests.conformance.fhir_platform import FakePlatform, expressions, issues, parsed, parsed_xml, published
+from tests.conformance.fhir_samples import CDA, FHIR, INS, INS_OID, PATIENT, Json, bundle, simplified
 
-FHIR = {"Content-Type": "application/fhir+json"}
-PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
 KEEPER: Json = {
     "resourceType": "Organization",
     "id": "keeper",
     "identifier": [{"system": "urn:oid:1.2.250.1.71.4.2.2", "value": "1750000042"}],
     "name": "CHU",
 }
-
-
-@pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
-        yield http
-
-
-async def published(client: httpx.AsyncClient, **changes: Any) -> Json:
-    """A document, as its submission answers."""
-    response = await client.post("/DocumentReference", json=simplified(**changes), headers=FHIR)
-    assert response.status_code == 201, response.text
-    body: Json = response.json()
-    return body
 
 
 def content_of(reference: Json) -> str:
@@ -67,13 +43,11 @@ class TestHead:
         absent = await client.head(f"/Binary/{'a' * 64}")
         assert (absent.status_code, absent.content) == (404, b"")
 
-    async def test_a_head_is_a_read_that_needs_its_scope(
-        self, client: httpx.AsyncClient, platform: FakePlatform
-    ) -> None:
+    async def test_a_head_is_a_read_that_needs_its_scope(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         url = content_of(await published(client))
-        platform.scopes = frozenset({"ITI-67"})
+        fake.scopes = frozenset({"ITI-67"})
         assert (await client.head(url)).status_code == 401
-        assert platform.refusals[-1] == ("document.read", "SCOPE_MISSING")
+        assert fake.refusals[-1] == ("document.read", "SCOPE_MISSING")
 
 
 class TestConditions:
@@ -141,10 +115,10 @@ class TestRanges:
             assert answer.status_code == status, sent
 
     async def test_a_content_that_breaks_off_within_a_range_is_not_taken_for_it(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         url = content_of(await published(client))
-        platform.breaks_after_chunks = 1
+        fake.breaks_after_chunks = 1
         assert (await client.get(url, headers={"Range": "bytes=0-9"})).content == CDA[:10]
         with pytest.raises(Exception):  # noqa: B017, PT011 (the connection ends; how depends on the transport)
             await client.get(url, headers={"Range": "bytes=0-40"})
@@ -207,33 +181,54 @@ class TestShape:
             assert expressions(found) == [field], query
 
     async def test_a_part_of_the_dossier_is_still_asked_of_the_dossier(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
-        platform.scopes = platform.scopes | {"ITI-78"}
+        fake.scopes = fake.scopes | {"ITI-78"}
         query = {"identifier": f"urn:oid:{INS_OID}|{INS}", "_elements": "active"}
         found = (await client.get("/Patient", params=query)).json()
         assert set(found["entry"][0]["resource"]) == {"resourceType", "id", "active", "meta"}
 
 
 class TestCriteria:
-    async def test_names_of_authors_reach_the_service(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_names_of_authors_reach_the_service(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         await published(client)
         query = {**PATIENT, "author.family": "Martin,Durand", "author.given": "Anne"}
         found = (await client.get("/DocumentReference", params=query)).json()
         assert "author.family=Martin,Durand" in found["link"][0]["url"]
-        assert list(platform.searches[-1].author_family_names) == ["Martin", "Durand"]
-        assert list(platform.searches[-1].author_given_names) == ["Anne"]
+        assert list(fake.searches[-1].author_family_names) == ["Martin", "Durand"]
+        assert list(fake.searches[-1].author_given_names) == ["Anne"]
         lists = {**PATIENT, "code": "submissionset", "source.family": "Martin", "source.given": "Anne"}
         assert (await client.get("/List", params=lists)).status_code == 200
-        assert list(platform.listings[-1].author_family_names) == ["Martin"]
-        folders = await client.get("/List", params={**lists, "code": "folder"})
-        assert expressions(issues(folders, 400)) == ["source.family"]
+        assert list(fake.listings[-1].author_family_names) == ["Martin"]
+        folders = (await client.get("/List", params={**lists, "code": "folder"})).json()
+        assert "source" not in folders["link"][0]["url"]  # ITI-66: what sets alone have is left out, and said to be
 
-    async def test_an_author_keeps_the_parts_of_the_name(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+    async def test_an_identifier_may_stand_alone_and_be_the_one_that_the_record_gave(
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
+        await published(client)
+        unique_id, entry = "1.2.250.1.999.1", "0190b1d2-0000-7000-8000-000000000001"
+        for text, wanted in (
+            (f"urn:oid:{unique_id}", unique_id),
+            (f"urn:ietf:rfc:3986|urn:uuid:{entry}", entry),
+            (f"urn:uuid:{entry}", entry),
+        ):
+            await client.get("/DocumentReference", params={**PATIENT, "identifier": text})
+            assert fake.searches[-1].unique_id == wanted
+            await client.get("/List", params={**PATIENT, "code": "submissionset", "identifier": text})
+            assert fake.listings[-1].unique_id == wanted
+
+    async def test_no_list_is_archived(self, client: httpx.AsyncClient) -> None:
+        await published(client)
+        for word, total in (("true", 0), ("false", 1)):
+            found = await client.get("/List", params={**PATIENT, "code": "submissionset", "isArchived": word})
+            assert (found.json()["total"], len(found.json().get("entry", ()))) == (total, total)
+        wrong = await client.get("/List", params={**PATIENT, "code": "submissionset", "isArchived": "1"})
+        assert expressions(issues(wrong, 400)) == ["isArchived"]
+
+    async def test_an_author_keeps_the_parts_of_the_name(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         made = await published(client)
-        ((document, _),) = platform.documents.values()
+        ((document, _),) = fake.documents.values()
         (author,) = document.authors
         assert (author.name, author.family_name, list(author.given_names)) == ("Anne MARTIN", "MARTIN", ["Anne"])
         role, person = made["contained"]
@@ -279,44 +274,44 @@ class TestCriteria:
     async def test_a_period_is_compared_as_a_span(
         self,
         client: httpx.AsyncClient,
-        platform: FakePlatform,
+        fake: FakePlatform,
         value: str,
         service: tuple[str, str],
         stop: tuple[str, str],
     ) -> None:
         await client.get("/DocumentReference", params={**PATIENT, "period": value})
-        request = platform.searches[-1]
+        request = fake.searches[-1]
         assert bounds(request.service_time) == service
         assert bounds(request.service_stop_time) == stop
 
-    async def test_not_and_nearly_are_dates_too(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_not_and_nearly_are_dates_too(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         for name in ("date", "creation", "period-start", "period-end", "_lastUpdated"):
             query = (*PATIENT.items(), (name, "ne2024-05-06"), (name, "ap2024-05-10"))
             assert (await client.get("/DocumentReference", params=query)).status_code == 200
-            span = getattr(platform.searches[-1], FIELDS[name])
+            span = getattr(fake.searches[-1], FIELDS[name])
             assert bounds(span) == ("2024-05-08T22:00:00Z", "2024-05-11T22:00:00Z")
             assert span.excluded_start_time.ToJsonString() == "2024-05-05T22:00:00Z"
             assert span.excluded_end_time.ToJsonString() == "2024-05-06T22:00:00Z"
 
-    async def test_lists_are_found_by_their_id(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_lists_are_found_by_their_id(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         await client.post("/", json=bundle(), headers=FHIR)
         query = {**PATIENT, "code": "submissionset"}
         found = (await client.get("/List", params={**query, "_sort": "-date"})).json()
         id_ = found["entry"][0]["resource"]["id"]
         assert (await client.get("/List", params={**query, "_id": id_})).json()["total"] == 1
-        assert platform.listings[-1].submission_set == platform.sets[0].name
+        assert fake.listings[-1].submission_set == fake.sets[0].name
         for wrong in ({**query, "_id": "x"}, {**query, "code": "folder", "_id": id_}):
             answer = (await client.get("/List", params=wrong)).json()
             assert (answer["total"], "entry" in answer) == (0, False)
         assert expressions(issues(await client.get("/List", params={**query, "_sort": "title"}), 400)) == ["_sort"]
 
     async def test_the_plus_of_a_zone_may_have_become_a_space(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         for plus in ("+", "%2B"):
             query = f"patient.identifier={PATIENT['patient.identifier']}&date=ge2024-01-01T10:00:00{plus}01:00"
             assert (await client.get(f"/DocumentReference?{query}")).status_code == 200
-            assert bounds(platform.searches[-1].submit_time) == ("2024-01-01T09:00:00Z", "")
+            assert bounds(fake.searches[-1].submit_time) == ("2024-01-01T09:00:00Z", "")
 
     async def test_a_search_by_post_may_have_all_in_its_url(self, client: httpx.AsyncClient) -> None:
         await published(client)
@@ -344,9 +339,9 @@ class TestCriteria:
         issues(await client.get("/DocumentReference", params={**asked, **PATIENT}), 400)
 
     async def test_a_malformed_count_is_named_wherever_pages_are(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
-        platform.scopes = frozenset(scope for each in INTERACTIONS if each.rpc for scope in each.scopes)
+        fake.scopes = frozenset(scope for each in INTERACTIONS if each.rpc for scope in each.scopes)
         pages: tuple[tuple[str, dict[str, str]], ...] = (
             ("/Patient/$dossier-accessible", {}),
             ("/Patient/$dossier-accessible", {"order": "document"}),

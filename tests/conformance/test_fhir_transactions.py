@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -13,41 +11,21 @@ import pytest
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.common.v1.context_pb2 import ActingContext
 from services.runtime.errors import DmpError
-from tests.conformance.fhir_platform import FakePlatform, client_of, expressions, issues, parsed, reason_of
+from tests.conformance.fhir_platform import FakePlatform, expressions, issues, parsed, published, reason_of
 from tests.conformance.fhir_samples import (
     BASE,
     CDA,
+    FHIR,
     HEALTH_ID,
     INS,
     INS_OID,
     NO_DOSSIER_INS,
     OTHER_INS,
+    PATIENT,
     UNKNOWN_INS,
-    Json,
     bundle,
     simplified,
 )
-
-FHIR = {"Content-Type": "application/fhir+json"}
-PATIENT = {"patient.identifier": f"urn:oid:{INS_OID}|{INS}"}
-
-
-@pytest.fixture
-def platform() -> FakePlatform:
-    return FakePlatform()
-
-
-@pytest.fixture
-async def client(platform: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(platform) as http:
-        yield http
-
-
-async def publish(client: httpx.AsyncClient, **changes: Any) -> Json:
-    response = await client.post("/DocumentReference", json=simplified(**changes), headers=FHIR)
-    assert response.status_code == 201, response.text
-    body: Json = response.json()
-    return body
 
 
 class TestDossierSearch:
@@ -99,7 +77,7 @@ class TestDossierSearch:
 
 class TestSimplifiedPublish:
     async def test_answers_201_with_the_resource_and_its_location(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         response = await client.post("/DocumentReference", json=simplified(), headers=FHIR)
         assert response.status_code == 201
@@ -109,7 +87,7 @@ class TestSimplifiedPublish:
         assert response.headers["etag"] == 'W/"1"'
         assert body["subject"]["identifier"] == {"system": f"urn:oid:{INS_OID}", "value": INS}
         assert body["masterIdentifier"]["value"] == "urn:oid:1.2.250.1.999.1"
-        (submitted,) = platform.submissions
+        (submitted,) = fake.submissions
         assert submitted.documents[0].content == CDA
         assert submitted.documents[0].document.authors[0].name == "Anne MARTIN"
 
@@ -121,22 +99,20 @@ class TestSimplifiedPublish:
         assert "location" in response.headers
 
     async def test_a_retry_with_the_same_key_is_the_same_request(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         for _ in range(2):
             await client.post(
                 "/DocumentReference", json=simplified(), headers=FHIR | {"Idempotency-Key": "attempt-0001"}
             )
-        first, second = platform.submissions
+        first, second = fake.submissions
         assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
         assert first.request_id == "attempt-0001"
 
-    async def test_without_a_key_each_request_is_its_own(
-        self, client: httpx.AsyncClient, platform: FakePlatform
-    ) -> None:
+    async def test_without_a_key_each_request_is_its_own(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         for _ in range(2):
             await client.post("/DocumentReference", json=simplified(), headers=FHIR | {"X-Request-Id": "same-same"})
-        assert len({request.request_id for request in platform.submissions}) == 2
+        assert len({request.request_id for request in fake.submissions}) == 2
 
     async def test_a_bad_key_is_refused(self, client: httpx.AsyncClient) -> None:
         response = await client.post(
@@ -159,7 +135,7 @@ class TestSimplifiedPublish:
 
     @pytest.mark.parametrize("ins", [UNKNOWN_INS, NO_DOSSIER_INS])
     async def test_nobody_and_no_dossier_are_the_same_answer(
-        self, client: httpx.AsyncClient, platform: FakePlatform, ins: str
+        self, client: httpx.AsyncClient, fake: FakePlatform, ins: str
     ) -> None:
         subject = {"reference": f"Patient?identifier=urn:oid:{INS_OID}|{ins}"}
         response = await client.post("/DocumentReference", json=simplified(subject=subject), headers=FHIR)
@@ -171,9 +147,7 @@ class TestSimplifiedPublish:
 
 class TestProvideBundle:
     @pytest.mark.parametrize("path", ["", "/"])
-    async def test_answers_each_entry_in_order(
-        self, client: httpx.AsyncClient, platform: FakePlatform, path: str
-    ) -> None:
+    async def test_answers_each_entry_in_order(self, client: httpx.AsyncClient, fake: FakePlatform, path: str) -> None:
         response = await client.post(BASE + path, json=bundle(3), headers=FHIR)
         assert response.status_code == 200, response.text
         body = response.json()
@@ -182,7 +156,7 @@ class TestProvideBundle:
         kinds = [entry["response"]["location"].partition("/")[0] for entry in body["entry"]]
         assert kinds == ["List", *["DocumentReference", "Binary"] * 3]
         assert {entry["response"]["status"] for entry in body["entry"]} == {"201 Created"}
-        assert len(platform.submissions[0].documents) == 3
+        assert len(fake.submissions[0].documents) == 3
 
     async def test_what_was_sent_can_be_read(self, client: httpx.AsyncClient) -> None:
         body = (await client.post(BASE, json=bundle(), headers=FHIR)).json()
@@ -195,7 +169,7 @@ class TestProvideBundle:
     async def test_a_refusal_by_a_service_names_the_entry(self, client: httpx.AsyncClient) -> None:
         sent = bundle(2)
         sent["entry"][3]["resource"]["content"][0]["attachment"]["size"] = 3
-        (issue,) = issues(await client.post(BASE, json=sent, headers=FHIR), 422)
+        (issue,) = issues(await client.post(BASE, json=sent, headers=FHIR), 400)
         assert issue["expression"] == ["Bundle.entry[3].resource.content[0].attachment.size"]
 
 
@@ -209,7 +183,7 @@ class TestDocumentSearch:
 
     async def test_pages_hold_everything_once_and_links_name_no_ins(self, client: httpx.AsyncClient) -> None:
         for _ in range(5):
-            await publish(client)
+            await published(client)
         url: str | None = f"{BASE}/DocumentReference?" + str(httpx.QueryParams({**PATIENT, "_count": "2"}))
         seen: list[str] = []
         while url:
@@ -223,7 +197,7 @@ class TestDocumentSearch:
         assert len(seen) == len(set(seen)) == 5
 
     async def test_post_search_is_the_same_search(self, client: httpx.AsyncClient) -> None:
-        await publish(client)
+        await published(client)
         by_get = (await client.get("/DocumentReference", params=PATIENT)).json()
         by_post = (await client.post("/DocumentReference/_search", data=PATIENT)).json()
         assert by_get == by_post
@@ -240,7 +214,7 @@ class TestDocumentSearch:
     async def test_strict_handling_refuses_them_by_name_and_lenient_tells_of_them(
         self, client: httpx.AsyncClient
     ) -> None:
-        await publish(client)
+        await published(client)
         query = {**PATIENT, "colour": "x", "_format": "json", "_total": "accurate"}
         response = await client.get("/DocumentReference", params=query, headers={"Prefer": "handling=strict"})
         assert expressions(issues(response, 400)) == ["colour"]
@@ -251,13 +225,13 @@ class TestDocumentSearch:
         assert told["resource"]["issue"][0]["expression"] == ["colour"]
 
     async def test_count_zero_gives_the_total_alone(self, client: httpx.AsyncClient) -> None:
-        await publish(client)
+        await published(client)
         body = (await client.get("/DocumentReference", params={**PATIENT, "_count": "0"})).json()
         assert (body["total"], "entry" in body, len(body["link"])) == (1, False, 1)
 
     @pytest.mark.parametrize("ins", [UNKNOWN_INS, NO_DOSSIER_INS])
     async def test_nobody_and_no_dossier_are_the_same_answer(
-        self, client: httpx.AsyncClient, platform: FakePlatform, ins: str
+        self, client: httpx.AsyncClient, fake: FakePlatform, ins: str
     ) -> None:
         response = await client.get(
             "/DocumentReference",
@@ -268,14 +242,14 @@ class TestDocumentSearch:
         assert issue["diagnostics"] == "dossier: no dossier belongs to this patient"
         assert reason_of(issue) == "DOSSIER_NOT_FOUND"
 
-    async def test_an_unknown_person_is_in_the_trail(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_an_unknown_person_is_in_the_trail(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         await client.get("/DocumentReference", params={"patient.identifier": f"urn:oid:{INS_OID}|{UNKNOWN_INS}"})
-        assert platform.refusals == [("document.search", "DOSSIER_NOT_FOUND")]
+        assert fake.refusals == [("document.search", "DOSSIER_NOT_FOUND")]
 
     async def test_a_caller_bound_to_one_patient_learns_nothing_of_others(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
-        platform.actor = ActingContext(client_id="app", patient_health_id=HEALTH_ID)
+        fake.actor = ActingContext(client_id="app", patient_health_id=HEALTH_ID)
         response = await client.get(
             "/DocumentReference", params={"patient.identifier": f"urn:oid:{INS_OID}|{UNKNOWN_INS}"}
         )
@@ -329,8 +303,8 @@ class TestDocumentSearch:
 
 class TestBinary:
     async def binary_url(self, client: httpx.AsyncClient) -> str:
-        published = await publish(client)
-        url: str = published["content"][0]["attachment"]["url"]
+        made = await published(client)
+        url: str = made["content"][0]["attachment"]["url"]
         return url
 
     async def test_gives_the_very_bytes_and_their_type(self, client: httpx.AsyncClient) -> None:
@@ -359,18 +333,18 @@ class TestBinary:
         assert (await client.get(f"/Binary/{id_}")).status_code == 404
 
     async def test_a_document_id_is_no_binary_id(self, client: httpx.AsyncClient) -> None:
-        published = await publish(client)
-        assert reason_of(issues(await client.get(f"/Binary/{published['id']}"), 404)[0]) == "DOCUMENT_NOT_FOUND"
+        made = await published(client)
+        assert reason_of(issues(await client.get(f"/Binary/{made['id']}"), 404)[0]) == "DOCUMENT_NOT_FOUND"
 
-    async def test_destroyed_content_is_gone(self, client: httpx.AsyncClient, platform: FakePlatform) -> None:
+    async def test_destroyed_content_is_gone(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         url = await self.binary_url(client)
-        platform.fails = DmpError(reasons.ERROR_REASON_CONTENT_DESTROYED)
+        fake.fails = DmpError(reasons.ERROR_REASON_CONTENT_DESTROYED)
         issues(await client.get(url), 410)
 
     async def test_a_failure_half_way_breaks_the_answer_off(
-        self, client: httpx.AsyncClient, platform: FakePlatform
+        self, client: httpx.AsyncClient, fake: FakePlatform
     ) -> None:
         url = await self.binary_url(client)
-        platform.breaks_after_chunks = 1
+        fake.breaks_after_chunks = 1
         with pytest.raises(DmpError):
             await client.get(url)

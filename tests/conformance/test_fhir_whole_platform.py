@@ -16,9 +16,9 @@ import zstandard
 from ops.session import Statement
 from services.runtime.identifiers import format_health_id
 from tests.conformance.fhir_day import FLAGS, by_identifier, identifier, patch, said
-from tests.conformance.fhir_http import FHIR, Http, of, simplified, unique_id
+from tests.conformance.fhir_http import Http, of, simplified, unique_id
 from tests.conformance.fhir_platform import issues, parsed
-from tests.conformance.fhir_samples import Json, reported
+from tests.conformance.fhir_samples import FHIR, Json, reported
 from tests.platform_fixture import Platform, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

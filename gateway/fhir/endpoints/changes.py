@@ -24,7 +24,7 @@ from gateway.fhir.document_change import ERROR, Change, change_of, check_touched
 from gateway.fhir.document_out import write_document, write_reference
 from gateway.fhir.endpoints.common import Endpoints
 from gateway.fhir.exchange import Answer, Exchange, Handler
-from gateway.fhir.identifiers import parse_token, unique_id_of
+from gateway.fhir.identifiers import unique_id_token
 from gateway.fhir.json_body import check_resource, parse_json
 from gateway.fhir.node import JsonObject
 from gateway.fhir.patch.fhirpath_patch import places_of, read_fhirpath_patch
@@ -89,7 +89,7 @@ class Changes(Endpoints):
         text = parameters.single("identifier")
         if not text:
             raise invalid("identifier", "required", "the document is named: identifier=system|value")
-        request = ResolveUniqueIdRequest(unique_id=unique_id_of(*parse_token(text, "identifier"), "identifier"))
+        request = ResolveUniqueIdRequest(unique_id=unique_id_token(text, "identifier"))
         if any(parameters.single(name) for name in search.PATIENT_NAMES):
             link = search.read_patient_parameter(parameters, self._links.base_url)
             request.parent = dossier_name(await self._health_id(exchange, link))

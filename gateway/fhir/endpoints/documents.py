@@ -24,7 +24,7 @@ from gateway.fhir.document_out import changed, write_document
 from gateway.fhir.endpoints.common import Endpoints, http_date
 from gateway.fhir.exchange import Answer, Exchange, Handler
 from gateway.fhir.field_paths import search_field, submission_field, translate
-from gateway.fhir.identifiers import parse_token, unique_id_of
+from gateway.fhir.identifiers import unique_id_token
 from gateway.fhir.outcome import success
 from gateway.fhir.parameters import parse_query
 from gateway.fhir.refusals import invalid
@@ -166,7 +166,7 @@ def _if_none_exist(exchange: Exchange) -> str:
     pairs = parse_query(text.encode(), "If-None-Exist")
     if len(values) > 1 or [name for name, _ in pairs] != ["identifier"]:
         raise invalid("If-None-Exist", "criterion", "one criterion: identifier=system|value")
-    return unique_id_of(*parse_token(pairs[0][1], "If-None-Exist"), "If-None-Exist")
+    return unique_id_token(pairs[0][1], "If-None-Exist")
 
 
 def _version_headers(document: Document) -> dict[str, str]:
