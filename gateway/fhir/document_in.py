@@ -18,7 +18,7 @@ from gateway.fhir.identifiers import is_kind, read_identifier, read_unique_id
 from gateway.fhir.node import Node
 from gateway.fhir.people import contained, read_author, read_custodian, read_source_patient
 from gateway.fhir.refusals import incomplete, metadata
-from gateway.fhir.times import timestamp
+from gateway.fhir.times import last_second, timestamp
 from services.runtime.errors import FieldViolation
 
 COMPREHENSIVE: Final = (
@@ -181,11 +181,10 @@ def _read_people(resource: Node, document: Document) -> None:
 
 def _read_times(resource: Node, attachment: Node, document: Document) -> None:
     period = resource.child("context").child("period")
-    for node, target in (
-        (attachment.child("creation"), document.create_time),
-        (period.child("start"), document.service_start_time),
-        (period.child("end"), document.service_stop_time),
+    for moment, target in (
+        (timestamp(attachment.child("creation")), document.create_time),
+        (timestamp(period.child("start")), document.service_start_time),
+        (last_second(period.child("end")), document.service_stop_time),
     ):
-        moment = timestamp(node)
         if moment is not None:
             target.CopyFrom(moment)

@@ -37,6 +37,15 @@ def timestamp(node: Node) -> Timestamp | None:
     return _to_timestamp(_interval(text, node.path)[0])
 
 
+def last_second(node: Node) -> Timestamp | None:
+    """The instant at which a period ends: a date, month or year takes in all of itself (R4: Period.end); None when
+    absent."""
+    text = node.token(_LONGEST)
+    if not text or "T" in text:
+        return timestamp(node)
+    return _to_timestamp(_interval(text, node.path)[1] - timedelta(seconds=1))
+
+
 def instant(node: Node) -> Timestamp | None:
     """The time of an instant element: complete to the second, with its zone; None when absent."""
     text = node.token(_LONGEST)
@@ -83,6 +92,20 @@ def narrow(range_: TimeRange, text: str, field: str) -> None:
             raise invalid(field, "repeated", "the prefix ne once")
         range_.excluded_start_time.CopyFrom(_to_timestamp(begin))
         range_.excluded_end_time.CopyFrom(_to_timestamp(end))
+
+
+def is_within(range_: TimeRange, moment: Timestamp) -> bool:
+    """Whether a range takes a moment in."""
+    place = (moment.seconds, moment.nanos)
+    start, end = range_.start_time, range_.end_time
+    without = range_.excluded_start_time, range_.excluded_end_time
+    if range_.HasField("excluded_start_time") and (
+        (without[0].seconds, without[0].nanos) <= place < (without[1].seconds, without[1].nanos)
+    ):
+        return False
+    return (not range_.HasField("start_time") or (start.seconds, start.nanos) <= place) and (
+        not range_.HasField("end_time") or place < (end.seconds, end.nanos)
+    )
 
 
 def narrow_period(starts: TimeRange, ends: TimeRange, text: str, field: str) -> None:

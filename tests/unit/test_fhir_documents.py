@@ -55,6 +55,22 @@ class TestDocumentIn:
         assert document.source_patient_info.sex == "F"
         assert document.create_time.seconds == 1_781_251_200
 
+    @pytest.mark.parametrize(
+        ("end", "written"),
+        [
+            ("2026-06-12", "2026-06-12T21:59:59Z"),
+            ("2026-06", "2026-06-30T21:59:59Z"),
+            ("2026", "2026-12-31T22:59:59Z"),
+            ("2026-06-12T11:00:00+02:00", "2026-06-12T09:00:00Z"),
+        ],
+    )
+    def test_a_period_ends_with_the_last_of_its_day(self, end: str, written: str) -> None:
+        """An act of a morning whose end is its day is not one that ends before it begins."""
+        reference = document_reference(1)
+        reference["context"]["period"] = {"start": "2026-06-12T09:00:00+02:00", "end": end}
+        document = read_document(root(reference), COMPREHENSIVE)
+        assert document.service_stop_time.ToJsonString() == written
+
     def test_no_flag_is_lost_whether_in_one_concept_or_in_several(self) -> None:
         flag = {
             "system": "https://mos.esante.gouv.fr/NOS/TRE_A07-StatutVisibiliteDocument/FHIR/TRE-A07-StatutVisibiliteDocument",
