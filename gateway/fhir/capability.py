@@ -10,9 +10,17 @@ from gateway.fhir.interactions import INTERACTIONS, Interaction
 from gateway.fhir.negotiation import FHIR_JSON, FHIR_XML, JSON_PATCH, XML_PATCH
 from gateway.fhir.node import JsonObject
 from gateway.fhir.parameters import SearchParameter
+from gateway.fhir.person_out import PROFILE as PATIENT_PROFILE
+from gateway.fhir.submission import FOLDER_PROFILES, LIST_PROFILES
 
 _DATE: Final = "2026-11-25"
-_PROFILES: Final[Mapping[str, str]] = {"DocumentReference": PROFILE}
+_BALP: Final = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit.Patient"
+_PROFILES: Final[Mapping[str, Sequence[str]]] = {
+    "AuditEvent": tuple(f"{_BALP}{kind}" for kind in ("Create", "Read", "Update", "Delete", "Query")),
+    "DocumentReference": (PROFILE,),
+    "List": (LIST_PROFILES[0], FOLDER_PROFILES[0]),
+    "Patient": (PATIENT_PROFILE,),
+}
 _SERVICES: Final = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _OWN_PARAMETERS: Final = "https://dmp.sante.fr/fhir/SearchParameter"
 _R4: Final = "http://hl7.org/fhir/SearchParameter"
@@ -32,7 +40,10 @@ _OWN_OF_R4: Final[Mapping[str, Sequence[str]]] = {
     "Practitioner": ("active", "identifier", "name"),
     "PractitionerRole": ("active", "organization", "practitioner", "specialty"),
 }  # fmt: skip
-_OF_PEOPLE: Final = ("address", "address-city", "address-postalcode", "birthdate", "family", "gender", "given")
+_OF_PEOPLE: Final = (
+    "address", "address-city", "address-country", "address-postalcode", "address-state", "birthdate", "family",
+    "gender", "given", "telecom",
+)  # fmt: skip
 _DEFINITIONS: Final[Mapping[str, str]] = {
     "_id": f"{_R4}/Resource-id",
     "_lastUpdated": f"{_R4}/Resource-lastUpdated",
@@ -48,6 +59,7 @@ _DEFINITIONS: Final[Mapping[str, str]] = {
     "DocumentReference-isArchived": f"{_PDSM}/PDSm-isArchived",
     "DocumentReference-period-start": f"{_PDSM}/PDSm-DocumentReference-period-start",
     "DocumentReference-period-end": f"{_PDSM}/PDSm-DocumentReference-period-end",
+    "Patient-mothersMaidenName": f"{_R4}/patient-extensions-Patient-mothersMaidenName",
     "List-isArchived": f"{_PDSM}/PDSm-isArchived",
     "List-authorOrg": f"{_PDSM}/PDSm-List-authorOrg",
     "List-designationType": f"{_MHD}/List-DesignationType",
@@ -55,6 +67,11 @@ _DEFINITIONS: Final[Mapping[str, str]] = {
 }
 """The canonical URLs of search parameters that R4, MHD and PDSm define."""
 _OPERATIONS: Final = "https://dmp.sante.fr/fhir/OperationDefinition"
+_DEFINED_ELSEWHERE: Final[Mapping[str, str]] = {
+    "Patient-ihe-pix": "https://profiles.ihe.net/ITI/PIXm/OperationDefinition/IHE.PIXm.pix",
+    "Patient-match": "https://profiles.ihe.net/ITI/PDQm/OperationDefinition/PDQmMatch",
+}
+"""The canonical URLs of operations that IHE defines."""
 
 
 def capability_statement(base_url: str, version: str) -> JsonObject:
@@ -111,7 +128,7 @@ def _resource(name: str) -> JsonObject:
             codes.setdefault(found.code, []).append(found)
     resource: JsonObject = {"type": name}
     if name in _PROFILES:
-        resource["supportedProfile"] = [_PROFILES[name]]
+        resource["supportedProfile"] = list(_PROFILES[name])
     resource["interaction"] = [{"code": code, "documentation": _all(found)} for code, found in codes.items()]
     if "vread" in codes or "read" in codes:
         resource["versioning"] = "versioned" if "vread" in codes else "versioned-update"
@@ -147,12 +164,13 @@ def _operations(resource: str) -> list[JsonObject]:
     found: dict[str, JsonObject] = {}
     for each in INTERACTIONS:
         name = each.path.rpartition("$")[2]
+        defined = f"{resource or 'System'}-{name}"
         if each.code == "operation" and each.resource == resource:
             found.setdefault(
                 name,
                 {
                     "name": name,
-                    "definition": f"{_OPERATIONS}/{resource or 'System'}-{name}",
+                    "definition": _DEFINED_ELSEWHERE.get(defined, f"{_OPERATIONS}/{defined}"),
                     "documentation": describe(each),
                 },
             )

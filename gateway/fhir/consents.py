@@ -49,6 +49,7 @@ PREFERENCES: Final[tuple[Kind, ...]] = ("break-glass", "regulation", "masked-in-
 PARAMETERS: Final = (
     SearchParameter("patient.identifier", "token", "system|value of the patient; this or patient is required"),
     SearchParameter("patient", "reference", "Patient/{id} as given in answers, or Patient?identifier=system|value"),
+    SearchParameter("_id", "token", "ids as given in answers"),
     SearchParameter("status", "token", "active or inactive"),
     SearchParameter("category", "token", "authorization, block, break-glass, regulation, masked-in-emergency"),
     SearchParameter("actor.identifier", "token", "system|value of the professional or structure"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence, Set
 from typing import Final
 
 from dmp.common.v1.coding_pb2 import Identifier
+from dmp.document.v1.document_pb2 import TimeRange
 from dmp.identity.v1 import identity_pb2
 from dmp.identity.v1.identity_pb2 import (
     CrossReferenceRequest,
@@ -23,12 +24,14 @@ from gateway.fhir.node import JsonObject, Node
 from gateway.fhir.parameters import Parameters, SearchParameter
 from gateway.fhir.person_out import PROFILE, SEXES, read_person, write_person
 from gateway.fhir.refusals import invalid
-from gateway.fhir.search import read_page
+from gateway.fhir.search import dates, read_page
+from gateway.fhir.times import is_within, narrow
 from services.runtime.identifiers import dossier_of
 
 _NOT_HELD: Final = ("address-state", "address-country", "mothersMaidenName")
 PARAMETERS: Final = (
     SearchParameter("_id", "token", "id as given in answers"),
+    SearchParameter("_lastUpdated", "date", "when the person last changed; with other criteria"),
     SearchParameter("identifier", "token", "system|value: INS or a local number"),
     SearchParameter("active", "token", "true or false (merged into another)"),
     SearchParameter("family", "string", "beginning of the birth or used name; :exact for the whole name"),
@@ -126,7 +129,10 @@ def shown(parameters: Parameters, people: Sequence[Person]) -> list[Person]:
     wanted = {system.removeprefix("urn:oid:") for system in systems}
     if not all(is_oid(system) for system in wanted):
         raise invalid("identifier", "system", "the OID of a domain: urn:oid:…|")
-    kept = [each for each in people if _matches(parameters, each)]
+    updated = TimeRange()
+    for value in dates(parameters, "_lastUpdated"):
+        narrow(updated, value, "_lastUpdated")
+    kept = [each for each in people if _matches(parameters, each) and is_within(updated, each.update_time)]
     for each in kept if wanted else ():
         held = [one for one in each.identifiers if one.system in wanted]
         del each.identifiers[:], each.identifier_history[:]

@@ -59,3 +59,22 @@ async def test_names_the_scope_of_each_interaction_from_the_access_option(client
     by_type = {resource["type"]: resource for resource in rest["resource"]}
     create = next(i for i in by_type["DocumentReference"]["interaction"] if i["code"] == "create")
     assert create["documentation"].endswith("Scope: ITI-105.")
+
+
+async def test_names_profiles_and_operations_by_what_ihe_calls_them(client: httpx.AsyncClient) -> None:
+    rest = (await client.get("/metadata")).json()["rest"][0]
+    by_type = {resource["type"]: resource for resource in rest["resource"]}
+    ihe = "https://profiles.ihe.net/ITI"
+    assert by_type["Patient"]["supportedProfile"] == [f"{ihe}/PDQm/StructureDefinition/IHE.PDQm.Patient"]
+    assert by_type["Patient"]["conditionalUpdate"] is True
+    definitions = {each["name"]: each["definition"] for each in by_type["Patient"]["operation"]}
+    assert definitions["ihe-pix"] == f"{ihe}/PIXm/OperationDefinition/IHE.PIXm.pix"
+    assert definitions["match"] == f"{ihe}/PDQm/OperationDefinition/PDQmMatch"
+    assert definitions["dossier-open"].startswith("https://dmp.sante.fr/")
+    assert len(by_type["AuditEvent"]["supportedProfile"]) == 5
+    searched = {kind: {each["name"] for each in by_type[kind]["searchParam"]} for kind in ("Patient", "Consent")}
+    assert {
+        "_id", "_lastUpdated", "active", "family", "given", "identifier", "telecom", "birthdate", "address",
+        "address-city", "address-country", "address-postalcode", "address-state", "gender", "mothersMaidenName",
+    } <= searched["Patient"]  # fmt: skip
+    assert {"_id", "status", "patient", "patient.identifier", "actor"} <= searched["Consent"]

@@ -140,6 +140,8 @@ class TestConsent:
         assert created.status_code == 201, created.text
         parsed(created.json())
         assert fake.acts[0].patient_consented
+        for id_, total in ((created.json()["id"], 1), ("x", 0)):
+            assert (await client.get("/Consent", params={**PATIENT, "_id": id_})).json()["total"] == total
         found = (await client.get("/Consent", params={**PATIENT, "category": "authorization"})).json()
         parsed(found)
         (entry,) = found["entry"]

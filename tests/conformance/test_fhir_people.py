@@ -70,6 +70,7 @@ class TestSearch:
     async def test_every_parameter_of_pdqm_filters(self, client: httpx.AsyncClient, fake: FakePlatform) -> None:
         contact = fake.persons[HEALTH_ID].contact
         contact.city, contact.postcode, contact.phone, contact.email = "Lyon", "69001", "0102030405", "j@d.test"
+        fake.persons[HEALTH_ID].update_time.FromJsonString("2026-11-02T09:00:00Z")
         who = {"family": "dup", "birthdate": "1980-01-17"}
         for query, total in (
             ({"telecom": "0102030405"}, 1),
@@ -84,6 +85,11 @@ class TestSearch:
             ({"mothersMaidenName:exact": "x"}, 0),
             ({"address-state": "x"}, 0),
             ({"address-country": "FR"}, 0),
+            ({"_lastUpdated": "2026-11"}, 1),
+            ({"_lastUpdated": "ne2026-11"}, 0),
+            ({"_lastUpdated": "lt2026-11-02"}, 0),
+            ({"_lastUpdated": ["ge2026-11-02", "le2026-11-02"]}, 1),
+            ({"_lastUpdated": "gt2026-11-02"}, 0),
         ):
             found = (await client.get("/Patient", params={**who, **query})).json()
             assert found["total"] == total, query

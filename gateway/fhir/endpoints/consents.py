@@ -234,14 +234,16 @@ _FIELDS: Final = ("break_glass_opposed", "regulation_opposed", "masked_shown_in_
 
 
 def _matches(resource: JsonObject, parameters: Parameters) -> bool:
-    """Whether a Consent meets status, category and actor."""
+    """Whether a Consent meets _id, status, category and actor."""
+    ids = parameters.alternatives("_id")
     statuses = [text.rpartition("|")[2] for text in parameters.alternatives("status")]
     categories = [text.rpartition("|")[2] for text in parameters.alternatives("category")]
     actors = {each.value for each in read_identifiers(parameters, "actor.identifier", "actor")}
     provision = resource["provision"]
     named = {each["reference"]["identifier"]["value"] for each in provision.get("actor", ())}
     return (
-        (not statuses or resource["status"] in statuses)
+        (not ids or resource["id"] in ids)
+        and (not statuses or resource["status"] in statuses)
         and (not categories or resource["category"][0]["coding"][0]["code"] in categories)
         and (not actors or bool(actors & named))
     )
