@@ -27,7 +27,14 @@ from gateway.fhir.interactions import INTERACTIONS
 from gateway.fhir.xml_write import to_xml
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import document_name, uuid7
-from tests.conformance.fhir_platform import FakePlatform, application, client_of, external_ids, issues, parsed
+from tests.conformance.fhir_platform import (
+    FakePlatform,
+    application,
+    client_of,
+    external_ids,
+    issues,
+    parsed,
+)
 from tests.conformance.fhir_samples import (
     BASE,
     FHIR,
@@ -182,6 +189,33 @@ async def test_fhir_that_is_nearly_right_is_taken_or_refused_by_name(data: st.Da
             holder = holder[step]
         holder[last] = copy.deepcopy(data.draw(MUTATIONS))  # the next change may go into it
     body, kind = written(sent, xml=data.draw(st.booleans()))
+    async with client_of(everything_allowed()) as client:
+        client.headers["Content-Type"] = kind
+        began = time.process_time()
+        response = await client.request(method, f"{BASE}{path}", content=body)
+        assert time.process_time() - began < 5
+    check(response)
+
+
+BROKEN = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from(
+        [b"<", b"</", b"&x;", b"<!DOCTYPE a []>", b"<![CDATA[", b"<?x?>", b"]]>", b"{", b"\x00", b"\xff\xfe"]
+    ),
+    st.sampled_from([b'"', b"\\u0000", b"\\ud800", b"[" * 300, b"<a>" * 300, b'xmlns="x"', b"1e999", b" " * 5_000]),
+)
+
+
+@given(data=st.data())
+@settings(max_examples=3_000 if FULL else 60, deadline=None, suppress_health_check=list(HealthCheck))
+async def test_bodies_broken_at_any_byte_are_refused_by_name(data: st.DataObject) -> None:
+    """What a body is made of is cut, repeated and overwritten, below the level of resources."""
+    method, path, resource = data.draw(st.sampled_from(SENT))
+    body, kind = written(resource, xml=data.draw(st.booleans()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(body)))
+        end = data.draw(st.integers(start, min(len(body), start + 64)))
+        body = body[:start] + data.draw(BROKEN) + body[data.draw(st.sampled_from([start, end, len(body)])) :]
     async with client_of(everything_allowed()) as client:
         client.headers["Content-Type"] = kind
         began = time.process_time()
