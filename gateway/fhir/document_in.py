@@ -170,13 +170,18 @@ def _read_people(resource: Node, document: Document) -> None:
         patient = contained(resource, source)
         if not patient.present:
             raise source.error("contained", "the source patient info is a contained Patient: #id")
-        document.source_patient_info.CopyFrom(read_source_patient(patient))
-        if document.source_patient_info.identifiers:
-            document.source_patient_id.CopyFrom(document.source_patient_info.identifiers[0])
+        add_source_patient(document, patient)
     for related in resource.child("context").children("related", 32):
         identifier = read_identifier(related.child("identifier").required())
         if identifier is not None:
             document.reference_ids.append(identifier)
+
+
+def add_source_patient(document: Document, patient: Node) -> None:
+    """What the producer says of the patient, in a Patient."""
+    document.source_patient_info.CopyFrom(read_source_patient(patient))
+    if document.source_patient_info.identifiers:
+        document.source_patient_id.CopyFrom(document.source_patient_info.identifiers[0])
 
 
 def _read_times(resource: Node, attachment: Node, document: Document) -> None:

@@ -25,12 +25,18 @@ from dmp.document.v1.document_pb2 import (
 )
 from gateway.fhir.codesystems import is_oid
 from gateway.fhir.concepts import read_concept
-from gateway.fhir.document_in import COMPREHENSIVE, SIMPLIFIED, attachment_of, mime_type, read_document
+from gateway.fhir.document_in import (
+    COMPREHENSIVE,
+    SIMPLIFIED,
+    add_source_patient,
+    attachment_of,
+    mime_type,
+    read_document,
+)
 from gateway.fhir.document_out import Links
 from gateway.fhir.identifiers import (
     PatientLink,
     is_kind,
-    mismatch,
     read_patient,
     read_unique_id,
     unique_id_token,
@@ -40,18 +46,21 @@ from gateway.fhir.node import LONGEST_URI, JsonObject, Node
 from gateway.fhir.people import read_author
 from gateway.fhir.refusals import metadata, unsupported
 from gateway.fhir.relations import read_relations, read_superseding
+from gateway.fhir.submission_patient import one_patient
 from gateway.fhir.submission_slots import (
     Slot,
     SlotKind,
     by_full_url,
     check_set_members,
     members_of,
+    patient_slot,
     read_slots,
     submission_set_slot,
 )
 from gateway.fhir.times import timestamp, write
 from gateway.fhir.xml_write import to_xml
 from services.runtime.errors import DmpError, FieldViolation
+from services.runtime.identifiers import child_of
 
 _MHD: Final = "https://profiles.ihe.net/ITI/MHD/StructureDefinition"
 _PDSM: Final = "https://interop.esante.gouv.fr/ig/fhir/pdsm/StructureDefinition"
@@ -96,7 +105,8 @@ class SubmissionKey:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of the answer: which resource it made, and which document or folder it belongs to (-1 for the set)."""
+    """An entry of the answer: which resource it made, and which document or folder it belongs to (-1 for the set and
+    the patient)."""
 
     kind: SlotKind
     index: int
@@ -155,7 +165,8 @@ def read_bundle(bundle: Node, links: Links, key: SubmissionKey, *, taken_over: b
     if not documents:
         raise metadata(f"{bundle.path}.entry", "required", "at least one DocumentReference")
     check_set_members(set_slot, [*documents, *folders])
-    patient = _one_patient(set_slot, [*documents, *folders], links.base_url)
+    person = patient_slot(slots)
+    patient = one_patient(set_slot, [*documents, *folders], person, links.base_url)
     request = SubmitDocumentsRequest(submission_set=_read_set(set_slot.resource, key), request_id=key.request_id)
     if not taken_over:
         set_slot.resource.extension(DESIGNATION).required()
@@ -165,7 +176,7 @@ def read_bundle(bundle: Node, links: Links, key: SubmissionKey, *, taken_over: b
         content = _content_of(slot, by_url, owners)
         owners[content.full_url] = index
         content_paths.append(content.resource.path if content.kind == "Bundle" else f"{content.resource.path}.data")
-        request.documents.append(_submitted(slot, content, links))
+        request.documents.append(_submitted(slot, content, person, links))
     for slot in folders:
         _read_folder(slot, documents, request)
     entries = [_answer_entry(slot, documents, folders, owners, request, links) for slot in slots]
@@ -183,6 +194,11 @@ def write_response(submission: Submission, response: SubmitDocumentsResponse, li
             moment, version = response.submission_set.submit_time, 1
         elif entry.kind == "Folder" and entry.index < 0:
             entries.append({"response": {"status": "200 OK"}})
+            continue
+        elif entry.kind == "Patient":
+            health_id = child_of(response.submission_set.name, "submissionSets", "name")[0]
+            found = f"Patient/{links.patient_id(health_id)}"
+            entries.append({"response": {"status": "200 OK", "location": found}})
             continue
         elif entry.kind == "Folder":
             folder = response.folders[entry.index]
@@ -208,15 +224,6 @@ def _patched(document: Document, links: Links) -> JsonObject:
     if replaced and replaced[0]:
         outcome["location"] = f"DocumentReference/{links.document_id(replaced[0])}"
     return outcome
-
-
-def _one_patient(set_slot: Slot, others: Sequence[Slot], base_url: str) -> PatientLink:
-    patient = read_patient(set_slot.resource.child("subject"), base_url)
-    for slot in others:
-        other = read_patient(slot.resource.child("subject"), base_url)
-        if not patient.same_patient(other):
-            raise mismatch(other.field, "every resource of a submission names the patient of the SubmissionSet")
-    return patient
 
 
 def _read_set(resource: Node, key: SubmissionKey) -> SubmissionSet:
@@ -308,9 +315,11 @@ def _content_of(slot: Slot, by_url: Mapping[str, Slot], owners: Mapping[str, int
     return found
 
 
-def _submitted(slot: Slot, content: Slot, links: Links) -> SubmittedDocument:
+def _submitted(slot: Slot, content: Slot, person: Slot | None, links: Links) -> SubmittedDocument:
     _check_profile(slot.resource, DOCUMENT_PROFILES, required=False)
     document = read_document(slot.resource, COMPREHENSIVE)
+    if person is not None and not document.HasField("source_patient_info"):
+        add_source_patient(document, person.resource)
     submitted = SubmittedDocument(document=document, relationships=read_relations(slot.resource, links))
     if content.kind == "Bundle":
         submitted.content = _document_bundle(content.resource, document.mime_type)
@@ -356,8 +365,8 @@ def _answer_entry(
     request: SubmitDocumentsRequest,
     links: Links,
 ) -> Entry:
-    if slot.kind == "List":
-        return Entry("List", -1)
+    if slot.kind in ("List", "Patient"):
+        return Entry(slot.kind, -1)
     if slot.kind == "Folder":
         return Entry("Folder", -1 if slot.held else [each for each in folders if not each.held].index(slot))
     if slot.kind == "DocumentReference":

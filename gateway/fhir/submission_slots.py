@@ -1,8 +1,8 @@
 """The entries of an ITI-65 Bundle by the slice that they fill. Pure.
 
 A Bundle has closed slices: one SubmissionSet List, folder Lists, DocumentReferences, their contents (Binaries or
-document Bundles), and the patches that supersede what is replaced. What is not linked, linked twice, or of another
-kind is refused, so that nothing is accepted that would not be stored.
+document Bundles), the patches that supersede what is replaced, and one Patient, who says whose the rest is. What is not
+linked, linked twice, or of another kind is refused, so that nothing is accepted that would not be stored.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final, Literal
 from gateway.fhir.node import LONGEST_URI, Node
 from gateway.fhir.refusals import metadata, unsupported
 
-MOST_ENTRIES: Final = 257
-"""A SubmissionSet and 64 documents, each with its content, its patch and a folder."""
+MOST_ENTRIES: Final = 258
+"""A SubmissionSet, a Patient and 64 documents, each with its content, its patch and a folder."""
 LIST_TYPES: Final = "https://profiles.ihe.net/ITI/MHD/CodeSystem/MHDlistTypes"
 
-SlotKind = Literal["List", "Folder", "DocumentReference", "Binary", "Bundle", "Patch"]
+SlotKind = Literal["List", "Folder", "DocumentReference", "Binary", "Bundle", "Patch", "Patient"]
 _POSTED: Final[dict[str, SlotKind]] = {
     "List": "List",
     "DocumentReference": "DocumentReference",
@@ -64,6 +64,14 @@ def submission_set_slot(bundle: Node, slots: Sequence[Slot]) -> Slot:
     return found[0]
 
 
+def patient_slot(slots: Sequence[Slot]) -> Slot | None:
+    """The Patient who is sent along: a copy of somebody who is registered."""
+    found = [slot for slot in slots if slot.kind == "Patient"]
+    if len(found) > 1:
+        raise metadata(found[1].entry.path, "max_items", "a submission is about one Patient")
+    return found[0] if found else None
+
+
 def members_of(slot: Slot) -> list[Node]:
     """The references of a List's entries."""
     members = slot.resource.children("entry", MOST_ENTRIES)
@@ -89,6 +97,10 @@ def _slot(entry: Node) -> Slot:
     full_url = entry.token(LONGEST_URI, "fullUrl")
     if method == "PATCH":
         return Slot("Patch", "", entry, resource.required())
+    if method in ("GET", "POST", "PUT") and resource.token(name="resourceType") == "Patient":
+        if not request.child("url").required().token(LONGEST_URI).startswith("Patient"):
+            raise request.child("url").error("url", "the url of this entry begins with Patient")
+        return Slot("Patient", full_url, entry, resource)
     if method == "PUT" and resource.required().token(name="resourceType") == "List":
         return _held_folder(entry, request, full_url)
     if method != "POST":
@@ -102,7 +114,8 @@ def _slot(entry: Node) -> Slot:
     kind = _POSTED.get(resource.required().child("resourceType").required().token())
     if kind is None:
         raise unsupported(
-            entry.path, "a submission has one SubmissionSet List, folders, DocumentReferences and their contents"
+            entry.path,
+            "a submission has one SubmissionSet List, folders, DocumentReferences, their contents and one Patient",
         )
     if request.child("url").required().token(LONGEST_URI) != kind:
         raise request.child("url").error("url", f"the url of this entry is {kind}")

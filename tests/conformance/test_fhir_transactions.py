@@ -25,6 +25,7 @@ from tests.conformance.fhir_samples import (
     UNKNOWN_INS,
     bundle,
     simplified,
+    source_patient,
 )
 
 
@@ -165,6 +166,22 @@ class TestProvideBundle:
         parsed(reference.json())
         content = await client.get(body["entry"][2]["response"]["location"])
         assert content.content == CDA
+
+    async def test_a_patient_in_the_bundle_is_found_and_not_made(
+        self, client: httpx.AsyncClient, fake: FakePlatform
+    ) -> None:
+        sent, url = bundle(), "urn:uuid:00000000-0000-4000-8000-0000000000e0"
+        for entry in sent["entry"][:2]:
+            entry["resource"]["subject"] = {"reference": url}
+        request = {"method": "POST", "url": "Patient", "ifNoneExist": f"identifier=urn:oid:{INS_OID}|{INS}"}
+        sent["entry"].insert(1, {"fullUrl": url, "resource": source_patient(), "request": request})
+        response = await client.post(BASE, json=sent, headers=FHIR)
+        assert response.status_code == 200, response.text
+        parsed(response.json())
+        answers = [entry["response"] for entry in response.json()["entry"]]
+        assert [answer["status"] for answer in answers] == ["201 Created", "200 OK", "201 Created", "201 Created"]
+        assert (await client.get(answers[1]["location"])).status_code == 200
+        assert fake.created == 0
 
     async def test_a_refusal_by_a_service_names_the_entry(self, client: httpx.AsyncClient) -> None:
         sent = bundle(2)

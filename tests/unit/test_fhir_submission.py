@@ -19,7 +19,7 @@ from gateway.fhir.json_body import check_resource, parse_json
 from gateway.fhir.node import Node
 from gateway.fhir.parameters import Parameters
 from gateway.fhir.search import read_search
-from gateway.fhir.submission import SubmissionKey, read_bundle, read_simplified
+from gateway.fhir.submission import Entry, SubmissionKey, read_bundle, read_simplified
 from services.runtime.errors import DmpError
 from services.runtime.identifiers import document_name
 from services.runtime.validation import validate
@@ -35,6 +35,7 @@ from tests.conformance.fhir_samples import (
     binary_url,
     bundle,
     simplified,
+    source_patient,
 )
 
 BASE = "https://dmp.test/fhir"
@@ -146,7 +147,7 @@ REFUSED: list[tuple[str, Callable[[Json], object], str]] = [
     ("a stranger replaced", lambda b: relate(b, "DocumentReference/x"), FIRST + ".relatesTo[0].target.reference"),
     ("a relation of no kind", lambda b: relate(b, "DocumentReference/x", "signs"), FIRST + ".relatesTo[0].code"),
     ("a patch of nothing replaced", patch_entry, "Bundle.entry[5].request.url"),
-    ("a patient", lambda b: b["entry"][1]["resource"].update(resourceType="Patient"), "Bundle.entry[1]"),
+    ("a practitioner", lambda b: b["entry"][1]["resource"].update(resourceType="Practitioner"), "Bundle.entry[1]"),
     ("a put", lambda b: b["entry"][1]["request"].update(method="PUT"), "Bundle.entry[1].request.method"),
     ("a wrong url", lambda b: b["entry"][1]["request"].update(url="List"), "Bundle.entry[1].request.url"),
     ("a condition", lambda b: b["entry"][1]["request"].update(ifNoneExist="x"), "Bundle.entry[1].request.ifNoneExist"),
@@ -286,6 +287,57 @@ class TestReplacements:
         attachment_of(sent).pop("size")
         request = read_bundle(root(sent), LINKS, KEY).request
         assert json.loads(request.documents[0].content) == inner
+
+
+class TestPatient:
+    """MHD lets one Patient be in the Bundle: a copy, by which the others may name whose they are."""
+
+    URL = "urn:uuid:00000000-0000-4000-8000-0000000000e0"
+
+    def sent(self, method: str = "POST", **changes: Any) -> Json:
+        sent = bundle(1)
+        for entry in sent["entry"][:2]:
+            entry["resource"]["subject"] = {"reference": self.URL}
+        person = source_patient() | changes
+        request = {"method": method, "url": "Patient"}
+        sent["entry"].append({"fullUrl": self.URL, "resource": person, "request": request})
+        return sent
+
+    @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+    def test_the_others_may_point_to_it(self, method: str) -> None:
+        read = read_bundle(root(self.sent(method)), LINKS, KEY)
+        assert (read.patient.identifier, read.patient.patient_id) == ((INS_OID, INS), "")
+        assert read.entries[-1] == Entry("Patient", -1)
+
+    def test_or_name_the_same_person_otherwise(self) -> None:
+        sent = self.sent()
+        sent["entry"][1]["resource"]["subject"] = dict(SUBJECT)
+        assert read_bundle(root(sent), LINKS, KEY).patient.identifier == (INS_OID, INS)
+        other = {"reference": f"Patient?identifier=urn:oid:{INS_OID}|{OTHER_INS}"}
+        sent["entry"][1]["resource"]["subject"] = other
+        path = "Bundle.entry[1].resource.subject.reference"
+        assert error_of(lambda: read_bundle(root(sent), LINKS, KEY)) == ([path], "PATIENT_MISMATCH")
+
+    def test_it_is_the_source_patient_info_of_documents_without(self) -> None:
+        sent = self.sent()
+        del sent["entry"][1]["resource"]["context"]["sourcePatientInfo"]
+        document = read_bundle(root(sent), LINKS, KEY).request.documents[0].document
+        assert document.source_patient_info.family_names == ["DUPONT"]
+        assert document.source_patient_id.value == INS
+
+    @pytest.mark.parametrize(
+        ("wrong", "path"),
+        [
+            (lambda sent: sent["entry"].append(dict(sent["entry"][-1], fullUrl="urn:uuid:x")), "Bundle.entry[4]"),
+            (lambda sent: sent["entry"][-1]["resource"].pop("identifier"), "Bundle.entry[3].resource.identifier"),
+            (lambda sent: sent["entry"][-1]["request"].update(method="DELETE"), "Bundle.entry[3].request.method"),
+            (lambda sent: sent["entry"][-1]["request"].update(url="List"), "Bundle.entry[3].request.url"),
+        ],
+    )
+    def test_what_is_wrong_with_it_is_named(self, wrong: Callable[[Json], object], path: str) -> None:
+        sent = self.sent()
+        wrong(sent)
+        assert error_of(lambda: read_bundle(root(sent), LINKS, KEY))[0] == [path]
 
 
 @given(st.data())
