@@ -146,12 +146,11 @@ class Lister:
             self._criteria.names(dossiers, "family", request.author_family_names),
             self._criteria.names(dossiers, "given", request.author_given_names),
             child(request.submission_set, "submissionSets", "submission_set") if request.submission_set else None,
+            entry_uuid(request.unique_id),
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():
-            page = await self._store.sets(
-                dossiers, self._view(call, decision), criteria, position, size + 1, entry_uuid(request.unique_id)
-            )
+            page = await self._store.sets(dossiers, self._view(call, decision), criteria, position, size + 1)
         shown = page.items[:size]
         response = document_pb2.ListSubmissionSetsResponse(total_size=page.total)
         if shown:
@@ -170,13 +169,12 @@ class Lister:
             self._unique_ids.of_folder(request.unique_id) if request.unique_id else None,
             list(request.codes) or None,
             child(request.folder, "folders", "folder") if request.folder else None,
+            entry_uuid(request.unique_id),
         )
         position = after(self._tokens, request.page_token, scope)
         with translated():
             dossiers = dossiers_read(call.health_id, decision)
-            page = await self._store.folders(
-                dossiers, self._view(call, decision), criteria, position, size + 1, entry_uuid(request.unique_id)
-            )
+            page = await self._store.folders(dossiers, self._view(call, decision), criteria, position, size + 1)
         response = document_pb2.ListFoldersResponse(total_size=page.total)
         if page.items:
             keys = await self._opener.keys(call, (item.health_id for item in page.items[:size]))

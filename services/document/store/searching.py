@@ -114,7 +114,7 @@ WITH known AS MATERIALIZED (
     AND ($16::text[] IS NULL OR s.content_type = ANY($16))
     AND ($17::bytea[] IS NULL OR s.author_digests && $17)
     AND ($18::bytea[] IS NULL OR s.institution_digests && $18)
-    AND ($19::bytea IS NULL OR s.unique_id_digest = $19 OR s.submission_set_id = $26::uuid)
+    AND ($19::bytea IS NULL OR s.unique_id_digest = $19 OR s.submission_set_id = $23::uuid)
     AND ($20::bigint[] IS NULL OR s.author_name_digests && $20)
     AND ($21::bigint[] IS NULL OR s.author_name_digests && $21)
     AND ($22::uuid IS NULL OR s.submission_set_id = $22)
@@ -122,8 +122,8 @@ WITH known AS MATERIALIZED (
         SELECT d.health_id, d.submission_set_id FROM document d WHERE d.health_id = ANY($1::bigint[]) AND {VISIBLE}
     )
 ), page AS (
-    SELECT * FROM known WHERE $23::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($23, $24::uuid)
-    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $25
+    SELECT * FROM known WHERE $24::timestamptz IS NULL OR (submitted_at, submission_set_id) < ($24, $25::uuid)
+    ORDER BY submitted_at DESC, submission_set_id DESC LIMIT $26
 )
 SELECT total.known, s.health_id, s.submission_set_id, s.submitted_at, s.status, s.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -147,7 +147,7 @@ WITH known AS MATERIALIZED (
     WHERE f.health_id = ANY($1::bigint[])
     AND ($11::timestamptz IS NULL OR f.updated_at >= $11) AND ($12::timestamptz IS NULL OR f.updated_at < $12)
     AND ($13::timestamptz IS NULL OR f.updated_at < $13 OR f.updated_at >= $14)
-    AND ($15::bytea IS NULL OR f.unique_id_digest = $15 OR f.folder_id = $21::uuid)
+    AND ($15::bytea IS NULL OR f.unique_id_digest = $15 OR f.folder_id = $18::uuid)
     AND ($16::text[] IS NULL OR f.codes && $16)
     AND ($17::uuid IS NULL OR f.folder_id = $17)
     AND EXISTS (
@@ -156,8 +156,8 @@ WITH known AS MATERIALIZED (
         AND {VISIBLE}
     )
 ), page AS (
-    SELECT * FROM known WHERE $18::timestamptz IS NULL OR (updated_at, folder_id) < ($18, $19::uuid)
-    ORDER BY updated_at DESC, folder_id DESC LIMIT $20
+    SELECT * FROM known WHERE $19::timestamptz IS NULL OR (updated_at, folder_id) < ($19, $20::uuid)
+    ORDER BY updated_at DESC, folder_id DESC LIMIT $21
 )
 SELECT total.known, f.health_id, f.folder_id, f.updated_at, f.status, f.sealed
 FROM (SELECT count(*) AS known FROM known) AS total
@@ -343,30 +343,16 @@ class SearchStore:
         return Page([DocumentRow._make(r[1:-1]) for r in found], [r[-1] for r in found], records[0]["known"])
 
     async def sets(
-        self,
-        health_ids: Sequence[int],
-        view: View,
-        criteria: Sequence[Any],
-        after: Position | None,
-        limit: int,
-        entry_id: uuid.UUID | None = None,
+        self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
-        """Submission sets with a document that may be known of; criteria are $11 to $22, and `entry_id` matches as well
-        as a uniqueId among them."""
-        return await self._sealed(SETS, health_ids, view, criteria, after, limit, entry_id)
+        """Submission sets with a document that may be known of; criteria are $11 to $23."""
+        return await self._sealed(SETS, health_ids, view, criteria, after, limit)
 
     async def folders(
-        self,
-        health_ids: Sequence[int],
-        view: View,
-        criteria: Sequence[Any],
-        after: Position | None,
-        limit: int,
-        entry_id: uuid.UUID | None = None,
+        self, health_ids: Sequence[int], view: View, criteria: Sequence[Any], after: Position | None, limit: int
     ) -> SealedPage:
-        """Folders with a document that may be known of; criteria are $11 to $17, and `entry_id` matches as well as a
-        uniqueId among them."""
-        return await self._sealed(FOLDERS, health_ids, view, criteria, after, limit, entry_id)
+        """Folders with a document that may be known of; criteria are $11 to $18."""
+        return await self._sealed(FOLDERS, health_ids, view, criteria, after, limit)
 
     async def one_set(
         self, health_ids: Sequence[int], view: View, set_id: uuid.UUID
@@ -408,9 +394,8 @@ class SearchStore:
         criteria: Sequence[Any],
         after: Position | None,
         limit: int,
-        entry_id: uuid.UUID | None,
     ) -> SealedPage:
-        values = (*criteria, *(after or (None, None)), limit, entry_id)
+        values = (*criteria, *(after or (None, None)), limit)
         records = await self._pool.fetch(statement, health_ids, *view_values(view), *values)
         found = [tuple(record)[1:] for record in records if record[1] is not None]
         return SealedPage([SealedItem._make(values) for values in found], records[0]["known"])
