@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from urllib.parse import urlencode
 
-import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -125,11 +125,11 @@ async def test_reads_and_searches_that_are_asked_for_strangely_are_answered_or_r
         headers = data.draw(HEADERS)
         began = time.process_time()
         if method == "POST" and path.count("/") == 1:
-            form = str(httpx.QueryParams(asked)).encode()
             kind = {"Content-Type": "application/x-www-form-urlencoded"}
-            answer = await client.post(f"{path}/_search", content=form, headers={**headers, **kind})
+            answer = await client.post(f"{path}/_search", content=urlencode(asked), headers={**headers, **kind})
         else:
-            answer = await client.request("HEAD" if method == "HEAD" else "GET", path, params=asked, headers=headers)
+            url = f"{path}?{urlencode(asked)}" if asked else path
+            answer = await client.request("HEAD" if method == "HEAD" else "GET", url, headers=headers)
         assert time.process_time() - began < 5
     if answer.request.method == "HEAD":
         assert (answer.status_code < 500, answer.content) == (True, b"")

@@ -233,7 +233,7 @@ class TestFeed:
             headers = FHIR | {"If-Match": etag}
             answer = await client.put("/Patient", params=query, json=fuller, headers=headers)
             assert answer.status_code == status, answer.text
-        body = answer.json()
+        body = (await client.put("/Patient", params=query, json=fuller, headers=FHIR)).json()
         parsed(body)
         assert (body["active"], body["link"][0]["type"]) == (False, "replaced-by")
         assert (body["gender"], body["birthDate"], body["address"][0]["city"]) == ("female", "1970-02-04", "Lyon")
