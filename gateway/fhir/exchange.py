@@ -80,6 +80,11 @@ class Exchange:
         self.request.state.shape = shape.read_shape(found.pairs, self.interaction.resource, search=True)
         return found
 
+    def wants(self, formats: list[str]) -> None:
+        """Answer in the format that a body names, where it names one; 406 for one that is not served."""
+        if formats:
+            self.request.state.format = negotiation.answer_format(self.request.headers, formats)
+
     def _known(self, pairs: list[tuple[str, str]], names: Set[str]) -> Parameters:
         handling = negotiation.preference(self.request.headers, "handling").lower()
         found = known(pairs, names, strict=handling == "strict")

@@ -179,6 +179,11 @@ class TestCrossReference:
         target = {"name": "targetSystem", "valueUri": f"urn:oid:{LOCAL_OID}"}
         body = {"resourceType": "Parameters", "parameter": [by_string, target]}
         assert (await client.post("/Patient/$ihe-pix", json=body, headers=FHIR)).status_code == 200
+        format_ = {"name": "_format", "valueString": "application/fhir+xml"}
+        body = {"resourceType": "Parameters", "parameter": [by_string, target, format_]}
+        parsed_xml((await client.post("/Patient/$ihe-pix", json=body, headers=FHIR)).content)
+        format_["valueString"] = "text/html"
+        issues(await client.post("/Patient/$ihe-pix", json=body, headers=FHIR), 406)
 
 
 class TestFeed:

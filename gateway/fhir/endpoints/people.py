@@ -106,6 +106,7 @@ class People(Endpoints):
         """ITI-83. The statuses of unknown domains are those of PIXm."""
         if exchange.request.method == "POST":
             parameters = _pix_parameters(await exchange.resource("Parameters"))
+            exchange.wants(parameters.values("_format"))
         else:
             parameters = await exchange.query(people_search.PIX_NAMES)
         request = people_search.read_cross_reference(parameters)
@@ -288,6 +289,8 @@ def _pix_parameters(parameters: Node) -> Parameters:
             pairs.append((name, f"{system}|{value}"))
         elif name == "targetSystem":
             pairs.append((name, item.uri("valueUri") or item.uri("valueString")))
+        elif name == "_format":
+            pairs.append((name, item.token(name="valueString")))
     return Parameters(pairs)
 
 
