@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from dmp.audit.v1 import audit_pb2
-from dmp.common.v1 import coding_pb2, context_pb2
+from dmp.common.v1 import coding_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
 from dmp.document.v1 import document_pb2
 from services.document import author_names, codes, envelope, titles
 from services.document.access import PATIENT_DEPOSITED, month_before
-from services.document.authorship import IDNST, Authorship, identifier_of
+from services.document.authorship import Authorship, author_of
 from services.document.cda import CdaHeader
 from services.document.entries import revision, shown, state_of
 from services.document.envelope import ContentPointer
@@ -295,13 +295,12 @@ class Admission:
         """What the record says of a set, and what follows when the producer said nothing: who hands in, and for the act
         that led to it the sector in which its document was made (PDSm: designationType is of TRE_R02-SecteurActivite
         among others; ITI-105 has no other word for it). What is taken over stays as it was there."""
-        call = prospect.call
-        submission_set.name = submission_set_name(call.health_id, set_id)
+        submission_set.name = submission_set_name(prospect.call.health_id, set_id)
         submission_set.submit_time.CopyFrom(timestamp(submitted_at))
         submission_set.status = document_pb2.DOCUMENT_STATUS_APPROVED
         if not submission_set.HasField("author"):
-            submission_set.author.CopyFrom(_author_of(call.actor))
-        if not (submission_set.HasField("content_type") or call.actor.takes_over_host):
+            submission_set.author.CopyFrom(author_of(prospect.call.actor))
+        if not (submission_set.HasField("content_type") or prospect.call.actor.takes_over_host):
             submission_set.content_type.CopyFrom(prospect.prepared[0].document.facility_type)
 
     def _set(
@@ -393,14 +392,3 @@ def _replacements(health_id: int, revisions: Sequence[Revision]) -> list[audit_p
         for r in revisions
         if (by := r.row.replaced_by) is not None
     ]
-
-
-def _author_of(actor: context_pb2.ActingContext) -> coding_pb2.Author:
-    """Who hands in, when the submission set does not say."""
-    author = coding_pb2.Author(name=actor.subject_name, institution_name=actor.structure_name)
-    identifier = identifier_of(actor)
-    if identifier is not None:
-        author.id.system, author.id.value = identifier
-    if actor.structure:
-        author.institution_id.CopyFrom(coding_pb2.Identifier(system=IDNST, value=actor.structure))
-    return author

@@ -68,3 +68,14 @@ class Authorship:
 
     def _digest(self, system: str, value: str) -> bytes:
         return self._keyring.digest(_LABEL, f"{system}|{value}".encode())
+
+
+def author_of(actor: context_pb2.ActingContext) -> coding_pb2.Author:
+    """Who hands in, when the submission set does not say."""
+    author = coding_pb2.Author(name=actor.subject_name, institution_name=actor.structure_name)
+    identifier = identifier_of(actor)
+    if identifier is not None:
+        author.id.system, author.id.value = identifier
+    if actor.structure:
+        author.institution_id.CopyFrom(coding_pb2.Identifier(system=IDNST, value=actor.structure))
+    return author

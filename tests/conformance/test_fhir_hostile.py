@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import orjson
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -177,6 +178,7 @@ MUTATIONS = st.one_of(
 )
 
 
+@pytest.mark.timeout(900 if FULL else 120)
 @given(data=st.data())
 @settings(max_examples=3_000 if FULL else 80, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_fhir_that_is_nearly_right_is_taken_or_refused_by_name(data: st.DataObject) -> None:
@@ -201,6 +203,7 @@ BROKEN = st.one_of(
 )
 
 
+@pytest.mark.timeout(900 if FULL else 120)
 @given(data=st.data())
 @settings(max_examples=3_000 if FULL else 60, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_bodies_broken_at_any_byte_are_refused_by_name(data: st.DataObject) -> None:

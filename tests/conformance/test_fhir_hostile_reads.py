@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from urllib.parse import urlencode
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,7 @@ HEADERS = st.dictionaries(
 )
 
 
+@pytest.mark.timeout(900 if FULL else 120)
 @given(data=st.data())
 @settings(max_examples=3_000 if FULL else 80, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_reads_and_searches_that_are_asked_for_strangely_are_answered_or_refused_by_name(
