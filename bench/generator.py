@@ -200,13 +200,15 @@ async def _connected(plan: Plan, resources: AsyncExitStack) -> Sequence[Channel]
 
 
 async def in_a_process(plans: Sequence[Plan]) -> list[Outcome]:
-    """`generate`, in a process of its own, so that it waits for no event loop of ours."""
+    """`generate`, in a process and a session of its own: it waits for no event loop of ours, and has a share of its own
+    where the system shares processors between sessions first."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "bench.generator",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         written, _ = await process.communicate(json.dumps([asdict(plan) for plan in plans]).encode())

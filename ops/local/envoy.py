@@ -32,6 +32,8 @@ WATCHES: Final = ("/dmp.document.v1.DocumentService/WatchChanges",)
 _FRAMES: Final = 64 << 10
 """Bytes of a request that are not its message."""
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
+_READ_AT_ONCE: Final = 32 << 10
+"""Bytes taken from one connection before the others have their turn: a crowd's are no queue before an emergency's."""
 _SECONDS_TO_DRAIN: Final = 1
 _TOLD_WITHIN: Final = 0.2
 _ADMIN_TIMEOUT: Final = 2.0
@@ -169,7 +171,7 @@ def _listener(terminator: Terminator) -> dict[str, Any]:
     return {
         "name": "grpc",
         "address": {"socket_address": {"address": host, "port_value": int(port)}},
-        "per_connection_buffer_limit_bytes": 1 << 20,
+        "per_connection_buffer_limit_bytes": _READ_AT_ONCE,
         "filter_chains": [
             {
                 "transport_socket": _tls(terminator.directory, client_certificate=terminator.client_certificate),
