@@ -24,10 +24,12 @@ from ops.local.keys import ensure_keyring, ensure_token_keys
 from ops.local.pki import CertificateAuthority, Identity
 from ops.local.state import State
 from services.document.patients import VERIFY_PATIENTS
+from services.runtime.boundary import text_metadata
 from services.runtime.channels import Peer
 from services.runtime.checks import CHECK_ACCESS
 from services.runtime.errors import DmpError, to_status
 from services.runtime.identifiers import new_health_id
+from services.runtime.limits import BATCH, said
 from services.runtime.server import APPEND
 from services.runtime.settings import ServiceSettings
 from services.runtime.tls import server_credentials
@@ -52,9 +54,14 @@ class Neighbours:
         self.everyday = asyncio.Event()
         """Until it is set, everyday checks get no answer."""
         self.everyday.set()
+        self.batch = asyncio.Event()
+        """Until it is set, checks said to be for batch work get none."""
+        self.batch.set()
 
-    async def check(self, request: consent_pb2.BatchCheckAccessRequest, _: Context) -> Message:
+    async def check(self, request: consent_pb2.BatchCheckAccessRequest, context: Context) -> Message:
         self.asked += len(request.requests)
+        if said(text_metadata(context)) == BATCH:
+            await self.batch.wait()
         if not any(asked.context.actor.access_mode == context_pb2.ACCESS_MODE_REGULATION for asked in request.requests):
             await self.everyday.wait()
         result = consent_pb2.CheckAccessResult(decision=self.decision)

@@ -16,9 +16,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.runtime.context import current_call, is_urgent
+from services.runtime.context import current_call, traffic
 from services.runtime.errors import DmpError, from_rpc_error, unavailable
-from services.runtime.limits import EMERGENCY, NAMES, TRAFFIC_HEADER
+from services.runtime.limits import CARE, NAMES, TRAFFIC_HEADER
 from services.runtime.settings import ServiceSettings
 from services.runtime.tls import Certificates, TlsFiles, TlsMaterial, channel_credentials
 
@@ -27,7 +27,6 @@ DEFAULT_TIMEOUT: Final = 10.0
 MARGIN: Final = 0.01
 """Seconds kept back from the deadline of the call being served, to answer in time."""
 _LOOK_AT_FILES_EVERY: Final = 1.0
-_URGENT: Final = (TRAFFIC_HEADER, NAMES[EMERGENCY])
 _WATCH_HEALTH: Final = '{"healthCheckConfig": {"serviceName": ""}}'
 _SCHEMES: Final = ("ipv4:", "ipv6:", "dns:", "unix:")
 
@@ -165,8 +164,8 @@ class _Method(Generic[Request, Response]):
     def _began(self, kind: str, request: Any, timeout: float | None, metadata: Metadata) -> Any:
         """The call, under way. DEPENDENCY_UNAVAILABLE when the channel was closed meanwhile."""
         seconds = within(timeout)
-        if is_urgent():
-            metadata = (*metadata, _URGENT)
+        if (said := traffic()) != CARE and not any(key == TRAFFIC_HEADER for key, _ in metadata):
+            metadata = (*metadata, (TRAFFIC_HEADER, NAMES[said]))
         try:
             return self._on_present_channel(kind)(request, timeout=seconds, metadata=metadata or None)
         except grpc.aio.UsageError:

@@ -14,12 +14,14 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
+from dmp.common.v1 import access_pb2
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.runtime.context import callers_a_turn, hurry, is_urgent
+from services.runtime import context
 from services.runtime.errors import DmpError, own_copy, unavailable
 from services.runtime.pace import Pace
 
@@ -34,9 +36,10 @@ _log = logging.getLogger(__name__)
 _FULL_RETRY_AFTER = 1.0
 _NEVER: Final = float("inf")
 
+_BATCH_PACE: Final = 0.02
+"""Seconds between those of batch work, which can wait, and costs less in larger ones."""
 _LARGE: Final = 86
 """One more batch in turns may be under way where so many wait: a third of 256."""
-
 
 _Batch: TypeAlias = "dict[asyncio.Future[Result | DmpError], tuple[Item, float]]"
 """Items by the future of their answers, each with the loop's time at which its caller's patience ends."""
@@ -55,8 +58,8 @@ class Coalescer(Generic[Item, Result]):
     Those who are answered together mostly ask again together: batches ``in_turns`` wait a moment for them, or a few
     callers would fall apart into two halves, each of which waits for the other's batch (decisions/0035).
 
-    What is submitted for an emergency (`context.is_urgent`) waits for no batch of everyday work: it has a lane of its
-    own, without pace, with one batch under way at a time and the same bounds.
+    Each class of traffic (`context.traffic`) has a lane of its own with the same bounds, and waits for no batch of
+    another: emergencies without pace, with one batch under way; batch work at a pace of its own, a slower one.
 
     ``send`` gets a list of its own and returns one answer per item, in the same order; an answer that is a
     ``DmpError`` is raised to that item's caller alone. ``send`` must bound its own time: while it hangs, so does
@@ -72,12 +75,12 @@ class Coalescer(Generic[Item, Result]):
         "_closing",
         "_context",
         "_drained",
-        "_express",
         "_flush_due",
         "_gathering",
         "_grouped",
         "_groups",
         "_in_flight",
+        "_lanes",
         "_loop",
         "_max_batch",
         "_max_pending",
@@ -88,6 +91,7 @@ class Coalescer(Generic[Item, Result]):
         "_running",
         "_send",
         "_timer",
+        "_traffic",
         "batches_sent",
         "items_refused",
         "items_sent",
@@ -111,10 +115,8 @@ class Coalescer(Generic[Item, Result]):
         """
         if min(max_batch, max_pending, in_flight) < 1:
             raise ValueError("max_batch, max_pending and in_flight are at least 1")
-        self._name = name
-        self._send = send
-        self._max_batch = max_batch
-        self._max_pending = max_pending
+        self._name, self._send = name, send
+        self._max_batch, self._max_pending = max_batch, max_pending
         self._in_flight = in_flight
         self._pace = Pace(pace, in_flight if in_turns else 1, in_turns=in_turns)
         self._more = 1 if in_turns else 0
@@ -124,19 +126,16 @@ class Coalescer(Generic[Item, Result]):
         self._running: dict[asyncio.Task[None], _Batch[Result, Item]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._alarm_at = _NEVER
-        self._flush_due = False
+        self._flush_due = self._closing = False
         self._gathering: asyncio.TimerHandle | None = None
         # Callers who bring several items at once and are not through with it; whether what waits, and what left last,
         # has such items.
-        self._groups = 0
-        self._grouped = (False, False)
-        self._closing = False
+        self._groups, self._grouped = 0, (False, False)
         self._drained = asyncio.Event()
         self._context = contextvars.Context()
-        self._express: Coalescer[Item, Result] | None = None
-        self.batches_sent = 0
-        self.items_sent = 0
-        self.items_refused = 0
+        self._traffic: int = access_pb2.TRAFFIC_CLASS_CARE
+        self._lanes: dict[int, Coalescer[Item, Result]] = {}
+        self.batches_sent = self.items_sent = self.items_refused = 0
         _live.add(self)
 
     @property
@@ -166,16 +165,17 @@ class Coalescer(Generic[Item, Result]):
             raise outcome
         return outcome
 
-    def ask(self, item: Item, *, timeout: float | None = None) -> asyncio.Future[Result | DmpError]:
+    def ask(self, item: Item, *, timeout: float | None = None, traffic: int = 0) -> asyncio.Future[Result | DmpError]:
         """As ``submit``, for who has more to do before it waits: the answer to come, or the error that takes its place.
 
-        What refuses the item at once is raised. Whoever does not want the answer any more calls ``give_up``.
+        What refuses the item at once is raised. Whoever does not want the answer any more calls ``give_up``. The item
+        is of the class of what runs now where ``traffic`` says none.
         """
         if self._closing:
             self.items_refused += 1
             raise self._unavailable()
-        if is_urgent() and (lane := self._lane()) is not self:
-            return lane.ask(item, timeout=timeout)
+        if (lane := self.lane(traffic)) is not self:
+            return lane.ask(item, timeout=timeout, traffic=lane._traffic)
         if len(self._pending) >= self._max_pending:
             self.items_refused += 1
             raise DmpError(
@@ -231,24 +231,37 @@ class Coalescer(Generic[Item, Result]):
         """Nobody waits for this answer: its item leaves the queue if it is still there."""
         future.cancel()
         self._pending.pop(future, None)
-        if self._express is not None:
-            self._express.give_up(future)
+        for lane in self._lanes.values():
+            lane.give_up(future)
 
     async def close(self) -> None:
         """Refuses new items, and returns when every accepted one has been answered."""
         self._closing = True
-        if self._express is not None:
-            await self._express.close()
+        for lane in self._lanes.values():
+            await lane.close()
         if self._pending and self._groups:
             self._go_on()
         if self._pending or self._running:
             await self._drained.wait()
 
-    def _lane(self) -> Coalescer[Item, Result]:
-        """Where emergencies go, made for the first of them."""
-        if self._express is None:
-            self._express = _Express(self._name, self._send, max_batch=self._max_batch, max_pending=self._max_pending)
-        return self._express
+    def lane(self, traffic: int = 0) -> Coalescer[Item, Result]:
+        """Where a class goes (0: that of what runs now), made for the first of it; its batches run as of that class."""
+        traffic = traffic or context.traffic()
+        if traffic == self._traffic:
+            return self
+        lane = self._lanes.get(traffic)
+        if lane is None:
+            made = partial(
+                Coalescer[Item, Result],
+                self._name,
+                self._send,
+                max_batch=self._max_batch,
+                max_pending=self._max_pending,
+            )
+            batch = traffic == access_pb2.TRAFFIC_CLASS_BATCH
+            lane = made(in_flight=self._in_flight, pace=_BATCH_PACE) if batch else made()
+            lane._traffic, self._lanes[traffic] = traffic, lane
+        return lane
 
     def _may_send(self) -> bool:
         """Whether a further batch may be under way."""
@@ -304,6 +317,7 @@ class Coalescer(Generic[Item, Result]):
         batch = {future: item for future, (item, _) in taken.items() if not future.done()}
         if not batch:
             return
+        context.go_on_as(self._traffic)
         self.batches_sent += 1
         self.items_sent += len(batch)
         started = asyncio.get_running_loop().time()
@@ -311,14 +325,14 @@ class Coalescer(Generic[Item, Result]):
             outcomes = await self._send(list(batch.values()))
             if len(outcomes) != len(batch):
                 raise ValueError(f"{len(outcomes)} answers to {len(batch)} items")
-            left = callers_a_turn()
+            left = context.callers_a_turn()
             for future, outcome in zip(batch, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
                 left -= 1
                 if not left:  # what is urgent comes between them and the rest of their batch
                     await asyncio.sleep(0)
-                    left = callers_a_turn()
+                    left = context.callers_a_turn()
         except DmpError as error:
             self._fail(batch, error)
         except asyncio.CancelledError:
@@ -380,19 +394,6 @@ class Coalescer(Generic[Item, Result]):
 
     def _too_late(self) -> DmpError:
         return DmpError(reasons.ERROR_REASON_DEADLINE_EXCEEDED, metadata={"dependency": self._name})
-
-
-class _Express(Coalescer[Item, Result]):
-    """The lane of emergencies. What it sends is known for one on the other side too."""
-
-    __slots__ = ()
-
-    def _lane(self) -> Coalescer[Item, Result]:
-        return self
-
-    async def _run(self, taken: _Batch[Result, Item]) -> None:
-        hurry()
-        await super()._run(taken)
 
 
 def pending_items(name: str) -> int:

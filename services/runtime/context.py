@@ -6,6 +6,7 @@ import time
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
+from dmp.common.v1 import access_pb2
 from dmp.common.v1.context_pb2 import ActingContext, ItemContext
 from services.runtime.access import MethodAccess
 from services.runtime.wire import varint
@@ -93,12 +94,13 @@ class Call(NamedTuple):
 
 _MANY: Final = 64
 _FEW: Final = 16
+_WAITING: Final = 1
 _REMEMBERED: Final = 1.0
 """Seconds after the last emergency."""
 
 _last_urgent = float("-inf")
 _current: ContextVar[Call] = ContextVar("dmp_call")
-_urgent: ContextVar[bool] = ContextVar("dmp_urgent", default=False)
+_traffic: ContextVar[int] = ContextVar("dmp_traffic", default=access_pb2.TRAFFIC_CLASS_CARE)
 
 
 def current_call() -> Call:
@@ -120,21 +122,36 @@ def bound_patient() -> int:
     return call.actor.patient_health_id if call is not None else 0
 
 
+def traffic() -> int:
+    """The class of what runs now (`access_pb2.TrafficClass`), which has lanes of its own at the queues on its way;
+    everyday work where nobody said."""
+    return _traffic.get()
+
+
 def is_urgent() -> bool:
     """Whether what runs now is done for an emergency: it goes before other work that waits."""
-    return _urgent.get()
+    return _traffic.get() == access_pb2.TRAFFIC_CLASS_EMERGENCY
+
+
+def go_on_as(traffic: int) -> None:
+    """What this task does from here on, and the tasks that it starts, is of this class."""
+    global _last_urgent  # noqa: PLW0603 (one event loop a process: an instant, not a state)
+    _traffic.set(traffic)
+    if traffic == access_pb2.TRAFFIC_CLASS_EMERGENCY:
+        _last_urgent = time.monotonic()
 
 
 def hurry() -> None:
     """What this task does from here on, and the tasks that it starts, is done for an emergency."""
-    global _last_urgent  # noqa: PLW0603 (one event loop a process: an instant, not a state)
-    _urgent.set(True)
-    _last_urgent = time.monotonic()
+    go_on_as(access_pb2.TRAFFIC_CLASS_EMERGENCY)
 
 
 def callers_a_turn() -> int:
-    """How many callers may begin or go on in one turn of the event loop: few while emergencies come, since each waits
-    for its own turn at every step of its way; else many, for short turns cost CPU (docs/decisions/0011)."""
+    """How many callers may begin or go on in one turn of the event loop. Of batch work few, so that everybody else has
+    a turn between them. Of other work few while emergencies come, since each waits for its own turn at every step of
+    its way; else many, for short turns cost CPU (docs/decisions/0011)."""
+    if _traffic.get() == access_pb2.TRAFFIC_CLASS_BATCH:
+        return _WAITING
     return _FEW if time.monotonic() - _last_urgent < _REMEMBERED else _MANY
 
 

@@ -28,9 +28,9 @@ from services.runtime.boundary import (
     text_metadata,
     unary,
 )
-from services.runtime.context import Call, enter, hurry
+from services.runtime.context import Call, enter, go_on_as
 from services.runtime.errors import DmpError
-from services.runtime.limits import EMERGENCY, SERVICE, Limit, Place, is_lowered, is_raised, traffic_of
+from services.runtime.limits import EMERGENCY, SERVICE, Limit, Place, is_lowered, said, traffic_of
 from services.runtime.observation import Calls, SecurityLog, Watch
 from services.runtime.relayed import PATH, RelayedCalls
 from services.runtime.tls import peer_identity
@@ -222,8 +222,7 @@ class Dispatcher(Rpcs):
 
     def _place(self, call: Call, metadata: Metadata) -> Place:
         traffic = traffic_of(call.method.traffic, call.actor, call.caller, lowered=is_lowered(metadata))
-        if traffic == EMERGENCY or (traffic == SERVICE and is_raised(metadata)):
-            hurry()
+        go_on_as(said(metadata) if traffic == SERVICE else traffic)
         return self._limit.place(traffic, call.remaining())
 
 

@@ -34,9 +34,11 @@ CARE: Final = access_pb2.TRAFFIC_CLASS_CARE
 BATCH: Final = access_pb2.TRAFFIC_CLASS_BATCH
 
 TRAFFIC_HEADER: Final = "x-dmp-traffic"
-"""Metadata, or HTTP header, by which a client says `batch`: its call can wait; and a service of ours `emergency`."""
+"""Metadata, or HTTP header, by which a client says `batch`: its call can wait; and a service of ours for which class it
+calls."""
 NAMES: Final[Mapping[int, str]] = {SERVICE: "service", EMERGENCY: "emergency", CARE: "care", BATCH: "batch"}
 
+_SAID: Final = {NAMES[traffic]: traffic for traffic in (EMERGENCY, BATCH)}
 _EMERGENCY_MODES: Final = frozenset({context_pb2.ACCESS_MODE_REGULATION, context_pb2.ACCESS_MODE_BREAK_GLASS})
 _PROBE_SECONDS: Final = 0.01
 _PROBES_A_WINDOW: Final = 10
@@ -70,9 +72,9 @@ def is_lowered(headers: Mapping[str, str]) -> bool:
     return headers.get(TRAFFIC_HEADER) == NAMES[BATCH]
 
 
-def is_raised(headers: Mapping[str, str]) -> bool:
-    """Whether a service says that its call is for emergencies. Not to be believed of anyone else."""
-    return headers.get(TRAFFIC_HEADER) == NAMES[EMERGENCY]
+def said(headers: Mapping[str, str]) -> int:
+    """The class that a service says its call is for. Not to be believed of anyone else."""
+    return _SAID.get(headers.get(TRAFFIC_HEADER, ""), CARE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Together:
 
     def group(self) -> AbstractContextManager[None]:
         """Around the arrivals of calls that came as one: they are served as one, and wait for no others."""
-        return self._batches.group()
+        return self._batches.lane().group()
 
     async def close(self) -> None:
         """Refuse new calls, answer those accepted."""
@@ -176,7 +176,7 @@ class Together:
     def _placed(self, admitted: Admitted) -> None:
         admitted.since = time.monotonic()
         try:
-            _ = self._batches.ask(admitted)  # what becomes of it is told to the arrival
+            _ = self._batches.ask(admitted, traffic=admitted.traffic)  # what becomes of it is told to the arrival
         except DmpError as error:
             self._end(admitted, error)
 

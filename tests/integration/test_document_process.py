@@ -146,16 +146,23 @@ def _submitted(neighbours: Neighbours) -> set[bytes]:
     return {event.event_id for event in neighbours.audit.events if event.action == "document.submit"}
 
 
-async def test_everyday_and_batch_work_that_is_stuck_leaves_emergencies_alone(
-    platform: Platform, neighbours: Neighbours
-) -> None:
+async def test_work_that_is_stuck_leaves_alone_what_goes_before_it(platform: Platform, neighbours: Neighbours) -> None:
     places = {"DMP_CONCURRENCY_MIN": "4", "DMP_CONCURRENCY_MAX": "4", "DMP_WAITING_SECONDS": "60"}
     async with running(platform, places):
         [document] = (await platform.submit(cda(new_oid()))).documents
         request = document_pb2.GetDocumentRequest(name=document.name)
+        batch = (*platform.token, (TRAFFIC_HEADER, NAMES[BATCH]))
+        neighbours.batch.clear()
+        before = neighbours.asked
+        crowd = [asyncio.ensure_future(platform.ask("GetDocument", request, batch)) for _ in range(3)]
+        await within(5, lambda: neighbours.asked > before)
+        for _ in range(3):
+            assert (await platform.ask("GetDocument", request)).document == document
+        assert not any(call.done() for call in crowd), "no everyday work waits for them"
+        neighbours.batch.set()
+        await asyncio.gather(*crowd)
         neighbours.everyday.clear()
         before = neighbours.asked
-        batch = (*platform.token, (TRAFFIC_HEADER, NAMES[BATCH]))
         crowd = [asyncio.ensure_future(platform.ask("GetDocument", request)) for _ in range(12)]
         await within(5, lambda: neighbours.asked > before)
         crowd += [asyncio.ensure_future(platform.ask("GetDocument", request, batch)) for _ in range(12)]

@@ -10,9 +10,10 @@ import pytest
 import uvloop
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.runtime.coalescer import Coalescer
-from services.runtime.context import hurry, is_urgent
+from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.context import go_on_as, hurry, is_urgent, traffic
 from services.runtime.errors import DmpError
+from services.runtime.limits import BATCH, CARE, EMERGENCY
 
 
 class Peer:
@@ -271,6 +272,34 @@ async def test_an_emergency_waits_for_no_batch_of_everyday_work() -> None:
     everyday.set()
     await coalescer.close()
     assert [task.result() for task in stuck] == list(range(6))
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+async def test_nobody_waits_for_batch_work(urgent: bool) -> None:
+    sent: list[tuple[list[int], int]] = []
+    stuck = asyncio.Event()
+
+    async def send(items: list[int]) -> list[int]:
+        sent.append((items, traffic()))
+        if traffic() == BATCH:
+            await stuck.wait()
+        return items
+
+    async def batch(item: int) -> int:
+        go_on_as(BATCH)
+        return await coalescer.submit(item)
+
+    coalescer: Coalescer[int, int] = Coalescer("test", send, pace=PACE)
+    waiting = [asyncio.create_task(batch(number)) for number in range(3)]
+    await asyncio.sleep(0.01)
+    waiting.append(asyncio.create_task(batch(3)))
+    asks = _urgently(coalescer, 10) if urgent else coalescer.submit(10)
+    assert await asyncio.create_task(asks) == 10
+    assert sent == [([0, 1, 2], BATCH), ([10], EMERGENCY if urgent else CARE)], "and whoever is asked knows which it is"
+    stuck.set()
+    await coalescer.close()
+    assert [task.result() for task in waiting] == [0, 1, 2, 3]
+    assert sent[2:] == [([3], BATCH)]
 
 
 async def test_an_emergency_finds_room_in_a_full_queue_and_none_after_the_close() -> None:
