@@ -15,8 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.fairness import Fairness, FairPlace
 from gateway.usage import Usage, outcome_of_status
-from services.runtime.context import hurry
-from services.runtime.limits import EMERGENCY
+from services.runtime.context import go_on_as
 
 _KEY = "dmp.place"
 _LONGEST_NAME = 32
@@ -79,8 +78,7 @@ class Admission:
 
 async def admitted(request: Request, traffic: int, remaining: float) -> None:
     """Return when `request` has its place; OVERLOADED, before any effect, when it gets none."""
-    if traffic == EMERGENCY:
-        hurry()
+    go_on_as(traffic)
     place: _RequestPlace = request.scope[_KEY]
     await place.take(traffic, remaining)
 

@@ -14,6 +14,7 @@ from gateway.admission import admitted, counts_for
 from gateway.callers import Caller, Callers, Refused
 from gateway.early_refusals import OverQuota
 from gateway.fhir.rpcs import Request, Response, Rpc
+from gateway.forwarding import IN_WAVES, Together
 from services.runtime.addresses import read_address
 from services.runtime.channels import Peer, Stream, Unary
 from services.runtime.coalescer import Coalescer
@@ -38,6 +39,7 @@ class PlatformBackend:
         self._security = security
         self._peers = peers
         self._methods: dict[str, Any] = {}
+        self._together: dict[str, Together] = {}
         self._resolve: Coalescer[Identifier, int | None] = Coalescer("identity", self._resolve_batch)
         self._resolve_all = peers["identity"].unary(
             f"{_IDENTITY}/BatchResolveIdentifiers",
@@ -87,7 +89,9 @@ class PlatformBackend:
         return None if found is not None and caller.actor.sandbox and not is_fictitious(found) else found
 
     async def call(self, caller: Caller, rpc: Rpc[Request, Response], request: Request) -> Response:
-        """One unary call with the caller's own token."""
+        """One unary call with the caller's own token; together with others of its wave if its client presses."""
+        if caller.presses and rpc.path in IN_WAVES:
+            return rpc.response.FromString(await self._in_waves(rpc)(request.SerializeToString(), caller))
         method: Unary[Request, Response] | None = self._methods.get(rpc.path)
         if method is None:
             method = self._methods[rpc.path] = self._peers[rpc.service].unary(rpc.path, rpc.request, rpc.response)
@@ -103,6 +107,14 @@ class PlatformBackend:
     async def close(self) -> None:
         """Finish what is under way."""
         await self._resolve.close()
+        for together in self._together.values():
+            await together.close()
+
+    def _in_waves(self, rpc: Rpc[Request, Response]) -> Together:
+        together = self._together.get(rpc.path)
+        if together is None:
+            together = self._together[rpc.path] = Together(self._peers[rpc.service], rpc.path)
+        return together
 
     async def _resolve_batch(self, identifiers: list[Identifier]) -> list[int | DmpError | None]:
         answer = await self._resolve_all(identity_pb2.BatchResolveIdentifiersRequest(identifiers=identifiers))

@@ -25,9 +25,10 @@ from dmp.common.v1.context_pb2 import ActingContext
 from gateway.clients import Clients, Found
 from gateway.quotas import Quotas, Verdict
 from gateway.registration import Registration
+from gateway.waves import Waves
 from services.runtime.access import MethodAccess
 from services.runtime.addresses import ADDRESS_HEADER
-from services.runtime.context import Call
+from services.runtime.context import Call, go_on_as
 from services.runtime.errors import DmpError
 from services.runtime.limits import BATCH, CARE, EMERGENCY, NAMES, TRAFFIC_HEADER, is_lowered, traffic_of
 from services.runtime.tokens import TokenVerifier, VerifiedToken
@@ -73,8 +74,8 @@ class Caller:
     traceparent: str = ""
     lowered: bool = False
     """Whether the caller said that this is batch work."""
-    demoted: bool = False
-    """Whether this is an emergency beyond its client's quota, which is served as everyday work is."""
+    at_best: int = EMERGENCY
+    """The best class that its client's quota lets it be served in."""
     registration: Registration | None = None
     address: str = ""
     """The network address from which the request came; empty when it is not known."""
@@ -89,7 +90,17 @@ class Caller:
             pairs = (*pairs, ("traceparent", self.traceparent))
         if self.address:
             pairs = (*pairs, (ADDRESS_HEADER, self.address))
-        return (*pairs, (TRAFFIC_HEADER, NAMES[BATCH])) if self.lowered else pairs
+        return (*pairs, (TRAFFIC_HEADER, NAMES[BATCH])) if self.can_wait else pairs
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether the services are told that this is batch work."""
+        return self.lowered or self.presses
+
+    @property
+    def presses(self) -> bool:
+        """Whether its client asks for more than its quota."""
+        return self.at_best == BATCH
 
     @property
     def traffic(self) -> int:
@@ -98,8 +109,11 @@ class Caller:
 
     def traffic_of(self, own: int) -> int:
         """The class of a call whose method has the class `own`."""
-        traffic = traffic_of(own, self.actor, self.actor.caller, lowered=self.lowered)
-        return CARE if self.demoted and traffic == EMERGENCY else traffic
+        return max(self.at_best, self.asked_as(own))
+
+    def asked_as(self, own: int) -> int:
+        """The class in which such a call counts in its client's quota."""
+        return traffic_of(own, self.actor, self.actor.caller, lowered=self.lowered)
 
 
 class Stated(NamedTuple):
@@ -113,11 +127,14 @@ class Stated(NamedTuple):
 class Callers:
     """Verifies callers. Refusals of those whose token is valid are in the trail before they are answered."""
 
-    def __init__(self, verifier: TokenVerifier, clients: Clients, trail: Trail, quotas: Quotas) -> None:
+    def __init__(
+        self, verifier: TokenVerifier, clients: Clients, trail: Trail, quotas: Quotas, waves: Waves | None = None
+    ) -> None:
         self._verifier = verifier
         self._clients = clients
         self._trail = trail
         self._quotas = quotas
+        self._waves = waves or Waves()
         self._told: dict[str, float] = {}
 
     async def verify(
@@ -129,11 +146,11 @@ class Callers:
         CALLER_NOT_ALLOWED, recorded. `Refused` names the client where it is known.
         """
         stated = self.stated(headers, traceparent, timeout, address)
-        client_id, traffic = stated.verified.client_id, stated.caller.traffic_of(own)
+        client_id, traffic = stated.verified.client_id, stated.caller.asked_as(own)
         caller = stated.caller
         try:
             verdict, found = await self._looked_up(stated, traffic)
-            caller = replace(caller, registration=found.registration, demoted=verdict.traffic != traffic)
+            caller = replace(caller, registration=found.registration, at_best=_at_best(verdict, traffic))
             if found.refusal is not None:
                 raise DmpError(found.refusal)
             if stated.verified.caller not in _SERVED:
@@ -141,7 +158,7 @@ class Callers:
         except DmpError as error:
             if error.reason not in _UNTRACED:
                 await self.record_refusal(caller, error)
-            raise Refused(client_id, error, caller.traffic_of(own)) from None
+            raise Refused(client_id, error, caller.asked_as(own)) from None
         return caller
 
     async def _looked_up(self, stated: Stated, traffic: int) -> tuple[Verdict, Found]:
@@ -153,6 +170,9 @@ class Callers:
         verdict = await self._quotas.take_known(client_id, traffic)
         if verdict is not None:
             await self._check_quota(caller, client_id, verdict)
+            if verdict.traffic == BATCH != traffic:
+                go_on_as(BATCH)
+                await self._waves.join(caller.timeout)
             found = await self._clients.find(client_id, verified.jti, timeout=caller.timeout)
             self._quotas.learn(client_id, traffic, found.registration.quota)
             return verdict, found
@@ -183,8 +203,15 @@ class Callers:
     def surely_refused(self, stated: Stated, own: int) -> bool:
         """Whether `verify` would refuse without asking anybody."""
         caller, verified, _ = stated
-        over = self._quotas.refused_for(verified.client_id, caller.traffic_of(own)) is not None
+        over = self._quotas.refused_for(verified.client_id, caller.asked_as(own)) is not None
         return over or verified.caller not in _SERVED
+
+    def pressing(self, stated: Stated, own: int) -> Stated:
+        """The same, as the calls of a client that presses beyond its quota are served."""
+        caller = stated.caller
+        if not self._quotas.presses(stated.verified.client_id, caller.asked_as(own)):
+            return stated
+        return stated._replace(caller=replace(caller, at_best=BATCH))
 
     async def may_call(self, stated: Sequence[Stated], own: int) -> list[bool]:
         """Whether each of many may call, looked up at once, now; those who may are counted in their clients' quotas.
@@ -195,7 +222,7 @@ class Callers:
         may = [isinstance(each, Found) and each.refusal is None for each in found]
         asking: list[tuple[int, Awaitable[Verdict]]] = []
         for place, ((caller, verified, _), each) in enumerate(zip(stated, found, strict=True)):
-            traffic = caller.traffic_of(own)
+            traffic = caller.asked_as(own)
             if may[place] and isinstance(each, Found) and not self._quotas.take_leased(verified.client_id, traffic):
                 asking.append((place, self._quotas.take(verified.client_id, each.registration.quota, traffic)))
         for (place, _), verdict in zip(asking, await asyncio.gather(*(take for _, take in asking)), strict=True):
@@ -236,6 +263,10 @@ class Callers:
             call, outcome=audit_pb2.OUTCOME_DENIED, reason=error.reason, action=audit_action, health_id=health_id
         )
         await self._trail.record(event, caller.timeout)
+
+
+def _at_best(verdict: Verdict, asked: int) -> int:
+    return verdict.traffic if verdict.traffic != asked else EMERGENCY
 
 
 class Refused(DmpError):

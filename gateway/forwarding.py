@@ -22,6 +22,16 @@ from services.runtime.relayed import PATH
 TOGETHER: Final = frozenset({"/dmp.document.v1.DocumentService/GetDocument"})
 """Methods whose calls all take about as long: those sent together are answered together. No others are worth it: what
 reads more, or writes, costs far more than its way."""
+IN_WAVES: Final = frozenset(
+    {
+        "/dmp.consent.v1.ConsentService/GetDossier",
+        "/dmp.document.v1.DocumentService/GetDocument",
+        "/dmp.document.v1.DocumentService/ResolveUniqueId",
+        "/dmp.identity.v1.IdentityService/GetPerson",
+    }
+)
+"""Methods that read one thing, and little, so that many fit into an answer: those of clients that press go together
+wherever they come from (`gateway.waves`)."""
 _UNDER_WAY: Final = 6
 """Batches, since each takes as long as a read."""
 _MOST: Final = 128
@@ -63,6 +73,10 @@ class Together:
         item = _Item(request, caller, time.monotonic() + caller.timeout)
         return await self._batches.submit(item, timeout=caller.timeout)
 
+    async def close(self) -> None:
+        """Answer what was accepted."""
+        await self._batches.close()
+
     async def _send(self, items: list[_Item]) -> list[bytes | DmpError]:
         now = time.monotonic()
         if len(items) == 1:
@@ -88,6 +102,6 @@ def _relayed(item: _Item, now: float) -> relay_pb2.RelayedCall:
         request_id=caller.request_id,
         timeout_ms=max(1, int((item.ends - now) * 1000)),
         traceparent=caller.traceparent,
-        lowered=caller.lowered,
+        lowered=caller.can_wait,
         network_address=caller.address,
     )

@@ -8,7 +8,8 @@ A gateway does not ask Redis at each request: it takes tokens in small *leases*,
 and spends them by itself. When it gets less than it asked for, that is all for a fortieth of a second (less, if the
 bucket would run over).
 
-A client of which a request was refused a moment ago *presses*. While Redis is asked for it nobody waits but the one
+A client of which a request was refused a moment ago *presses*: what it may still ask for is served as batch work, and
+each further refusal costs it a sixteenth of a token. While Redis is asked for it nobody waits but the one
 request that asks, so the hundreds that a flood has under way are not woken at each answer to find nothing. Who does not
 press waits for the answer, and has its burst whenever it likes.
 
@@ -67,6 +68,8 @@ _SHORT_SECONDS: Final = 0.025
 """Seconds that a client which asks for more than there is is not asked for again."""
 _PRESSES_SECONDS: Final = 0.1
 """Seconds after a refusal for which a client presses."""
+_REFUSAL: Final = 1 / 16
+"""Tokens that a refusal costs a client that presses: what it costs the platform, by what a served call costs it."""
 _LONGEST_REFUSAL: Final = 5.0
 """Seconds after which a client that was refused is looked up again, whatever the bucket said."""
 _MOST_ENTRIES: Final = 10_000
@@ -102,15 +105,29 @@ class _Lease:
     kept_until: float = 0.0
     refused_until: float = 0.0
     presses_until: float = 0.0
+    owed: float = 0.0
     asking: asyncio.Future[None] | None = None
     waiting: int = 0
 
     def refused(self, now: float) -> float | None:
         """Seconds for which a call is refused unasked; None when there is a token, or one is to be asked for."""
-        wait = self._held_off(now, presses=now < self.presses_until)
+        wait = self._held_off(now, presses=self.presses(now))
         if wait is not None:
+            self.owed += _REFUSAL
             self.presses_until = now + _PRESSES_SECONDS
         return wait
+
+    def paid(self, granted: float, now: float) -> float:
+        """What is left of tokens once the refusals of a client that presses are paid for: half of them at least."""
+        if not self.presses(now):
+            self.owed = 0.0
+        paid = min(math.floor(self.owed), math.floor(granted / 2))
+        self.owed -= paid
+        return granted - paid
+
+    def presses(self, now: float) -> bool:
+        """Whether a call was refused a moment ago."""
+        return now < self.presses_until
 
     def spend(self, now: float) -> bool:
         """Take a token if one is there."""
@@ -191,10 +208,15 @@ class Quotas:
         lease = self._leases.get((client_id, traffic)) if traffic != EMERGENCY else None
         return None if lease is None else lease.refused(self._monotonic())
 
+    def presses(self, client_id: str, traffic: int) -> bool:
+        """Whether everyday calls of a client are served as batch work now, for it asks for more than its quota."""
+        lease = self._leases.get((client_id, traffic)) if traffic == CARE else None
+        return lease is not None and lease.presses(self._monotonic())
+
     async def _take(self, client_id: str, lease: _Lease, traffic: int) -> Verdict:
         retry_after = await self._spend(client_id, lease, traffic)
         if retry_after is None:
-            return Verdict(traffic)
+            return Verdict(BATCH if traffic == CARE and lease.presses(self._monotonic()) else traffic)
         return Verdict(CARE) if traffic == EMERGENCY else Verdict(traffic, retry_after)
 
     async def _spend(self, client_id: str, lease: _Lease, traffic: int) -> float | None:
@@ -224,7 +246,7 @@ class Quotas:
                 answer = self._alone(client_id, from_buckets, wanted)
             granted, wait = answer
             now = self._monotonic()
-            lease.tokens, lease.kept_until = granted, now + _LEASE_KEPT
+            lease.tokens, lease.kept_until = lease.paid(granted, now), now + _LEASE_KEPT
             pause = _pause(from_buckets) if granted >= 1 else min(_LONGEST_REFUSAL, max(wait, _pause(from_buckets)))
             lease.refused_until = now + pause if granted < wanted else 0.0
         finally:

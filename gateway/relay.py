@@ -31,9 +31,9 @@ from services.runtime.boundary import (
     unary,
 )
 from services.runtime.channels import Peer
-from services.runtime.context import hurry
+from services.runtime.context import go_on_as
 from services.runtime.errors import DmpError
-from services.runtime.limits import EMERGENCY, Limit
+from services.runtime.limits import Limit
 from services.runtime.observation import Calls, SecurityLog, Watch
 
 _LONGEST_CALL = 60.0
@@ -139,8 +139,7 @@ class Relay(Rpcs):
 
     def _place(self, method: MethodAccess, caller: Caller) -> FairPlace:
         traffic = caller.traffic_of(method.traffic)
-        if traffic == EMERGENCY:
-            hurry()
+        go_on_as(traffic)
         return self._fairness.place(caller.actor.client_id, traffic, caller.timeout)
 
     def _own_handler(self, own: Own) -> RpcHandler:

@@ -67,6 +67,7 @@ class RelayTogether:
         except DmpError:
             self._calls.forget(watch)
             return None
+        stated = self._callers.pressing(stated, self._method.traffic)
         traffic = stated.caller.traffic_of(self._method.traffic)
         if traffic == EMERGENCY or self._callers.surely_refused(stated, self._method.traffic):
             self._calls.forget(watch)
@@ -161,7 +162,7 @@ def _relayed(stated: Stated, request: bytes, now: float) -> bytes:
         b"\x20" + varint(max(1, int((stated.ends - now) * 1000))),
         text(b"\x2a", caller.traceparent),
     ]
-    if caller.lowered:
+    if caller.can_wait:
         parts.append(b"\x30\x01")
     if caller.address:
         parts.append(text(b"\x3a", caller.address))

@@ -35,11 +35,16 @@ from services.runtime.settings import ServiceSettings
 from services.runtime.telemetry import setup
 from services.runtime.tokens import TokenVerifier, VerifiedToken
 from services.runtime.trail import Trail
+from tests.unit.test_quotas import Clock
 
 GET: Final = methods_of([document_pb2.DESCRIPTOR.services_by_name["DocumentService"]])[
     "/dmp.document.v1.DocumentService/GetDocument"
 ]
 QUOTA: Final = QuotaRegistration(requests_per_second=1, burst=1000)
+OWN_QUOTAS: Final = {
+    "small": QuotaRegistration(requests_per_second=0.001, burst=4),
+    "eager": QuotaRegistration(requests_per_second=20, burst=4),
+}
 
 
 class Arrival:
@@ -102,7 +107,7 @@ class Standings:
             scopes=frozenset(),
             actors=frozenset({"professional"}),
             certificate_uri="spiffe://dmp.local/internal/x",
-            quota=QuotaRegistration(requests_per_second=0.001, burst=4) if client_id == "small" else None,
+            quota=OWN_QUOTAS.get(client_id),
         )
         return Standing(
             registration.model_dump_json(), suspended=client_id == "suspended", token_revoked=client_id == "revoked"
@@ -156,14 +161,14 @@ class Field:
     def __init__(self, most: int = 256) -> None:
         telemetry = setup("gateway", ServiceSettings(environment="test"), stream=io.BytesIO())
         self.document, self.table, self.rows = Document(), Standings(), list[Any]()
-        self.limit = Limit(Bounds(least=1, most=most))
+        self.clock, self.limit = Clock(), Limit(Bounds(least=1, most=most))
         self.fairness = Fairness(self.limit)
         self.usage = Usage(cast("Any", SimpleNamespace(add=self._add)))
         callers = Callers(
             cast("TokenVerifier", Verifier()),
             Clients(cast("Store", self.table)),
             cast("Trail", None),
-            Quotas(Redis(None), QUOTA),
+            Quotas(Redis(None), QUOTA, monotonic=self.clock),
         )
         self.relay = RelayTogether(
             GET, cast("Peer", self.document), callers, Calls(telemetry), (self.limit, self.fairness), self.usage
@@ -195,20 +200,39 @@ def by(token: str, data: bytes = b"x", *metadata: tuple[str, str]) -> Arrival:
 async def test_each_call_goes_on_as_it_came_and_gets_its_own_answer() -> None:
     field, trace = Field(), f"00-{'ab' * 16}-{'cd' * 8}-00"
     told = await field.send(
-        by("a", b"1", ("x-request-id", "r-1"), ("traceparent", trace)),
-        by("b", b"hidden"),
-        by("a", b"3", (TRAFFIC_HEADER, NAMES[BATCH])),
+        by("a", b"1", ("x-request-id", "r-1"), ("traceparent", trace)), by("b", b"hidden"), by("a", b"3")
     )
     assert told == [b"together:1", reasons.ERROR_REASON_DOCUMENT_NOT_FOUND, b"together:3"]
     [request] = field.document.relayed
     first, second, third = request.calls
     assert request.path == GET.path
     assert (first.token, first.request_id, first.traceparent, first.lowered) == ("a", "r-1", trace, False)
-    assert (second.token, third.token, third.lowered) == ("b", "a", True)
+    assert (second.token, third.token) == ("b", "a")
     assert {call.network_address for call in request.calls} == {"192.0.2.7"}
     assert all(0 < call.timeout_ms <= 5000 and call.request_id and call.traceparent for call in request.calls)
     assert field.table.asked == [[("a", "jti-a"), ("b", "jti-b"), ("a", "jti-a")]]
     assert await field.counted() == {("a", "ok"): 2, ("b", "refused"): 1}
+
+
+async def test_batch_work_goes_on_with_its_like_and_says_so() -> None:
+    field, lowered = Field(), (TRAFFIC_HEADER, NAMES[BATCH])
+    told = await field.send(by("a", b"1"), by("a", b"2", lowered), by("b", b"3"), by("b", b"4", lowered))
+    assert told == [b"together:1", b"together:2", b"together:3", b"together:4"]
+    batches = [[(call.request, call.lowered) for call in request.calls] for request in field.document.relayed]
+    assert sorted(batches) == [[(b"1", False), (b"3", False)], [(b"2", True), (b"4", True)]]
+
+
+async def test_what_a_client_that_presses_may_ask_goes_on_as_batch_work() -> None:
+    field = Field()
+    assert (await field.send(*(by("eager") for _ in range(5)))).count(None) == 1
+    field.clock.now += 0.06
+    assert await field.send(by("eager"), by("a")) == [b"alone:x", b"alone:x"]
+    said = {metadata["authorization"]: metadata.get(TRAFFIC_HEADER) for _, metadata in field.document.alone}
+    assert said == {"Bearer eager": NAMES[BATCH], "Bearer a": None}
+    field.clock.now += 10
+    await field.send(by("eager"))
+    assert TRAFFIC_HEADER not in field.document.alone[-1][1], "it presses no more"
+    assert (field.fairness.share(CARE), field.fairness.share(BATCH)) == (256, 64), "every share is given back"
 
 
 async def test_whoever_is_to_be_refused_or_is_urgent_goes_alone() -> None:
