@@ -246,8 +246,7 @@ class Coalescer(Generic[Item, Result]):
 
     def lane(self, traffic: int = 0) -> Coalescer[Item, Result]:
         """Where a class goes (0: that of what runs now), made for the first of it; its batches run as of that class."""
-        traffic = traffic or context.traffic()
-        if traffic == self._traffic:
+        if (traffic := traffic or context.traffic()) == self._traffic:
             return self
         lane = self._lanes.get(traffic)
         if lane is None:

@@ -10,10 +10,11 @@ import pytest
 import uvloop
 
 from dmp.common.v1 import error_reason_pb2 as reasons
-from services.runtime.coalescer import PACE, Coalescer
+from services.runtime.coalescer import Coalescer
 from services.runtime.context import go_on_as, hurry, is_urgent, traffic
 from services.runtime.errors import DmpError
 from services.runtime.limits import BATCH, CARE, EMERGENCY
+from services.runtime.pace import PACE
 
 
 class Peer:
