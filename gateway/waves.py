@@ -1,7 +1,7 @@
 """Waves: what is still served of clients that press beyond their quotas begins together, eight times a second.
 
 A call that comes by itself costs the processors several times what it does together with others, and is in everybody's
-way wherever it goes (docs/decisions/0047). So these wait for the next wave, before anything is looked up for them. What
+way wherever it goes (docs/decisions/0048). So these wait for the next wave, before anything is looked up for them. What
 may live here: when a wave begins. Who is in one is told by the quotas.
 """
 

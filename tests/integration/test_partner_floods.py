@@ -1,5 +1,5 @@
 """A partner that asks for more than its quota, on the running platform: what is still served of it is right, and traced
-once each, though it goes together and after everybody else (docs/decisions/0047)."""
+once each, though it goes together and after everybody else (docs/decisions/0048)."""
 
 from __future__ import annotations
 
