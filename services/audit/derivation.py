@@ -1,8 +1,8 @@
 """What is made of the trail: counts by day, notices, unusual accesses. In the background, behind the log, exactly once.
 
 A step opens the next events, and keeps what they make in the transaction that moves the cursor. It rests as long as it
-works, and for a second while events are appended: they come first. Everything it keeps can be made again from the log,
-but for what people decided.
+works, and for a second while events are appended: they come first, until what waits has waited for a minute. Everything
+it keeps can be made again from the log, but for what people decided.
 
 One event that cannot be looked at holds up no other and ends nothing: the events of its step are taken one by one, and
 it alone is set aside, alarmed, and tried again until it goes through.
@@ -59,6 +59,8 @@ _NOT_NOW: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 )
 _BEHIND_APPENDS: Final = 1.0
+_LATE: Final = 60.0
+"""Seconds for which an event may have to wait for appends: patients are told what is found here."""
 _ACQUIRE_SECONDS: Final = 5.0
 _KEPT: Final = timedelta(hours=49)
 _ACTOR: Final = "dmp/audit/actor-window/v1"
@@ -102,8 +104,8 @@ class Derivation:
         busy: Callable[[], bool] = lambda: False,
         same_names: SameNames | None = None,
     ) -> None:
-        """`busy` tells whether events are being appended: then this rests a second after each step. `same_names` tells
-        who bears the patient's name; without it nobody is found to."""
+        """`busy` tells whether events are being appended: `rest_after`. `same_names` tells who bears the patient's
+        name; without it nobody is found to."""
         self._pool = pool
         self._keys = keys
         self._keyring = keyring
@@ -116,6 +118,7 @@ class Derivation:
         self._seen = Seen()
         self._behind = 0
         self._one_by_one = 0
+        self._age = 0.0
         self._set_aside = 0
         self._unusual = metrics.counter("dmp_audit_unusual_total")
         metrics.gauge("dmp_audit_underived_events", lambda: self._behind, str(log_id))
@@ -138,8 +141,9 @@ class Derivation:
                     if not _passes(error):
                         raise
                     _log.warning("derivation_delayed", log=self._log_id, exc_info=error)
-            rest = time.monotonic() - started if more else _IDLE
-            await asyncio.sleep(max(rest, _BEHIND_APPENDS) if self._busy() and not self._one_by_one else rest)
+            took = time.monotonic() - started if more else None
+            gives_way = self._busy() and not self._one_by_one
+            await asyncio.sleep(rest_after(took, self._age if more else 0.0, gives_way=gives_way))
 
     async def step(self) -> bool:
         """Looks at the next events; whether there may be more."""
@@ -150,6 +154,7 @@ class Derivation:
         if not rows:
             self._behind = self._one_by_one = 0
             return await self._try_again()
+        self._age = (datetime.now(UTC) - rows[0].event_time).total_seconds()
 
         async def move_on(conn: Connection) -> bool:
             return await derived_store.move(conn, self._tags, self._log_id, start, rows[-1].leaf_index + 1)
@@ -360,6 +365,13 @@ def _notice_kind(event: audit_pb2.AuditEvent) -> int:
     if event.action == WAITING_ACTION:
         return notice_pb2.NOTICE_KIND_DOCUMENT_WAITING
     return notice_pb2.NOTICE_KIND_EMERGENCY_ACCESS if event.basis in _EMERGENCIES else 0
+
+
+def rest_after(took: float | None, age: float, *, gives_way: bool) -> float:
+    """Seconds to rest after a step of `took` seconds, None when nothing more waits. With appends under way a second at
+    least, unless the oldest event of the step had waited `age` seconds, and that is too long."""
+    rest = _IDLE if took is None else took
+    return max(rest, _BEHIND_APPENDS) if gives_way and age < _LATE else rest
 
 
 def _recipients(event: audit_pb2.AuditEvent, emergency: bool) -> tuple[int, ...]:
