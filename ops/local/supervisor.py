@@ -101,10 +101,11 @@ class _Child:
 
 def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     """The last lines of a log; none when there is no log."""
-    if not path.exists():
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return tuple(line.rstrip() for line in deque(stream, maxlen=lines))
+    except FileNotFoundError:  # never there, or a server that is starting has taken its former one away just now
         return ()
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return tuple(line.rstrip() for line in deque(stream, maxlen=lines))
 
 
 def command_line(pid: int) -> str:

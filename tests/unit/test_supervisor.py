@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -176,3 +177,21 @@ asyncio.run(main())
     while birth(int(pid)) == born and time.monotonic() < deadline:
         time.sleep(0.01)
     assert birth(int(pid)) != born
+
+
+def test_a_file_that_comes_and_goes_has_lines_or_none(tmp_path: Path) -> None:
+    """A server that starts takes the file of its former one away at whatever moment."""
+    file, stopping = tmp_path / "postmaster.pid", threading.Event()
+
+    def come_and_go() -> None:
+        while not stopping.is_set():
+            file.write_text("1\n", encoding="ascii")
+            file.unlink()
+
+    coming = threading.Thread(target=come_and_go)
+    coming.start()
+    try:
+        assert {tail(file) for _ in range(5_000)} <= {(), ("1",)}
+    finally:
+        stopping.set()
+        coming.join()
