@@ -245,6 +245,16 @@ class TestFeed:
         assert body["name"][0]["family"] == patient()["name"][0]["family"]
         assert "IPP-2" in {each["value"] for each in body["identifier"]}
 
+    async def test_a_merge_into_somebody_unknown_writes_nothing(self, client: httpx.AsyncClient) -> None:
+        query = {"identifier": LOCAL}
+        before = (await client.put("/Patient", params=query, json=patient(), headers=FHIR)).json()
+        unknown = {"identifier": {"system": f"urn:oid:{LOCAL_OID}", "value": "NOBODY"}}
+        link = [{"other": unknown, "type": "replaced-by"}]
+        fuller = patient(active=False, link=link, address=[{"city": "Lyon"}])
+        refused = await client.put("/Patient", params=query, json=fuller, headers=FHIR)
+        assert reason_of(issues(refused, refused.status_code)[0]) == "DOSSIER_NOT_FOUND"
+        assert (await client.get(f"/Patient/{before['id']}")).json() == before
+
     async def test_a_merge_that_states_no_gender_leaves_it_as_it_is(self, client: httpx.AsyncClient) -> None:
         query = {"identifier": LOCAL}
         await client.put("/Patient", params=query, json=patient(gender="female"), headers=FHIR)

@@ -219,18 +219,16 @@ class People(Endpoints):
         self, exchange: Exchange, merging: tuple[int | None, Person, int], survivor: PatientLink, key: str
     ) -> Answer:
         """A merge. PIXm puts it as an update of the person who is merged: what the Patient says that is new is first
-        written there, as any feed is, and is the survivor's to find. If the merge is then refused, that stands, and the
-        same message sent again merges."""
+        written there, as any feed is, and is the survivor's to find. Nothing is written if the survivor is not known;
+        if the merge is refused for another reason, what was written stands, as a version of its own."""
         merged, person, expected = merging
         if merged is None:
             raise DmpError(reasons.ERROR_REASON_UNKNOWN_PATIENT)
+        health_id = await self._health_id(exchange, survivor)
         before = GetPersonRequest(name=person_name(merged))
         current = (await self._backend.call(exchange.caller, table.GET, before)).person
         if not current.merged_into:
-            if expected and expected != current.version:
-                raise ProtocolRefusal(412, "If-Match", "the person has another version")
             await self._update(exchange, merged, _completed(person, current), expected, key)
-        health_id = await self._health_id(exchange, survivor)
         request = LinkPeopleRequest(
             name=person_name(health_id), merged=person_name(merged), reason=_WHY, request_id=key
         )
