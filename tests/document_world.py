@@ -163,6 +163,13 @@ class World:
         request = document_pb2.WriteUploadRequest(name=name, offset=offset, chunk=chunk)
         return (await self.service.servicer.WriteUpload(request, call("WriteUpload", self.dossier))).upload
 
+    async def replace(self, target: document_pb2.Document, **given: object) -> document_pb2.Document:
+        """A document that takes the place of another."""
+        request = submission(self.dossier, (document_pb2.Document(), cda(new_oid(), **given)))  # type: ignore[arg-type]
+        replaces = document_pb2.RELATIONSHIP_TYPE_REPLACES
+        request.documents[0].relationships.add(type=replaces, target=target.name)
+        return (await self.send(request)).documents[0]
+
     async def get(self, name: str, actor: context_pb2.ActingContext | None = None) -> document_pb2.Document:
         request = document_pb2.GetDocumentRequest(name=name)
         response = await self.service.servicer.GetDocument(request, call("GetDocument", int(name[9:28]), actor))

@@ -33,6 +33,7 @@ _SHARE: Final = 0.25
 _LAST: Final = 2**63 - 1
 
 _At: TypeAlias = tuple[int, uuid.UUID]
+_Authors: TypeAlias = Callable[[DossierKey], Sequence[coding_pb2.Author]]
 _START: Final = (0, uuid.UUID(int=0))
 
 
@@ -62,49 +63,36 @@ class AuthorNaming:
     async def _documents(self, after: _At) -> _At | None:
         found = await keeping.documents(self._pool, after, _LAST, self._slice)
         unnamed = [one.row for one in found if not one.author_name_digests]
-        keys = await self._keys(row.health_id for row in unnamed)
-        for row in unnamed:
-            await self._name(
-                keeping.NAME_DOCUMENT,
-                (row.health_id, row.document_id),
-                keys.get(row.health_id),
-                partial(_of_document, row),
-            )
+        await self._name(
+            keeping.NAME_DOCUMENT,
+            [((row.health_id, row.document_id), partial(_of_document, row)) for row in unnamed],
+        )
         return None if len(found) < self._slice else (found[-1].row.health_id, found[-1].row.document_id)
 
     async def _sets(self, after: _At) -> _At | None:
         found = await keeping.named_sets(self._pool, after, self._slice)
         unnamed = [one for one in found if not one.author_name_digests]
-        keys = await self._keys(one.health_id for one in unnamed)
-        for one in unnamed:
-            await self._name(
-                keeping.NAME_SET,
-                (one.health_id, one.set_id),
-                keys.get(one.health_id),
-                partial(_of_set, one),
-            )
+        await self._name(keeping.NAME_SET, [((one.health_id, one.set_id), partial(_of_set, one)) for one in unnamed])
         return None if len(found) < self._slice else (found[-1].health_id, found[-1].set_id)
+
+    async def _name(self, statement: str, unnamed: Sequence[tuple[_At, _Authors]]) -> None:
+        """Write down the names of what lies at these places."""
+        keys = await self._keys(health_id for (health_id, _), _ in unnamed)
+        for at, authors in unnamed:
+            key = keys.get(at[0])
+            if key is None:
+                continue
+            try:
+                digests = author_names.digests_of(self._unique_ids.author_name_key(at[0]), authors(key))
+            except DmpError:
+                continue
+            if digests:
+                await self._pool.execute(statement, *at, digests)
 
     async def _keys(self, health_ids: Iterable[int]) -> dict[int, DossierKey]:
         wanted = sorted(set(health_ids))
         keys = await self._store.keys(wanted) if wanted else []
         return {health_id: key for health_id, key in zip(wanted, keys, strict=True) if isinstance(key, DossierKey)}
-
-    async def _name(
-        self,
-        statement: str,
-        at: _At,
-        key: DossierKey | None,
-        authors: Callable[[DossierKey], Sequence[coding_pb2.Author]],
-    ) -> None:
-        if key is None:
-            return
-        try:
-            digests = author_names.digests_of(self._unique_ids.author_name_key(at[0]), authors(key))
-        except DmpError:
-            return
-        if digests:
-            await self._pool.execute(statement, *at, digests)
 
 
 def _of_document(row: DocumentRow, key: DossierKey) -> Sequence[coding_pb2.Author]:

@@ -26,21 +26,6 @@ APPROVED, DEPRECATED, ARCHIVED, DELETED = (
 )
 
 
-def version_of(set_id: str, number: int, parent: str = "") -> str:
-    """The elements of a CDA's header that make it a version of a set."""
-    related = (
-        f'<relatedDocument typeCode="RPLC"><parentDocument><id root="{parent}"/></parentDocument></relatedDocument>'
-    )
-    return f'<setId root="{set_id}"/><versionNumber value="{number}"/>' + (related if parent else "")
-
-
-async def replace(world: World, target: pb.Document, **given: object) -> pb.Document:
-    """A document that takes the place of another."""
-    request = submission(world.dossier, (pb.Document(), cda(new_oid(), **given)))  # type: ignore[arg-type]
-    request.documents[0].relationships.add(type=REPLACES, target=target.name)
-    return (await world.send(request)).documents[0]
-
-
 # --- searching, sets, folders ----------------------------------------------------------------------------------------
 
 
@@ -231,7 +216,7 @@ async def test_changes_are_told_in_order_from_a_cursor_on_and_each_once(world: W
         pb.GetFirstOpeningRequest(parent=dossier_name(world.dossier)), call("GetFirstOpening", world.dossier)
     )
     assert [d.name for d in opening.documents] == [first.name]
-    second = await replace(world, first)
+    second = await world.replace(first)
     await world.change(second.name, pb.DOCUMENT_CHANGE_MASK)
     for _ in range(23):
         await world.add()

@@ -31,16 +31,9 @@ def version_of(set_id: str, number: int, parent: str = "") -> str:
     return f'<setId root="{set_id}"/><versionNumber value="{number}"/>' + (related if parent else "")
 
 
-async def replace(world: World, target: pb.Document, **given: object) -> pb.Document:
-    """A document that takes the place of another."""
-    request = submission(world.dossier, (pb.Document(), cda(new_oid(), **given)))  # type: ignore[arg-type]
-    request.documents[0].relationships.add(type=REPLACES, target=target.name)
-    return (await world.send(request)).documents[0]
-
-
 async def test_what_replaces_takes_the_place_and_the_old_one_says_by_whom(world: World) -> None:
     old = await world.add()
-    new = await replace(world, old)
+    new = await world.replace(old)
     assert [(r.type, r.target) for r in new.relationships] == [(REPLACES, old.name)]
     now = await world.get(old.name)
     assert (now.status, now.replaced_by, now.version) == (DEPRECATED, new.name, 2)
@@ -49,12 +42,12 @@ async def test_what_replaces_takes_the_place_and_the_old_one_says_by_whom(world:
     assert [d.name for d in (await world.search()).documents] == [new.name]
     assert [d.name for d in (await world.search(related_to=old.name, statuses=[APPROVED])).documents] == [new.name]
     with refused(reasons.ERROR_REASON_REPLACE_FAILED, "documents[0].relationships"):
-        await replace(world, old)
+        await world.replace(old)
 
 
 async def test_of_two_who_replace_at_once_one_wins_and_the_other_is_told(world: World) -> None:
     old = await world.add()
-    outcomes = await asyncio.gather(*(replace(world, old) for _ in range(8)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(world.replace(old) for _ in range(8)), return_exceptions=True)
     won = [outcome for outcome in outcomes if isinstance(outcome, pb.Document)]
     lost = [outcome for outcome in outcomes if isinstance(outcome, DmpError)]
     assert len(won) == 1
@@ -75,7 +68,7 @@ async def test_a_hundred_submissions_of_one_unique_id_make_one_document(world: W
 
 async def test_a_correction_is_hidden_as_what_it_corrects(world: World) -> None:
     old = await world.add(flags=["MASQUE_PS"])
-    new = await replace(world, old, author=documents.OTHER)
+    new = await world.replace(old, author=documents.OTHER)
     assert "MASQUE_PS" in {code.code for code in new.confidentiality}
     world.consent.answer = decision(masked=consent_pb2.MASKED_VIEW_NONE)
     assert (await world.search()).total_size == 0
@@ -219,12 +212,12 @@ async def test_versions_of_a_cda_that_come_together_are_as_if_they_had_come_one_
 async def test_a_correction_of_an_announcement_is_hidden_as_long_as_that_is(world: World) -> None:
     """Also when no job has written down that its month is over."""
     document = await world.add(flags=["INVISIBLE_PATIENT"])
-    corrected = await replace(world, document)
-    shown = await replace(world, await world.add())
+    corrected = await world.replace(document)
+    shown = await world.replace(await world.add())
     world.consent.answer = decision(patient_view=True)
     assert [each.name for each in (await world.search()).documents] == [shown.name]
     world.consent.answer = decision()
     world.later(timedelta(days=32))
-    again = await replace(world, corrected)
+    again = await world.replace(corrected)
     world.consent.answer = decision(patient_view=True)
     assert {each.name for each in (await world.search()).documents} == {shown.name, again.name}
